@@ -67,9 +67,7 @@ def decode(cls: type[T], data: Any, *, path: str = "", unknown: str = "refuse") 
                 f"{_join(path, extra[0])}: unknown field; known are {', '.join(sorted(hints))}",
                 field=_join(path, extra[0]),
             )
-    values = {
-        name: _value(hint, data[name], _join(path, name), unknown) for name, hint in hints.items() if name in data
-    }
+    values = {name: _value(hint, data[name], _join(path, name), unknown) for name, hint in hints.items() if name in data}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # callers pass dataclasses
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and field.name not in values:

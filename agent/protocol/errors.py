@@ -127,9 +127,7 @@ class RemoteError(WharfError):
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         extra = data.get("extra")
-        super().__init__(
-            str(data.get("detail", "unspecified remote error")), **(extra if isinstance(extra, dict) else {})
-        )
+        super().__init__(str(data.get("detail", "unspecified remote error")), **(extra if isinstance(extra, dict) else {}))
         self.code = str(data.get("code", "internal"))  # type: ignore[misc]  # the peer's code, per instance
         self.status = int(data.get("status", 500))  # type: ignore[misc]  # likewise
         self.retry = bool(data.get("retry", False))  # type: ignore[misc]  # likewise

@@ -80,9 +80,7 @@ def check_name(name: str) -> str:
 def check_tag(tag: str) -> str:
     """Return `tag` if it is a legal tag, else raise `TagInvalid`."""
     if not _TAG.fullmatch(tag):
-        raise TagInvalid(
-            f"tag {tag[:140]!r} is not valid: a letter, digit or '_', then at most 127 of letters, digits and . _ -"
-        )
+        raise TagInvalid(f"tag {tag[:140]!r} is not valid: a letter, digit or '_', then at most 127 of letters, digits and . _ -")
     return tag
 
 
@@ -97,9 +95,7 @@ class Digest:
     def parse(cls, text: str) -> Digest:
         match = _DIGEST.fullmatch(text)
         if match is None or len(match["hex"]) != _HEX_LENGTH[match["algorithm"]]:
-            raise DigestInvalid(
-                f"digest {text[:160]!r} is not valid: sha256: with 64 or sha512: with 128 lower-case hex digits"
-            )
+            raise DigestInvalid(f"digest {text[:160]!r} is not valid: sha256: with 64 or sha512: with 128 lower-case hex digits")
         return cls(match["algorithm"], match["hex"])
 
     @classmethod
@@ -253,8 +249,7 @@ class Manifest:
         fitting = [
             child
             for child in self.manifests
-            if child.platform
-            and (child.platform.os, child.platform.architecture) == (platform.os, platform.architecture)
+            if child.platform and (child.platform.os, child.platform.architecture) == (platform.os, platform.architecture)
         ]
         exact = [child for child in fitting if child.platform and child.platform.variant == platform.variant]
         if exact or fitting:
