@@ -303,8 +303,8 @@ class CertificateReply:
 class StreamOpen:
     """The control plane opens a stream to a target of the node.
 
-    `target`: "logs" {follow, since, until, tail, timestamps, stdout, stderr} · "exec" {command, env, user, cwd, tty, stdin, rows, cols} ·
-    "attach" {stdin} · "stats" {} (JSON lines) · "events" {} (JSON lines).
+    `target` and its args: "logs" {follow, since, until, tail, timestamps, stdout, stderr} · "exec" {command, env, user, cwd, tty,
+    stdin, rows, cols} · "attach" {stdin} · "stats" {} (JSON lines) · "events" {} (JSON lines).
     """
 
     TYPE: ClassVar[str] = "stream_open"
