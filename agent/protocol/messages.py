@@ -26,8 +26,8 @@ CONTROL = "control"
 class Hello:
     """First message of the agent. `session` is the link session to resume, "" for a new one; `received` the last seq it saw.
 
-    `epoch` is the highest epoch the agent ever saw and `assign_rev` the revision of the assignment set it holds: figures above the
-    database's mean that the database went back in time (adopt mode).
+    `epoch` is the highest epoch the agent ever saw and `assign_rev` the revision of the assignment set it holds: figures above
+    the database's mean that the database went back in time (adopt mode).
     """
 
     TYPE: ClassVar[str] = "hello"
