@@ -59,7 +59,8 @@ def log_files(directory: Path) -> list[Path]:
 async def read_logs(directory: Path, query: LogQuery, *, ended: Callable[[], bool] = lambda: False) -> AsyncIterator[LogEntry]:
     """Entries that `query` asks for, oldest first.
 
-    With `follow`, goes on until `ended()` says that the container has stopped and the file is read to its end. Rotation is seen by the inode of json.log: the old file is read to its end before the new one.
+    With `follow`, goes on until `ended()` says that the container has stopped and the file is read to its end.
+    Rotation is seen by the inode of json.log: the old file is read to its end before the new one.
     """
     tail = _Follower(directory)
     for entry in _history(tail, query):

@@ -134,8 +134,16 @@ def test_an_acknowledgement_of_the_unsent_is_a_violation(pair: Pair) -> None:
 
 @pytest.mark.parametrize(
     "frame",
-    ["{", "[]", '{"type":"nonsense"}', '{"type":"heartbeat"}', '{"type":"heartbeat","epoch":"x","assign_rev":1,"sent":1}', b"", b"\x02\0\0\0\x01\0x"],
-)  # fmt: skip
+    [
+        "{",
+        "[]",
+        '{"type":"nonsense"}',
+        '{"type":"heartbeat"}',
+        '{"type":"heartbeat","epoch":"x","assign_rev":1,"sent":1}',
+        b"",
+        b"\x02\0\0\0\x01\0x",
+    ],
+)
 def test_malformed_frames_are_violations(pair: Pair, frame: str | bytes) -> None:
     with pytest.raises(ProtocolViolation):
         pair.control.receive(frame)
