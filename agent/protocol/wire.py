@@ -86,7 +86,14 @@ class Writable:
     stream: int
 
 
-Event = Received | Data | Writable
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """The peer is done with this sequenced message of ours: it will never be sent again."""
+
+    message: Any
+
+
+Event = Received | Data | Writable | Acknowledged
 
 
 class _Stream:
@@ -218,14 +225,14 @@ class Wire:
             return self._on_handshake(message, seq)
         if isinstance(message, m.Hello | m.Welcome | m.Refused):
             raise ProtocolViolation(f"{message.TYPE} on a live link")
-        self._acknowledged(ack)
+        events = self._acknowledged(ack)
         if (type(message) in m.SEQUENCED) != (seq is not None):
             raise ProtocolViolation(f"{message.TYPE}: sequence number {'missing' if seq is None else 'not expected'}")
         if seq is not None:
-            return self._on_sequenced(message, seq)
+            return events + self._on_sequenced(message, seq)
         if isinstance(message, m.Ack):
-            return []
-        return self._on_stream_message(message)
+            return events
+        return events + self._on_stream_message(message)
 
     def _parse(self, frame: str) -> tuple[Any, int | None, int]:
         if len(frame) > MAX_TEXT:
@@ -255,17 +262,18 @@ class Wire:
             raise ProtocolViolation(f"{message.TYPE} instead of the handshake")
         if isinstance(message, m.Refused):
             self.state = State.ENDED
-        elif isinstance(message, m.Welcome):
+        events: list[Event] = [Received(message)]
+        if isinstance(message, m.Welcome):
             if message.resumed:
-                self._acknowledged(message.received)
+                events += self._acknowledged(message.received)
             self._live(message.session, message.resumed)
-        return [Received(message)]
+        return events
 
-    def accept(self, hello: m.Hello, welcome: m.Welcome) -> None:
+    def accept(self, hello: m.Hello, welcome: m.Welcome) -> list[Event]:
         """Control side: answer Hello. With `welcome.resumed` this Wire must be the one of `hello.session`."""
-        if welcome.resumed:
-            self._acknowledged(hello.received)
+        events = self._acknowledged(hello.received) if welcome.resumed else []
         self.send(welcome)
+        return events
 
     def _live(self, session: str, resumed: bool) -> None:
         self.session = session
@@ -277,11 +285,13 @@ class Wire:
         for seq, message in self._unacked:
             self._queue(message, seq)
 
-    def _acknowledged(self, ack: int) -> None:
+    def _acknowledged(self, ack: int) -> list[Event]:
         if ack > self._sent:
             raise ProtocolViolation(f"acknowledges {ack}, but only {self._sent} were sent")
+        events: list[Event] = []
         while self._unacked and self._unacked[0][0] <= ack:
-            self._unacked.popleft()
+            events.append(Acknowledged(self._unacked.popleft()[1]))
+        return events
 
     def _on_sequenced(self, message: Any, seq: int) -> list[Event]:
         if seq <= self._delivered:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from agent.protocol import messages as m
 from agent.protocol.states import TaskState
-from agent.protocol.wire import Data, LocalMisuse, ProtocolViolation, Received, State, Wire, Writable
+from agent.protocol.wire import Acknowledged, Data, LocalMisuse, ProtocolViolation, Received, State, Wire, Writable
 
 
 def hello(agent: Wire) -> m.Hello:
@@ -46,7 +46,8 @@ class Pair:
                 for frame in source.frames():
                     moved = True
                     for event in sink.receive(frame):
-                        seen.append(event)
+                        if not isinstance(event, Acknowledged):
+                            seen.append(event)
                         if done and isinstance(event, Received) and event.seq:
                             sink.done(event.seq)
             if not moved:
@@ -120,6 +121,15 @@ def test_a_new_session_numbers_pending_messages_anew(pair: Pair) -> None:
     pair.at_control.clear()
     pair.join(resumed=False)
     assert pair.at_control == [Received(report(2), 1)]
+
+
+def test_the_sender_learns_what_was_acknowledged(pair: Pair) -> None:
+    pair.agent.send(report(1))
+    for frame in pair.agent.frames():
+        for event in pair.control.receive(frame):
+            pair.control.done(event.seq or 0)  # type: ignore[union-attr]  # only Received here
+    events = [event for frame in pair.control.frames() for event in pair.agent.receive(frame)]
+    assert events == [Acknowledged(report(1))]
 
 
 def test_a_gap_in_the_sequence_is_a_violation(pair: Pair) -> None:
