@@ -16,7 +16,8 @@ Session, seen from either end (left: state, right: what moves it)
 
 Sequenced messages (`messages.SEQUENCED`) are numbered from 1 in each direction and kept until the peer acknowledges them. The
 receiver acknowledges what its host calls `done` for, that is after it was persisted: delivery is at least once. Resuming a
-session sends again what the peer had not acknowledged; a new session numbers the same messages anew from 1.
+session sends again what the peer had not acknowledged. A new session starts empty at both ends: it has a new epoch, under which
+old messages mean nothing, and each host sends anew what its own truth (statuses, journal, rows) says.
 
 Streams are opened by the control plane with growing ids. Each direction has a window of 256 KiB: `write` takes at most what the
 window allows, the receiver gives it back with `consumed`. They do not survive their websocket: loss is a reset, never a
@@ -279,9 +280,8 @@ class Wire:
         self.session = session
         self.state = State.LIVE
         if not resumed:
-            self.received = self._delivered = 0
-            self._unacked = deque((number, message) for number, (_, message) in enumerate(self._unacked, 1))
-            self._sent = len(self._unacked)
+            self.received = self._delivered = self._sent = 0
+            self._unacked.clear()
         for seq, message in self._unacked:
             self._queue(message, seq)
 
