@@ -1,7 +1,7 @@
 """Life cycle of this node's containers, of tasks and started by hand alike.
 
-The supervisor is the parent of the processes and the truth about them; this room adds what it does not know (specs, names, images,
-networks, volumes) and may be restarted at any time. One lock a container orders its transitions.
+The supervisor is the parent of the processes and the truth about them; this room adds what it does not know (specs, names,
+images, networks, volumes) and may be restarted at any time. One lock a container orders its transitions.
 """
 
 from __future__ import annotations

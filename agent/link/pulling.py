@@ -1,7 +1,7 @@
 """Having an image: from the node's own store, else from the cluster's registry with a token asked for over the link.
 
-Presence grants nothing by itself: the control plane names an image in an assignment only after it was authorised, and the registry
-checks the token again for what is not here yet.
+Presence grants nothing by itself: the control plane names an image in an assignment only after it was authorised, and the
+registry checks the token again for what is not here yet.
 """
 
 from __future__ import annotations
