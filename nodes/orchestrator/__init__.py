@@ -1,0 +1,32 @@
+"""Which tasks there should be. Pure: a snapshot in, changes out; no ORM, no clock, no I/O."""
+
+from nodes.orchestrator.changes import (
+    Change,
+    CreateTask,
+    Decision,
+    DeleteService,
+    DeleteTask,
+    RollBack,
+    SetDesired,
+    SetObserved,
+    SetUpdate,
+)
+from nodes.orchestrator.liveness import Brake, NodeLease, Verdict, judge
+from nodes.orchestrator.reconcile import reconcile
+
+__all__ = [
+    "Brake",
+    "Change",
+    "CreateTask",
+    "Decision",
+    "DeleteService",
+    "DeleteTask",
+    "NodeLease",
+    "RollBack",
+    "SetDesired",
+    "SetObserved",
+    "SetUpdate",
+    "Verdict",
+    "judge",
+    "reconcile",
+]
