@@ -9,7 +9,7 @@ from __future__ import annotations
 from agent.protocol.states import Availability, NodeState, TaskState
 from nodes.constraints import first_unmet
 from nodes.orchestrator.desk import Desk, Slot
-from nodes.orchestrator.restart import raise_ready, replace_task, should_restart
+from nodes.orchestrator.restart import last_ended, raise_ready, replace_task, should_restart
 from nodes.orchestrator.update import SlotView, update
 from nodes.snapshot import NodeView, ServiceView, TaskView
 
@@ -48,7 +48,7 @@ def _reconcile_node(desk: Desk, service: ServiceView, node: NodeView, slot: Slot
     if tasks and _gave_up(desk, service, slot, tasks[-1]):
         return SlotView(slot, (tasks[-1],), tuple(tasks))
     if node.state is NodeState.READY and node.accepts:
-        desk.create(service, slot)
+        desk.create(service, slot, restart_of=last_ended(desk, service, slot))
     return None
 
 

@@ -11,25 +11,29 @@ from collections import Counter
 
 from agent.protocol.states import TaskState
 from nodes.orchestrator.desk import Desk, Slot
-from nodes.orchestrator.restart import must_move, raise_ready, replace_task, should_restart
+from nodes.orchestrator.restart import last_ended, must_move, raise_ready, replace_task, should_restart
 from nodes.orchestrator.update import SlotView, update
 from nodes.snapshot import ServiceView, TaskView
 
 
 def reconcile_replicated(desk: Desk, service: ServiceView) -> None:
+    _scale_down(desk, service)
     _restart(desk, service)
     slots = _updatable(desk, service)
-    excess = len(slots) - service.spec.replicas
-    if excess > 0:
-        doomed = _least_wanted(slots, excess)
-        for slot in doomed:
-            for task in desk.in_slot(service, slot):
-                desk.set_desired(task, TaskState.REMOVE)
-        slots = [slot for slot in slots if slot.slot not in doomed]
     update(desk, service, slots)
     _fill(desk, service, {slot.slot for slot in slots})
     for tasks in desk.slots_of(service).values():
         raise_ready(desk, service, tasks)
+
+
+def _scale_down(desk: Desk, service: ServiceView) -> None:
+    slots = _updatable(desk, service)
+    excess = len(slots) - service.spec.replicas
+    if excess <= 0:
+        return
+    for slot in _least_wanted(slots, excess):
+        for task in desk.in_slot(service, slot):
+            desk.set_desired(task, TaskState.REMOVE)
 
 
 def _restart(desk: Desk, service: ServiceView) -> None:
@@ -70,10 +74,12 @@ def _least_wanted(slots: list[SlotView], count: int) -> set[Slot]:
 
 
 def _fill(desk: Desk, service: ServiceView, taken: set[Slot]) -> None:
+    """Make tasks for missing slots. One whose last task had used up its attempts comes back here when they leave the window."""
     missing = service.spec.replicas - len(taken)
     number = 0
     while missing > 0:
         number += 1
-        if (number, "") not in taken:
-            desk.create(service, (number, ""))
+        slot = (number, "")
+        if slot not in taken:
+            desk.create(service, slot, restart_of=last_ended(desk, service, slot))
             missing -= 1

@@ -55,6 +55,12 @@ def replace_task(desk: Desk, service: ServiceView, slot: Slot, task: TaskView) -
     return False
 
 
+def last_ended(desk: Desk, service: ServiceView, slot: Slot) -> str:
+    """Id of the slot's newest task if that ended under the current generation: making another one counts as an attempt."""
+    tasks = [task for task in desk.in_slot(service, slot) if task.desired is not TaskState.REMOVE]
+    return tasks[-1].id if tasks and tasks[-1].ended and tasks[-1].generation == service.generation else ""
+
+
 def raise_ready(desk: Desk, service: ServiceView, tasks: list[TaskView]) -> None:
     """Raise the replacements of one slot from READY to RUNNING once their delay is over and the old task has stopped."""
     for task in tasks:
