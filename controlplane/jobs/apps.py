@@ -1,0 +1,15 @@
+from django.apps import AppConfig
+from django.conf import settings
+
+
+class JobsConfig(AppConfig):
+    name = "controlplane.jobs"
+    label = "jobs"
+
+    def ready(self) -> None:
+        from controlplane.jobs import builtin, operations
+        from controlplane.jobs.declare import adopt, discover
+
+        operations.register_all()
+        adopt(builtin.SCHEDULES)
+        discover(settings.GUESTS)
