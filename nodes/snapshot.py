@@ -136,6 +136,7 @@ class ServiceView:
     removed: bool = False
     update: UpdateStatus = UpdateStatus()
     has_previous: bool = False
+    version: int = 1  # of the row: changes decided for another version are not applied
     root: str = "/"
     platforms: tuple[tuple[str, str], ...] = ()
 
@@ -150,6 +151,25 @@ class Restart:
     generation: int
     at: float
     failed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLease:
+    """`state_at`: since when it is in that state; `linked`: a link session is open as far as the row says."""
+
+    id: str
+    state: NodeState
+    lease_until: float
+    state_at: float
+    linked: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Brake:
+    """`engaged_at` 0 = off. `released_at`: when an operator last let go; not engaged again within the window after that."""
+
+    engaged_at: float = 0.0
+    released_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,9 @@ class ActionQuerySet(models.QuerySet["Action"]):
 class Action(models.Model):
     """`id` is the action_id that the node journals: a repeat returns the stored result instead of acting again.
 
-    Everything is written at queuing, but state, result, error and finished_at: by the node's ActionResult, or by the sweep (EXPIRED).
+    Everything is written at queuing, but state, result, error and finished_at: by the node's ActionResult, or by the sweep
+    (EXPIRED).
     """
-
-    objects = ActionQuerySet.as_manager()
 
     id = models.CharField(primary_key=True, max_length=LENGTH, default=new_id, editable=False)
     node = models.ForeignKey("nodes.Node", on_delete=models.CASCADE, related_name="actions")
@@ -43,6 +42,8 @@ class Action(models.Model):
     created_at = models.DateTimeField(auto_now_add=True, db_index=True)
     deadline = models.DateTimeField()
     finished_at = models.DateTimeField(null=True)
+
+    objects = ActionQuerySet.as_manager()
 
     class Meta:
         ordering = ["created_at", "id"]

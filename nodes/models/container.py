@@ -26,8 +26,6 @@ class ContainerQuerySet(models.QuerySet["Container"]):
 class Container(models.Model):
     """Written from the node's reports only, but `collection`: of the service, of the action that made it, else the node's."""
 
-    objects = ContainerQuerySet.as_manager()
-
     id = models.CharField(primary_key=True, max_length=LENGTH, default=new_id, editable=False)
     node = models.ForeignKey("nodes.Node", on_delete=models.CASCADE, related_name="containers")
     container_id = models.CharField(max_length=64)  # the runtime's; unique on its node only, a node could claim another's
@@ -51,6 +49,8 @@ class Container(models.Model):
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
     reported_at = models.DateTimeField(auto_now=True)
+
+    objects = ContainerQuerySet.as_manager()
 
     class Meta:
         ordering = ["-created_at", "pk"]

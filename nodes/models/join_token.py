@@ -28,8 +28,6 @@ def hash_secret(secret: str) -> str:
 class JoinToken(models.Model):
     """Every field is written at creation by an administrator, but `uses_left` (by join) and `revoked_at`."""
 
-    objects = JoinTokenQuerySet.as_manager()
-
     id = models.CharField(primary_key=True, max_length=LENGTH, default=new_id, editable=False)
     name = models.CharField(max_length=100)
     secret_hash = models.CharField(max_length=64, unique=True)
@@ -43,6 +41,8 @@ class JoinToken(models.Model):
     revoked_at = models.DateTimeField(null=True)
     created_by = models.CharField(max_length=150)
     created_at = models.DateTimeField(auto_now_add=True, db_index=True)
+
+    objects = JoinTokenQuerySet.as_manager()
 
     class Meta:
         ordering = ["-created_at"]

@@ -22,8 +22,6 @@ class NodeQuerySet(models.QuerySet["Node"]):
 class Node(Versioned):
     """`id` is the CN of its certificate. The certificate proves a key; this row grants everything else."""
 
-    objects = NodeQuerySet.as_manager()
-
     # written by join and by administrators
     hostname = models.CharField(max_length=253)  # also by the node's inventory
     role = models.CharField(max_length=16, default="worker")
@@ -60,9 +58,14 @@ class Node(Versioned):
     addresses = models.JSONField(default=list)
     inventory = models.JSONField(default=dict)  # the whole Inventory message
 
+    objects = NodeQuerySet.as_manager()
+
     class Meta:
         ordering = ["hostname", "id"]
-        indexes = [models.Index(fields=["state"], name="nodes_node_state"), models.Index(fields=["web_id"], name="nodes_node_web")]
+        indexes = [
+            models.Index(fields=["state"], name="nodes_node_state"),
+            models.Index(fields=["web_id"], name="nodes_node_web"),
+        ]
         constraints = [models.CheckConstraint(condition=Q(epoch__gte=0), name="nodes_epoch_positive")]
 
     def __str__(self) -> str:

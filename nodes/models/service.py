@@ -22,10 +22,11 @@ class ServiceQuerySet(models.QuerySet["Service"]):
 
 
 class Service(Versioned):
-    """`spec` is a ServiceSpec as `agent.protocol.codec` writes it. All fields are written by actions on behalf of users, but `update`
-    (by users and by the orchestrator) and, in a rollback, spec, image, template and generation (by the orchestrator)."""
+    """`spec` is a ServiceSpec as `agent.protocol.codec` writes it.
 
-    objects = ServiceQuerySet.as_manager()
+    All fields are written by actions on behalf of users; `update_status` also by the orchestrator, and so are, in a rollback,
+    spec, image, platforms, template, generation and previous.
+    """
 
     name = models.CharField(max_length=63)  # never changed
     collection = models.ForeignKey("rbac.Collection", on_delete=models.PROTECT, related_name="services")
@@ -39,6 +40,8 @@ class Service(Versioned):
     root = models.CharField(max_length=1024, default="/")  # nodes below this path: Node Schedule of the last writer
     removed_at = models.DateTimeField(null=True)  # being removed: the row goes with its last task
     created_by = models.CharField(max_length=150, blank=True)
+
+    objects = ServiceQuerySet.as_manager()
 
     class Meta:
         ordering = ["name"]

@@ -36,8 +36,6 @@ class Task(models.Model):
     """`desired` is written by the control plane only, `observed` by the node only (through actions.report), but for PENDING and
     ASSIGNED (scheduler), REJECTED (enforcer) and ORPHANED (timer, removed node). Both only grow."""
 
-    objects = TaskQuerySet.as_manager()
-
     id = models.CharField(primary_key=True, max_length=LENGTH, default=new_id, editable=False)
     # written once, when the orchestrator makes the task
     service = models.ForeignKey("nodes.Service", on_delete=models.PROTECT, related_name="tasks")
@@ -74,6 +72,8 @@ class Task(models.Model):
     addresses = models.JSONField(default=list)
     ports = models.JSONField(default=list)
 
+    objects = TaskQuerySet.as_manager()
+
     class Meta:
         ordering = ["slot", "created_at"]
         indexes = [
@@ -81,8 +81,12 @@ class Task(models.Model):
             models.Index(fields=["node", "observed"], name="nodes_task_node"),
         ]
         constraints = [
-            models.UniqueConstraint(fields=["service", "slot", "generation"], condition=LIVE & Q(slot__gt=0), name="nodes_task_one_live"),
-            models.UniqueConstraint(fields=["service", "node", "generation"], condition=LIVE & Q(slot=0), name="nodes_task_one_global"),
+            models.UniqueConstraint(
+                fields=["service", "slot", "generation"], condition=LIVE & Q(slot__gt=0), name="nodes_task_one_live"
+            ),
+            models.UniqueConstraint(
+                fields=["service", "node", "generation"], condition=LIVE & Q(slot=0), name="nodes_task_one_global"
+            ),
             models.CheckConstraint(
                 condition=Q(observed__lt=TaskState.ASSIGNED) | Q(node__isnull=False) | Q(observed__gt=TaskState.RUNNING),
                 name="nodes_task_assigned_has_node",
@@ -141,9 +145,9 @@ class RestartHistory(models.Model):
 
 
 def bump(node_ids: set[str]) -> None:
-    """The desired sets of these nodes changed: called in the transaction that changed them, after their tasks were written.
+    """The desired sets of these nodes change: called in the transaction that changes them, before their tasks are written.
 
-    Rows are locked in id order first: two transactions over overlapping nodes would otherwise deadlock.
+    Everybody locks nodes first, in id order, then tasks: transactions over overlapping rows would otherwise deadlock.
     """
     from nodes.models.node import Node  # the two models know each other
 

@@ -11,17 +11,15 @@ from nodes.orchestrator.changes import (
     SetObserved,
     SetUpdate,
 )
-from nodes.orchestrator.liveness import Brake, NodeLease, Verdict, judge
+from nodes.orchestrator.liveness import Verdict, judge
 from nodes.orchestrator.reconcile import reconcile
 
 __all__ = [
-    "Brake",
     "Change",
     "CreateTask",
     "Decision",
     "DeleteService",
     "DeleteTask",
-    "NodeLease",
     "RollBack",
     "SetDesired",
     "SetObserved",

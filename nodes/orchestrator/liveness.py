@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.protocol.states import NodeState
+from nodes.snapshot import Brake, NodeLease
 
 PERIOD = 2.0  # seconds between heartbeats, chosen by the server
 GRACE = 3 * PERIOD
@@ -19,25 +20,7 @@ BLIND_AFTER = 5.0  # seconds without a look after which the verdicts of before d
 BRAKE_WINDOW = 30.0
 BRAKE_SHARE = 0.30
 BRAKE_LEAST = 3
-
-
-@dataclass(frozen=True, slots=True)
-class NodeLease:
-    """`state_at`: since when it is in that state; `linked`: a link session is open as far as the row says."""
-
-    id: str
-    state: NodeState
-    lease_until: float
-    state_at: float
-    linked: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Brake:
-    """`engaged_at` 0 = off. `released_at`: when an operator last let go; not engaged again within the window after that."""
-
-    engaged_at: float = 0.0
-    released_at: float = 0.0
+OFF = Brake()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +32,7 @@ class Verdict:
     reason: str = ""
 
 
-def judge(nodes: Sequence[NodeLease], *, now: float, looked_at: float, brake: Brake = Brake()) -> Verdict:
+def judge(nodes: Sequence[NodeLease], *, now: float, looked_at: float, brake: Brake = OFF) -> Verdict:
     """Decide the state of every node whose state must change."""
     ordered = sorted(nodes, key=lambda node: node.id)
     revived = [(node.id, NodeState.READY) for node in ordered if _revived(node, now)]

@@ -1,6 +1,7 @@
 from agent.protocol.states import NodeState
-from nodes.orchestrator import Brake, NodeLease, judge
+from nodes.orchestrator import judge
 from nodes.orchestrator.liveness import BLIND_AFTER, UNKNOWN_GRACE
+from nodes.snapshot import Brake, NodeLease
 
 N = NodeState
 
