@@ -36,6 +36,7 @@ class ApiView(GenericAPIView[Any]):
     allow_anonymous: ClassVar[bool] = False
     secret_answer: ClassVar[bool] = False
     query: ClassVar[frozenset[str]] = frozenset()
+    filterset_class: Any = None
 
     @property
     def actor(self) -> Actor:
