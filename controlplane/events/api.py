@@ -52,6 +52,7 @@ class Events(ApiView):
     content_negotiation_class = _AnyOf
     pagination_class = None
     serializer_class = EventSerializer
+    queryset = Event.objects.none()
 
     @extend_schema(
         parameters=[
@@ -115,7 +116,7 @@ def _number(request: Request, name: str, default: int, most: int) -> int:
 
 
 async def stream(actor: Actor, start: int, kind: str) -> AsyncIterator[bytes]:
-    """Events as SSE frames (id = the event's number, so that browsers resume) or JSON lines; a comment or blank line keeps it alive."""
+    """Events as SSE frames (id = the number: browsers resume by it) or JSON lines; a comment or blank line keeps it alive."""
     renderer = JSONRenderer()
     async for batch in live.watch(actor, start):
         if not await sync_to_async(_still_valid)(actor):
@@ -128,11 +129,13 @@ async def stream(actor: Actor, start: int, kind: str) -> AsyncIterator[bytes]:
 
 
 def _still_valid(actor: Actor) -> bool:
-    """Ends a stream whose account was disabled since it began."""
+    """False once the account was disabled or changed its rank, or the token was revoked, since the stream began."""
     user = actor.user
     if user is None:
         return True
-    return type(user)._default_manager.filter(pk=user.pk, is_active=True).exists()
+    if actor.token_id and not user.tokens.filter(pk=actor.token_id, revoked_at=None).exists():
+        return False
+    return type(user)._default_manager.filter(pk=user.pk, is_active=True, is_admin=actor.is_admin).exists()
 
 
 class ReportSerializer(serializers.Serializer[Any]):

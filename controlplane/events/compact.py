@@ -58,10 +58,10 @@ def _must_verify(last: int) -> None:
 
 
 def _delete_through(last: int) -> int:
-    """Removes in batches with a transaction each: SQLite has one write lock. What a crash leaves is below the checkpoint, hence unseen."""
+    """Removes in batches with a transaction each: SQLite has one write lock. What a crash leaves lies below the checkpoint."""
     removed = 0
-    while ids := list(Event.objects.filter(id__lte=last).order_by("id").values_list("id", flat=True)[:_BATCH]):
-        removed += Event.objects.filter(id__in=ids[:500] if len(ids) > 500 else ids).delete()[0]
+    while (first := Event.objects.filter(id__lte=last).order_by("id").values_list("id", flat=True).first()) is not None:
+        removed += Event.objects.filter(id__lte=min(last, first + _BATCH)).delete()[0]
     return removed
 
 

@@ -14,7 +14,7 @@ _BATCH = 2000
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong: at which event number, what kind ("changed", "removed", "reordered", "truncated", "forged"), a sentence."""
+    """One thing that is wrong: the event's number, "changed", "removed", "reordered", "truncated" or "forged", a sentence."""
 
     sequence: int
     kind: str
@@ -41,17 +41,19 @@ def verify(*, limit: int = 100) -> Report:
     if checkpoint and not anchor.signed("checkpoint", start, hash_, checkpoint.signature):
         findings.append(Finding(start, "forged", f"The checkpoint at {start} carries no signature of this cluster."))
     walk = _Walk(start, hash_)
-    # what the chain said at the number of the signed head, noted on the way; the file is read first, so that it is never newer
+    # read before the walk, so that neither is newer than the rows; what the chain said at their numbers is noted on the way
     head_file = anchor.read_unchecked()
-    seen: str | None = hash_ if head_file and head_file[0].sequence == start else None
+    head = ChainHead.objects.filter(pk=1).first()
+    marks = {head_file[0].sequence if head_file else 0, head.sequence if head else 0}
+    seen = {start: hash_}
     for event in _rows(start):
         findings += walk.step(event)
-        if head_file and event.id == head_file[0].sequence:
-            seen = event.hash
+        if event.id in marks:
+            seen[event.id] = event.hash
         if len(findings) >= limit:
             break
     else:
-        findings += _ends(walk, head_file, seen)
+        findings += _head(walk, head, seen) + _file(walk, head_file, seen)
     return Report(walk.checked, start + 1, walk.sequence, tuple(findings[:limit]))
 
 
@@ -90,24 +92,27 @@ class _Walk:
         return found
 
 
-def _ends(walk: _Walk, head_file: tuple[anchor.Anchor, str] | None, seen: str | None) -> list[Finding]:
-    findings: list[Finding] = []
-    head = ChainHead.objects.filter(pk=1).first()
-    if head is not None and head.sequence > walk.sequence:
-        findings.append(
-            Finding(walk.sequence + 1, "truncated", f"Events {walk.sequence + 1} to {head.sequence} are missing at the end.")
-        )
-    elif head is not None and head.sequence == walk.sequence and head.hash != walk.hash:
-        findings.append(Finding(walk.sequence, "changed", "The last event is not the one that the chain's head names."))
+def _head(walk: _Walk, head: ChainHead | None, seen: dict[int, str]) -> list[Finding]:
+    if head is None or head.sequence == 0:
+        return [Finding(1, "removed", "The chain's head is missing, though there are events.")] if walk.checked else []
+    if head.sequence > walk.sequence:
+        first = walk.sequence + 1
+        return [Finding(first, "truncated", f"Events {first} to {head.sequence} are missing at the end.")]
+    if seen.get(head.sequence, head.hash) != head.hash:
+        return [Finding(head.sequence, "changed", f"Event {head.sequence} is not the one that the chain's head names.")]
+    return []
+
+
+def _file(walk: _Walk, head_file: tuple[anchor.Anchor, str] | None, seen: dict[int, str]) -> list[Finding]:
     if head_file is None:
-        return findings
+        return []
     signed, signature = head_file
     if not anchor.signed("head", signed.sequence, signed.hash, signature):
-        findings.append(Finding(signed.sequence, "forged", "The head file carries no signature of this cluster."))
-    elif signed.sequence > walk.sequence:
-        detail = f"The signed head of {signed.at} is event {signed.sequence}, the table ends at {walk.sequence}: truncated or restored."
-        findings.append(Finding(walk.sequence + 1, "truncated", detail))
-    elif seen is not None and seen != signed.hash:
+        return [Finding(signed.sequence, "forged", "The head file carries no signature of this cluster.")]
+    if signed.sequence > walk.sequence:
+        found = f"The head signed at {signed.at} is event {signed.sequence}, the table ends at {walk.sequence}"
+        return [Finding(walk.sequence + 1, "truncated", f"{found}: truncated, or restored from a backup.")]
+    if seen.get(signed.sequence, signed.hash) != signed.hash:
         detail = f"Event {signed.sequence} is not the one that was signed at {signed.at}: the chain was rewritten."
-        findings.append(Finding(signed.sequence, "forged", detail))
-    return findings
+        return [Finding(signed.sequence, "forged", detail)]
+    return []

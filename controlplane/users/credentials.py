@@ -53,7 +53,7 @@ def authenticate_bearer(text: str, *, address: str = "") -> Actor | None:
         return None
     _touch(row, address)
     scopes = None if row.scopes is None else frozenset(row.scopes)
-    return actor_of_user(row.user, address=address, scopes=scopes)
+    return actor_of_user(row.user, address=address, scopes=scopes, token_id=row.pk)
 
 
 def _usable(token: Token, address: str) -> bool:

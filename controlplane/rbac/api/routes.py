@@ -158,6 +158,7 @@ class Operations(ApiView):
     operations = {"get": AUTHENTICATED}
     pagination_class = None
     serializer_class = OperationSerializer
+    queryset = Role.objects.none()
 
     @extend_schema(responses=OperationSerializer(many=True))
     def get(self, request: Request) -> Response:
