@@ -26,7 +26,11 @@ class TokenInvalid(Unauthenticated):
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a verified token says. `policy` is the policy version it was decided under, -1 when rights are not re-decided."""
+    """What a verified token says.
+
+    `policy` is the policy version it was decided under, -1 when rights are not decided again. `scopes` are those of the personal
+    token it was made with: they narrow its owner's rights wherever the owner's rights are asked again.
+    """
 
     id: str
     subject: str
@@ -35,6 +39,7 @@ class Claims:
     catalog: bool
     policy: int
     expires_at: float
+    scopes: frozenset[str] | None = None
 
 
 def issue(
@@ -44,6 +49,7 @@ def issue(
     *,
     name: str = "",
     policy_version: int = -1,
+    scopes: frozenset[str] | None = None,
 ) -> str:
     """A signed token for `subject` ("user/<id>", "node/<id>", "" = anonymous).
 
@@ -63,6 +69,7 @@ def issue(
         "jti": uuid.uuid4().hex,
         "name": name,
         "pv": policy_version,
+        "scopes": None if scopes is None else sorted(scopes),
         "access": [{"type": item["type"], "name": item["name"], "actions": list(item["actions"])} for item in access],
     }
     return jwt.encode(claims, key, algorithm="ES256", headers={"kid": kid})
@@ -114,6 +121,7 @@ def _claims(data: dict[str, Any]) -> Claims:
         catalog=catalog,
         policy=int(data.get("pv", -1)),
         expires_at=float(data["exp"]),
+        scopes=None if data.get("scopes") is None else frozenset(data["scopes"]),
     )
 
 
