@@ -29,8 +29,8 @@ def enqueue(
 ) -> Job:
     """A queued job, made in the caller's transaction; a worker is woken on commit.
 
-    dedup_key: when a job with this key is still queued, that one is returned and no other is made. A running one does not count: it
-    may have read what the caller just changed. Raises InvalidInput for an unknown kind or a payload its function does not take.
+    dedup_key: when a job with this key is still queued, that one is returned and no other is made. A running one does not count:
+    it may have read what the caller just changed. Raises InvalidInput for an unknown kind or payload.
     """
     declared = kind_of(kind)
     body = payload or {}

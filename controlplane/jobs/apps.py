@@ -1,5 +1,4 @@
 from django.apps import AppConfig
-from django.conf import settings
 
 
 class JobsConfig(AppConfig):
@@ -12,4 +11,4 @@ class JobsConfig(AppConfig):
 
         operations.register_all()
         adopt(builtin.SCHEDULES)
-        discover(settings.GUESTS)
+        discover()

@@ -27,7 +27,7 @@ def fail(ctx: Any) -> None:
 
 @job("jobs.expire", operation="Job Run", single=True)
 def expire(ctx: Any, *, days: float = 30, system_days: float = 1) -> dict[str, int]:
-    """Removes jobs that ended more than `days` ago with their logs; those that schedules and the system made after `system_days`."""
+    """Removes jobs that ended more than `days` ago with their logs; the system's own, if all went well, after `system_days`."""
     from controlplane.jobs.clock import database_now
     from controlplane.jobs.models import Job
 

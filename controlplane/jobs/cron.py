@@ -38,7 +38,7 @@ def _tick(cron: str, base: datetime.datetime, *, forward: bool) -> datetime.date
 
 
 def declare_rows() -> None:
-    """Makes a row for each declared schedule; a declaration that changed moves the rows that people left alone; the rest is dropped."""
+    """Makes a row for each declared schedule. A changed declaration moves a row that people left alone."""
     declared = schedules()
     now = database_now()
     rows = {row.name: row for row in ScheduleRow.objects.all()}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from agent.protocol.errors import InvalidInput
+from controlplane.api import guests
 
 Function = Callable[..., Any]
 SLOTS = "slots"  # the capacity that every job takes one of
@@ -20,8 +19,10 @@ class Kind:
     """One kind of job.
 
     operation: what an actor must hold to run it by hand ("" = nobody can: only code and schedules make it).
-    max_attempts: attempts that may fail or be lost before the job is given up. backoff: seconds before the second attempt, doubled each time.
-    capacity: what a worker must have free, for example {"gc": 1}. lease: seconds without a sign of life before the job is taken back.
+    max_attempts: attempts that may fail or be lost before the job is given up. backoff: seconds before the second attempt,
+    doubled each time.
+    capacity: what a worker must have free, for example {"gc": 1}. lease: seconds without a sign of life before the job is
+    taken back.
     single: at most one of its jobs runs in the whole cluster.
     process: run in a process group of its own, which a cancel ends by SIGTERM and, after stop_timeout seconds, by SIGKILL.
     quiet: its failures are no events (it runs every few seconds, or tests the machinery).
@@ -54,7 +55,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A cron row that makes jobs. `cron` has 6 fields, seconds first, UTC: "57 54 3 * * *" is 03:54:57. `name` defaults to the kind."""
+    """A cron row that makes jobs. `cron` has 6 fields, seconds first, UTC: "57 54 3 * * *" is 03:54:57. `name`: the kind."""
 
     kind: str
     cron: str
@@ -106,12 +107,9 @@ def schedules() -> Mapping[str, Schedule]:
     return dict(_SCHEDULES)
 
 
-def discover(apps: Iterable[str]) -> None:
-    """Imports `<app>.jobs` of every app that has one, and takes its SCHEDULES."""
-    for app in apps:
-        if importlib.util.find_spec(f"{app}.jobs") is None:
-            continue
-        module = importlib.import_module(f"{app}.jobs")
+def discover() -> None:
+    """Imports `<guest>.jobs` of every guest that has one, and takes its SCHEDULES."""
+    for module in guests.modules("jobs"):
         adopt(getattr(module, "SCHEDULES", ()))
 
 

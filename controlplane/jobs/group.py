@@ -1,7 +1,7 @@
 """A heavy job in a process group of its own: a cancel ends it and everything it started, a dead worker takes it along.
 
-Parent and child share three things: the child's stdin, a pipe that nobody writes (its end means that the worker is gone), the signals
-SIGTERM (cancel) and SIGUSR1 (the worker is leaving), and a file for the outcome.
+Parent and child share three things: the child's stdin, a pipe that nobody writes (its end means that the worker is gone), the
+signals SIGTERM (cancel) and SIGUSR1 (the worker is leaving), and a file for the outcome.
 """
 
 from __future__ import annotations

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from controlplane.api import guests
 from controlplane.server.protocol import TLS_STATE
 
 Scope = dict[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
 
 
-def guest_attribute(guest: str, dotted: str) -> Any:
-    """`<guest>.<dotted>` (for example "asgi.mount"), or None when the guest has no such module or name. Other errors surface."""
-    module_name, _, name = f"{guest}.{dotted}".rpartition(".")
-    if importlib.util.find_spec(module_name) is None:
-        return None
-    return getattr(importlib.import_module(module_name), name, None)
-
-
-def mounts_of(guests: Iterable[str]) -> list[tuple[str, App]]:
+def guest_mounts() -> list[tuple[str, App]]:
     """Every guest's `asgi.mount`: a list of (path prefix ending in "/", app), or a function that returns one."""
     mounts: list[tuple[str, App]] = []
-    for guest in guests:
-        mount = guest_attribute(guest, "asgi.mount")
+    for module in guests.modules("asgi"):
+        mount = getattr(module, "mount", None)
         mounts.extend((mount() if callable(mount) else mount) or [])
     return sorted(mounts, key=lambda entry: -len(entry[0]))
 

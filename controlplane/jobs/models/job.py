@@ -12,7 +12,7 @@ from controlplane.api.ids import LENGTH, new_id
 
 
 class JobState(models.TextChoices):
-    """queued › running › done | error | cancelled | lost; a lost or failed attempt with attempts left goes back to queued."""
+    """queued, running, then done | error | cancelled | lost; a lost or failed attempt with attempts left goes back to queued."""
 
     QUEUED = "queued"
     RUNNING = "running"
