@@ -1,0 +1,23 @@
+"""Settings of the tests: the product's own, in a home of their own, with no Redis and a cheap password hash.
+
+WHARF_DATABASE_URL=postgresql://… runs the same suite on PostgreSQL; WHARF_REDIS_URL names a real Valkey.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+if "WHARF_HOME" not in os.environ:
+    os.environ["WHARF_HOME"] = tempfile.mkdtemp(prefix="wharf-test-")
+    atexit.register(shutil.rmtree, os.environ["WHARF_HOME"], ignore_errors=True)
+os.environ.setdefault("WHARF_REDIS_URL", "memory://")
+os.environ.setdefault("WHARF_LOG_LEVEL", "WARNING")
+
+from controlplane.settings import *  # noqa: F403
+
+PASSWORD_HASHERS = ["tests.hashers.CheapArgon2"]
+# A file, not the in-memory default: that one is shared by all threads and answers "table is locked" instead of waiting.
+DATABASES["default"].setdefault("TEST", {})  # noqa: F405
+if DATABASES["default"]["ENGINE"].endswith("sqlite3"):  # noqa: F405
+    DATABASES["default"]["TEST"]["NAME"] = os.path.join(os.environ["WHARF_HOME"], "test.sqlite3")  # noqa: F405
