@@ -53,6 +53,7 @@ class Connection:
         self._heartbeat, self._grace = 2.0, 6.0
         self._window = 2.0
         self.connected = asyncio.Event()
+        self.host = ""  # of the control plane, as the current or last link reached it
 
     def flush(self) -> None:
         """Tell the writer that the Wire has frames. Call after every `wire.send`, `write` or `consumed`."""
@@ -83,6 +84,7 @@ class Connection:
             await asyncio.sleep(random.uniform(0, ceiling))  # noqa: S311  # jitter
 
     async def _attempt(self, cluster: Cluster, link: str) -> m.Refused | None:
+        self.host = link.rpartition(":")[0]
         try:
             async with connect(
                 f"wss://{link}/link/v1",
