@@ -1,8 +1,8 @@
 """Joining a cluster: no trust on first use.
 
-The token carries the digest of the cluster's roots. The roots are fetched without verification, compared with that digest, and only
-then is the token's secret sent, over TLS verified by those very roots (or, where the API port has a certificate of its own, by the
-system's).
+The token carries the digest of the cluster's roots. The roots are fetched without verification, compared with that digest, and
+only then is the token's secret sent, over TLS verified by those very roots (or, where the API port has a certificate of its own,
+by the system's).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _fetch_roots(base: str, digest: str) -> str:
     pem = str(answer.get("bundle", ""))
     if roots_digest(pem) != digest:
         raise WrongCluster(
-            "the server's roots are not those that the token names: check the address, and that nobody sits between this host and it"
+            "the server's roots are not those that the token names: check the address, and that nobody sits in between"
         )
     return pem
 

@@ -125,7 +125,7 @@ def _names(names: tuple[str, ...], field: str) -> tuple[str, ...]:
 
 
 def resources(limits: Resources) -> dict[str, Any]:
-    """The `linux.resources` part for memory and cpu; memory without swap of its own, as Docker's --memory-swap equal to --memory."""
+    """The `linux.resources` part for memory and cpu; memory without swap of its own (--memory-swap equal to --memory)."""
     result: dict[str, Any] = {}
     if limits.memory:
         result["memory"] = {"limit": limits.memory, "swap": limits.memory}

@@ -29,7 +29,7 @@ class TicketSerializer(serializers.Serializer[Any]):
 
 
 class Streams(ApiView):
-    """The right asked for is that of the stream's target (Container Exec, Container Logs, Service Logs …), on the object named."""
+    """The right asked is that of the stream's target (Container Exec, Container Logs, Service Logs …), on the object named."""
 
     operations = {"post": AUTHENTICATED}
     serializer_class = StreamSerializer

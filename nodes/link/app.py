@@ -1,7 +1,7 @@
 """The node port's ASGI application: one websocket a node at /link/v1, known by its certificate alone.
 
-Messages carry ids, but the TLS identity is the only subject: everything a session does is done as the node whose certificate opened
-it, and that node's row, not the certificate, says what it may do.
+Messages carry ids, but the TLS identity is the only subject: everything a session does is done as the node whose certificate
+opened it, and that node's row, not the certificate, says what it may do.
 """
 
 from __future__ import annotations
