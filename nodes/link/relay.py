@@ -1,8 +1,8 @@
 """Byte streams for browsers and command lines: one websocket at /ws/stream, joined to streams on the links of nodes.
 
 First frame (text): {"ticket": …}. Then, from us: {"type": "opened"}, {"type": "source", "index", "name"}, {"type": "exit",
-"code", "error"} or {"type": "error", …problem}; binary frames are [channel, source index] + payload. From the client: binary frames of
-channel 0 are input; {"type": "resize", "rows", "cols"} and {"type": "eof"}.
+"code", "error"} or {"type": "error", …problem}; binary frames are [channel, source index] + payload. From the client: binary
+frames of channel 0 are input; {"type": "resize", "rows", "cols"} and {"type": "eof"}.
 
 The right is asked again every five seconds while a stream is open: a role that changes, an account or token that ends, cuts it.
 """
