@@ -6,15 +6,16 @@ WharfError
   │     └── CgroupRefused     the kernel, or a missing controller, refused a resource limit
   ├── Conflict
   │     └── WrongState        the container is not in the state that the command needs
-  └── RuntimeFailed           the kernel refused a step of the set-up
-        └── ExecFailed        execve failed; extra.errno, extra.exit_code (127 not found, 126 not executable)
+  └── Internal
+        └── RuntimeFailed     the kernel refused a step of the set-up
+              └── ExecFailed  execve failed; extra.errno, extra.exit_code (127 not found, 126 not executable)
 """
 
 from __future__ import annotations
 
 import errno
 
-from agent.protocol.errors import Conflict, InvalidInput, WharfError
+from agent.protocol.errors import Conflict, Internal, InvalidInput
 
 
 class InvalidConfig(InvalidInput):
@@ -29,7 +30,7 @@ class WrongState(Conflict):
     code = "wrong_state"
 
 
-class RuntimeFailed(WharfError):
+class RuntimeFailed(Internal):
     """extra: stage (which step), errno (0 if it was not a system call)."""
 
     code = "runtime_failed"

@@ -1,7 +1,7 @@
 """One container's cgroup: the same path under every hierarchy.
 
-The grace-period trap: writing a pid to `cgroup.procs` of v1 or v2 after some idle time waits 9 to 12 ms for RCU. A single-threaded
-process that writes `0` to v1's `tasks` moves only itself and does not wait; on v2, CLONE_INTO_CGROUP starts the child inside.
+The grace-period trap: writing a pid to `cgroup.procs` of v1 or v2 after some idle time waits 9 to 12 ms for RCU. A process of one
+thread that writes `0` to v1's `tasks` moves only itself and does not wait; on v2, CLONE_INTO_CGROUP starts the child inside.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Cgroup:
     # -- limits
 
     def update(self, resources: dict[str, Any], creating: bool = False) -> None:
-        """Write the limits named in OCI `resources`; what is not named stays. Raises CgroupRefused with the file and the value."""
+        """Write the limits named in OCI `resources`; what is not named stays. CgroupRefused names the file."""
         for write in v1.settings(resources):
             if write[0] in self.tree.v1:
                 self._write_v1(write)

@@ -12,7 +12,7 @@ V1_FLAGS = frozenset(("rw", "ro", "noprefix", "xattr", "clone_children", "none",
 
 
 class Hierarchies:
-    """`v1`: mount point by controller ("memory", "name=systemd"…). `v2`: mount point or None. `v2_controllers`: what v2 governs."""
+    """`v1`: mount point by controller ("memory", "name=systemd"…). `v2`: mount point or None, governing `v2_controllers`."""
 
     __slots__ = ("v1", "v2", "v2_controllers")
 
