@@ -31,7 +31,3 @@ def _seal() -> None:
     executable = os.path.realpath(sys.executable)
     fd = memfd.sealed_copy(executable, "wharf-runtime")
     os.execve(fd, [executable, "-I", "-S", "-c", SEALED_START, PACKAGE_ROOT, *sys.argv[1:]], os.environ)  # noqa: S606  # ourselves
-
-
-if __name__ == "__main__":
-    main()

@@ -75,12 +75,12 @@ def processes(options: Options) -> int:
     for pid in pids:
         try:
             with open(f"/proc/{pid}/status", encoding="utf-8") as file:
-                fields = dict(line.rstrip().split(":\t", 1) for line in file if ":\t" in line)
+                fields = {key: value.strip() for key, _, value in (line.partition(":") for line in file)}
             with open(f"/proc/{pid}/cmdline", "rb") as file2:
                 command = file2.read().replace(b"\0", b" ").decode(errors="replace").strip() or fields["Name"]
         except (FileNotFoundError, ProcessLookupError):
             continue  # ended while we looked
-        sys.stdout.write(f"{fields['Uid'].split()[0]:<10}{pid:<10}{fields['PPid'].strip():<10}{command}\n")
+        sys.stdout.write(f"{fields['Uid'].split()[0]:<10}{pid:<10}{fields['PPid']:<10}{command}\n")
     return 0
 
 
