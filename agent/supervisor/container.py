@@ -1,0 +1,461 @@
+"""One container. All its state transitions live in this file.
+
+    created ──start──► running ◄──pause/resume──► paused
+                          │
+                 exit     ├──► restarting ──back-off──► running      (policy says so and nobody asked for the end)
+                          └──► exited ──start──► running
+
+A `created` container has a process that waits just before exec. It is lost when the supervisor is replaced or killed, which nobody
+notices but by its pid: `start` makes another. An exit is handled in this order: read the output to its end, write the exit file, reap
+the process, draw the consequences, tell. kill -9 between any two of them leaves a record from which the rest follows.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from agent.protocol.errors import WharfError
+from agent.supervisor import durable, restart
+from agent.supervisor.context import Context
+from agent.supervisor.execs import Execs
+from agent.supervisor.health import HealthCheck
+from agent.supervisor.loop import Timer, report
+from agent.supervisor.oom import OomWatch
+from agent.supervisor.processes import Exit, Process
+from agent.supervisor.record import CREATED, EXITED, PAUSED, RESTARTING, RUNNING, Record
+from agent.supervisor.refusals import AlreadyRunning, ContainerActive, ContainerPaused, NotPaused, NotRunning
+from agent.supervisor.streams import Streams
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from agent.supervisor.launch import Cgroup, Init
+
+SIGKILL, SIGTERM = 9, 15
+_SWEEP = 0.02  # s between two attempts to remove a cgroup that the kernel still holds
+_SWEEPS = 250
+
+
+class Container:
+    """`spec` is config.json: {config, rootfs, log, open_stdin, stdin_once, restart, health, annotations}."""
+
+    def __init__(self, context: Context, spec: dict[str, Any], record: Record) -> None:
+        self.context = context
+        self.spec = spec
+        self.record = record
+        self.id = record.id
+        self.directory = os.path.join(context.statedir, record.id)
+        self.process: Process | None = None
+        self.execs = Execs(self)
+        self.waiters: list[Callable[[], None]] = []  # called when the container has come to rest
+        self.removed: Callable[[], None] | None = None  # called when a delete under way is done
+        self._init: Init | None = None
+        self._streams: Streams | None = None
+        self._timer: Timer | None = None  # a stop's grace or a restart's back-off: never both
+        self._health: HealthCheck | None = HealthCheck.of(self)
+        self._oom = OomWatch(context.loop, self._oom_happened)
+
+    # ---- what clients ask for
+
+    def launch(self) -> int:
+        """Make the process that waits to be started; its pid. Raises WharfError."""
+        streams = self.streams
+        config, rootfs = self.spec["config"], self.spec["rootfs"]
+        try:
+            if config["process"].get("terminal"):
+                init = self.context.runtime.create(self.id, config, rootfs, None)
+                streams.console(init.console_fd if init.console_fd is not None else -1)
+            else:
+                streams.open_fifos()
+                stdio = streams.container_side()
+                try:
+                    init = self.context.runtime.create(self.id, config, rootfs, stdio)
+                finally:
+                    stdio.close()
+        except BaseException:
+            self._drop_streams()
+            raise
+        self._init = init
+        self.record.begun(init.pid, init.start_time)
+        self.process = self.context.processes.track(init.pid, init.pidfd, init.start_time, self._ended)
+        return init.pid
+
+    def start(self) -> None:
+        """By hand: counters begin anew. Raises AlreadyRunning, or the runtime's refusal (`exec_failed`…)."""
+        if self.record.state in (RUNNING, PAUSED):
+            raise AlreadyRunning(f"container {self.id} is {self.record.state}")
+        self._set_timer(None)
+        self.record.stopped = False
+        self.record.restart_count, self.record.backoff, self.record.restart_at = 0, 0.0, 0.0
+        self._run()
+
+    def stop(self, signal: int, grace: float | None) -> None:
+        """Ask it to end, and make it after `grace` seconds (None: never). Nothing when it has no process. See `waiters`."""
+        self.record.stopped = True
+        if self.record.state == RESTARTING:
+            self._rest()
+        elif self.record.active:
+            if grace is not None:
+                self.record.kill_at = time.monotonic() + grace
+                self._arm_kill()
+            self.record.save()
+            self._send(signal)
+
+    def kill(self, signal: int, everything: bool) -> None:
+        """Send a signal to the first process, or to all. KILL and TERM mean the end: no restart. Raises NotRunning."""
+        self._need_process()
+        if signal in (SIGKILL, SIGTERM):
+            self.record.stopped = True
+            self.record.save()
+        if not everything:
+            self._send(signal)
+        elif signal == SIGKILL:
+            self.cgroup.kill()
+        else:
+            for pid in self.cgroup.pids():
+                try:
+                    os.kill(pid, signal)
+                except ProcessLookupError:
+                    pass  # ended meanwhile
+
+    def pause(self) -> None:
+        """Freeze. Raises NotRunning, ContainerPaused."""
+        self.need_running()
+        self.cgroup.freeze()
+        self._enter(PAUSED)
+        self.publish("pause")
+
+    def resume(self) -> None:
+        """Thaw. Raises NotPaused."""
+        if self.record.state != PAUSED:
+            raise NotPaused(f"container {self.id} is {self.record.state}: only a paused one can be resumed")
+        self._thaw()
+
+    def update(self, resources: dict[str, Any] | None, policy: dict[str, Any] | None) -> None:
+        """Change limits now and for later runs; change the restart policy. Raises the runtime's refusal."""
+        if policy is not None:
+            restart.validate(policy)
+            self.spec["restart"] = policy
+        if resources is not None:
+            if self.process is not None:
+                self.cgroup.update(resources)
+            linux = self.spec["config"].setdefault("linux", {})
+            linux["resources"] = _merged(linux.get("resources") or {}, resources)
+        durable.write(os.path.join(self.directory, "config.json"), self.spec)
+
+    def delete(self, force: bool) -> None:
+        """Begin to remove it; `removed` is called at the end. Raises ContainerActive without force."""
+        if self.record.active and not force:
+            raise ContainerActive(f"container {self.id} is {self.record.state}: stop it first, or delete with force")
+        self.record.stopped = True
+        self._set_timer(None)
+        if self.process is None:
+            self._sweep(self._remove)
+        else:
+            self.record.save()
+            self._send(SIGKILL)
+
+    # ---- what others of this room ask
+
+    @property
+    def cgroup(self) -> Cgroup:
+        return self.context.runtime.cgroup(self.id, self.spec["config"])
+
+    @property
+    def streams(self) -> Streams:
+        """Also before a launch: a client may attach first."""
+        if self._streams is None:
+            spec = self.spec
+            self._streams = Streams(
+                self.context.loop, self.directory, spec["log"], bool(spec.get("open_stdin")), bool(spec.get("stdin_once"))
+            )
+        return self._streams
+
+    def need_running(self) -> None:
+        """Raises NotRunning, ContainerPaused."""
+        self._need_process()
+        if self.record.state == PAUSED:
+            raise ContainerPaused(f"container {self.id} is paused: resume it first")
+
+    def publish(self, kind: str, **more: Any) -> None:
+        self.context.publish({"kind": kind, "id": self.id, "at": time.time_ns(), **more, "container": self.record.public()})
+
+    def adopt(self, process: Process | None) -> None:
+        """Go on with what another supervisor began. `process` None: there is none any more."""
+        self.process = process
+        if process is not None and self.record.active:
+            self._arm_kill()
+            self._watch()
+        elif self.record.state == RESTARTING:
+            self._arm_restart()
+        elif self.record.undecided:
+            self.record.undecided = False
+            self._decide()
+
+    def ended_unseen(self, exit_: Exit) -> None:
+        """The process was gone when we looked for it."""
+        self.streams.open_fifos() if not self.streams.sources else None
+        self._ended(exit_)
+
+    def correct_exit(self, exit_: Exit) -> None:
+        """A pidfd that somebody kept tells how the last run ended after all. Consequences already drawn stay."""
+        record = self.record
+        record.pid = record.pid or 0
+        durable_exit = (exit_.code, exit_.signal, exit_.known)
+        if record.state in (EXITED, RESTARTING) and not record.exit_known:
+            state = record.state
+            init = durable.read(os.path.join(self.directory, "init.pid")) or {}
+            record.pid = int(init.get("pid", 0))
+            record.write_exit(*durable_exit)
+            record.state = state
+            record.save()
+            self.publish("exit")
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Of the container's own terminal. Raises NotRunning when it has none."""
+        from agent.sys import tty
+
+        for source in self.streams.sources:
+            if os.isatty(source.fd):
+                tty.resize(source.fd, rows, columns)
+                return
+        raise NotRunning(f"container {self.id} has no terminal to resize")
+
+    def release(self) -> None:
+        """Let go of timers, watches and descriptors: this object is not used again."""
+        self._set_timer(None)
+        self._stop_watching()
+        self._drop_streams()
+        if self.process is not None:
+            self.context.processes.release(self.process)
+            self.process = None
+
+    # ---- transitions
+
+    def _run(self) -> None:
+        """created, exited or restarting → running. Raises WharfError; the record then says exited, and why."""
+        record = self.record
+        try:
+            if self._init is None or self.process is None:
+                self._discard_init()
+                self._force_sweep()
+                self.launch()
+            record.oom_seen = self.cgroup.oom_count()
+            assert self._init is not None
+            self._init.start()
+        except WharfError as error:
+            self._failed(error)
+            raise
+        self._init = None
+        record.started_at, record.finished_at = time.time_ns(), 0
+        record.exit_code, record.signal, record.exit_known, record.oom_killed, record.error = None, None, False, False, ""
+        record.kill_at = 0.0
+        if self._health is not None:
+            self._health.reset()
+        self._enter(RUNNING)
+        self._watch()
+        self.publish("start")
+
+    def _failed(self, error: WharfError) -> None:
+        """A start that did not come to a running program: exit code 126 or 127 as a shell's, else 128."""
+        if self.process is not None:
+            self.process.send(SIGKILL)
+            self.context.processes.release(self.process)  # reaped as a stray
+            self.process = None
+        self._init = None
+        self._drop_streams(finish=True)
+        record = self.record
+        record.error = error.detail
+        record.started_at = record.started_at or time.time_ns()
+        record.write_exit(exit_code_of(error), None, True)
+        self._enter(EXITED)
+        self.publish("exit")
+        self._settle()
+        self._sweep(lambda: None)
+
+    def _ended(self, exit_: Exit) -> None:
+        """The process ended and is not yet reaped."""
+        was = self.record.state
+        self._stop_watching()
+        self._drop_streams(finish=True)
+        self._set_timer(None)
+        self._init = None
+        self.record.oom_killed = exit_.signal == SIGKILL and self._oom_since_start()
+        self.record.write_exit(exit_.code, exit_.signal, exit_.known)
+        self.process_ended_later()
+        if was == CREATED:
+            self.record.save()
+            self._settle()
+        else:
+            self._decide()
+
+    def process_ended_later(self) -> None:
+        """After the caller has reaped it: the cgroup can go."""
+        self.process = None
+        self.context.loop.later(0, lambda: self._sweep(self._remove if self.removed else lambda: None))
+
+    def _decide(self) -> None:
+        """exited → restarting, or rest."""
+        record = self.record
+        again = restart.wanted(
+            self.spec["restart"],
+            exit_code=record.exit_code if record.exit_known else None,
+            stopped=record.stopped or self.removed is not None,
+            count=record.restart_count,
+        )
+        if not again:
+            self._rest()
+            return
+        ran = max(0, record.finished_at - record.started_at) / 1e9
+        record.backoff = restart.backoff(record.backoff, ran)
+        record.restart_at = time.monotonic() + record.backoff
+        self._enter(RESTARTING)
+        self.publish("exit")
+        self._arm_restart()
+
+    def _restart(self) -> None:
+        self.record.restart_count += 1
+        self.record.restart_at = 0.0
+        try:
+            self._run()
+        except WharfError as error:
+            report(error)
+            self.record.started_at = self.record.finished_at  # it ran for no time at all
+            self._decide()
+            return
+        self.publish("restart")
+
+    def _rest(self) -> None:
+        self._set_timer(None)
+        self.record.restart_at = 0.0
+        self._enter(EXITED)
+        self.publish("exit")
+        self._settle()
+
+    def _enter(self, state: str) -> None:
+        self.record.state = state
+        self.record.save()
+
+    def _settle(self) -> None:
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            waiter()
+
+    # ---- parts
+
+    def _need_process(self) -> None:
+        if self.process is None or self.record.state not in (RUNNING, PAUSED):
+            raise NotRunning(f"container {self.id} is {self.record.state}: start it first")
+
+    def _send(self, signal: int) -> None:
+        if self.process is not None:
+            self.process.send(signal)
+        if self.record.state == PAUSED:  # a frozen process takes no signal, not even KILL on cgroup v1
+            self._thaw()
+
+    def _thaw(self) -> None:
+        self.cgroup.thaw()
+        self._enter(RUNNING)
+        self.publish("resume")
+
+    def _arm_kill(self) -> None:
+        if self.record.kill_at:
+            self._set_timer(self.context.loop.at(self.record.kill_at, self._escalate))
+
+    def _escalate(self) -> None:
+        self._timer = None
+        if self.process is not None:
+            self.process.send(SIGKILL)
+            self.cgroup.kill()
+
+    def _arm_restart(self) -> None:
+        # restart_at of another boot may lie far ahead of this boot's clock
+        due = min(self.record.restart_at, time.monotonic() + self.record.backoff)
+        self._set_timer(self.context.loop.at(due, self._restart))
+
+    def _set_timer(self, timer: Timer | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = timer
+
+    def _watch(self) -> None:
+        if self._health is not None:
+            self._health.begin()
+        self._oom.begin(self.cgroup)
+
+    def _stop_watching(self) -> None:
+        if self._health is not None:
+            self._health.end()
+        self._oom.end()
+
+    def _oom_happened(self) -> None:
+        self.publish("oom")
+
+    def _oom_since_start(self) -> bool:
+        try:
+            return self.cgroup.oom_count() > self.record.oom_seen
+        except OSError:
+            return False  # the cgroup is gone: nobody saw an OOM kill
+
+    def _drop_streams(self, finish: bool = False) -> None:
+        if self._streams is not None:
+            streams, self._streams = self._streams, None
+            streams.finish() if finish else streams.close()
+
+    def _discard_init(self) -> None:
+        if self.process is not None:
+            self.process.send(SIGKILL)
+            self.context.processes.release(self.process)
+            self.process = None
+
+    def _force_sweep(self) -> None:
+        try:
+            self.cgroup.kill()
+            self.cgroup.remove()
+        except OSError as error:
+            report(error)
+
+    def _sweep(self, then: Callable[[], None], attempt: int = 0) -> None:
+        """Kill what is left in the cgroup and remove it; the kernel may need a moment."""
+        if self.process is not None or self.record.active and self.record.state != RESTARTING:
+            return  # started again meanwhile
+        cgroup = self.cgroup
+        try:
+            cgroup.kill()
+            cgroup.remove()
+        except OSError as error:
+            if attempt < _SWEEPS:
+                self.context.loop.later(_SWEEP, lambda: self._sweep(then, attempt + 1))
+                return
+            report(error)
+        then()
+
+    def _remove(self) -> None:
+        self.release()
+        self.execs.release()
+        durable.remove_tree(self.directory)
+        removed, self.removed = self.removed, None
+        self.publish("delete")
+        self._settle()
+        if removed is not None:
+            removed()
+
+
+def exit_code_of(error: WharfError) -> int:
+    """127 when the program is not there, 126 when it cannot be executed, 128 when the container could not be made."""
+    number = error.extra.get("errno")
+    if error.code != "exec_failed":
+        return 128
+    return 127 if number == 2 else 126
+
+
+def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`new` laid over `old`, section by section; lists are replaced."""
+    merged = dict(old)
+    for key, value in new.items():
+        before = merged.get(key)
+        merged[key] = _merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return merged
