@@ -11,8 +11,17 @@ if TYPE_CHECKING:
     from typing import Any
 
 # Docker's ten without MKNOD, NET_RAW, AUDIT_WRITE and SETFCAP; ping works by net.ipv4.ping_group_range.
-CAPABILITIES = tuple(
-    "CAP_" + name for name in "CHOWN DAC_OVERRIDE FSETID FOWNER SETGID SETUID SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL".split()
+CAPABILITIES = (
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
 )
 
 MASKED_PATHS = (
@@ -61,7 +70,7 @@ def mounts() -> list[dict[str, Any]]:
         {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro", "nosuid", "noexec", "nodev"]},
         {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]},
         {
-            "destination": "/dev/shm",
+            "destination": "/dev/shm",  # noqa: S108  # a mount in the container
             "type": "tmpfs",
             "source": "shm",
             "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=67108864"],

@@ -1,4 +1,4 @@
-"""The OCI runtime spec 1.2: what a config.json may say. Unknown keys are ignored, invalid values refused (spec, "Extensibility")."""
+"""The OCI runtime spec 1.2: what a config.json may say. Unknown keys are ignored, invalid values refused."""
 
 from __future__ import annotations
 
@@ -13,13 +13,10 @@ __all__ = ["NAMESPACES", "RLIMITS", "default_config", "validate"]
 
 NAMESPACES = ("mount", "pid", "network", "uts", "ipc", "cgroup", "user", "time")
 PROPAGATIONS = ("", "shared", "slave", "private", "unbindable", "rshared", "rslave", "rprivate", "runbindable")
-RLIMITS = {
-    "RLIMIT_" + name: number
-    for number, name in enumerate(
-        "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE RTPRIO RTTIME".split()
-    )
-}
-IPC_SYSCTLS = frozenset(f"kernel.{name}" for name in "msgmax msgmnb msgmni sem shmall shmmax shmmni shm_rmid_forced".split())
+_RLIMITS = "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE RTPRIO RTTIME"  # from 0
+RLIMITS = {"RLIMIT_" + word: number for number, word in enumerate(_RLIMITS.split())}
+_IPC_SYSCTLS = "msgmax msgmnb msgmni sem shmall shmmax shmmni shm_rmid_forced"
+IPC_SYSCTLS = frozenset("kernel." + word for word in _IPC_SYSCTLS.split())
 HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 
 
