@@ -7,6 +7,7 @@ reads on (as a slow terminal would do to it), and after STALL seconds without an
 from __future__ import annotations
 
 import os
+import time
 
 from agent.supervisor.loop import READ, WRITE, Loop, Timer
 
@@ -31,6 +32,7 @@ class Outlet:
         self._gone = gone  # called when the client is lost or cut off
         self._ending = False
         self._stall: Timer | None = None
+        self._progress = 0.0
         os.set_blocking(fd, False)
         os.set_inheritable(fd, False)
         self._wait(False)
@@ -55,7 +57,7 @@ class Outlet:
 
     def close(self) -> None:
         if self.fd >= 0:
-            self._wait(False)
+            self._calm()
             self._loop.forget(self.fd)
             os.close(self.fd)
             self.fd = -1
@@ -78,14 +80,27 @@ class Outlet:
             self._eased()
 
     def _wait(self, on: bool) -> None:
+        self._progress = time.monotonic()
+        if on:
+            self._loop.watch(self.fd, WRITE, lambda _events: self._drain())
+            if self._stall is None:
+                self._stall = self._loop.later(STALL, self._check)
+        else:
+            self._loop.watch(self.fd, 0, lambda _events: self._lost())  # EPOLLERR: the client closed its end
+            self._calm()
+
+    def _check(self) -> None:
+        self._stall = None
+        left = self._progress + STALL - time.monotonic()
+        if left <= 0:
+            self._lost()
+        else:
+            self._stall = self._loop.later(left, self._check)
+
+    def _calm(self) -> None:
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
-        if on:
-            self._stall = self._loop.later(STALL, self._lost)
-            self._loop.watch(self.fd, WRITE, lambda _events: self._drain())
-        else:
-            self._loop.watch(self.fd, 0, lambda _events: self._lost())  # EPOLLERR: the client closed its end
 
     def _lost(self) -> None:
         self.close()
@@ -120,6 +135,14 @@ class Inlet:
         for fd in list(self._clients):
             self._leave(fd)
         self._end()
+
+    def hand_on(self) -> list[int]:
+        """Close the container's side only; the clients' pipes, for another inlet."""
+        clients, self._clients = list(self._clients), {}
+        for fd in clients:
+            self._loop.forget(fd)
+        self._end()
+        return clients
 
     def dump(self) -> dict[str, Any]:
         """For the handover: descriptors, and what was typed but not yet taken (latin-1 text)."""

@@ -22,10 +22,12 @@ from agent.supervisor.execs import Execs
 from agent.supervisor.health import HealthCheck
 from agent.supervisor.loop import Timer, report
 from agent.supervisor.oom import OomWatch
-from agent.supervisor.processes import Exit, Process
+from agent.supervisor.processes import UNKNOWN, Exit, Process
 from agent.supervisor.record import CREATED, EXITED, PAUSED, RESTARTING, RUNNING, Record
 from agent.supervisor.refusals import AlreadyRunning, ContainerActive, ContainerPaused, NotPaused, NotRunning
 from agent.supervisor.streams import Streams
+from agent.sys import tty
+from agent.sys.pidfd import exit_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,18 +53,21 @@ class Container:
         self.process: Process | None = None
         self.execs = Execs(self)
         self.waiters: list[Callable[[], None]] = []  # called when the container has come to rest
-        self.removed: Callable[[], None] | None = None  # called when a delete under way is done
+        self.gone: list[Callable[[], None]] = []  # called when a delete under way is done
+        self.deleting = False
         self._init: Init | None = None
         self._streams: Streams | None = None
         self._timer: Timer | None = None  # a stop's grace or a restart's back-off: never both
         self._health: HealthCheck | None = HealthCheck.of(self)
         self._oom = OomWatch(context.loop, self._oom_happened)
+        self._is_lost = False
 
     # ---- what clients ask for
 
     def launch(self) -> int:
         """Make the process that waits to be started; its pid. Raises WharfError."""
         streams = self.streams
+        streams.unlaunch()
         config, rootfs = self.spec["config"], self.spec["rootfs"]
         try:
             if config["process"].get("terminal"):
@@ -80,11 +85,13 @@ class Container:
             raise
         self._init = init
         self.record.begun(init.pid, init.start_time)
-        self.process = self.context.processes.track(init.pid, init.pidfd, init.start_time, self._ended)
+        self.process = self.context.processes.track(init.pid, init.pidfd, init.start_time, self.ended)
         return init.pid
 
     def start(self) -> None:
         """By hand: counters begin anew. Raises AlreadyRunning, or the runtime's refusal (`exec_failed`…)."""
+        if self.deleting:
+            raise ContainerActive(f"container {self.id} is being deleted")
         if self.record.state in (RUNNING, PAUSED):
             raise AlreadyRunning(f"container {self.id} is {self.record.state}")
         self._set_timer(None)
@@ -147,16 +154,20 @@ class Container:
         durable.write(os.path.join(self.directory, "config.json"), self.spec)
 
     def delete(self, force: bool) -> None:
-        """Begin to remove it; `removed` is called at the end. Raises ContainerActive without force."""
+        """Begin to remove it; see `gone`. Raises ContainerActive without force."""
         if self.record.active and not force:
             raise ContainerActive(f"container {self.id} is {self.record.state}: stop it first, or delete with force")
+        if self.deleting:
+            return
+        self.deleting = True
         self.record.stopped = True
         self._set_timer(None)
         if self.process is None:
-            self._sweep(self._remove)
+            self._sweep()
         else:
             self.record.save()
             self._send(SIGKILL)
+            self.cgroup.kill()
 
     # ---- what others of this room ask
 
@@ -195,29 +206,56 @@ class Container:
             self.record.undecided = False
             self._decide()
 
-    def ended_unseen(self, exit_: Exit) -> None:
-        """The process was gone when we looked for it."""
-        self.streams.open_fifos() if not self.streams.sources else None
-        self._ended(exit_)
+    def lost(self, grace: float) -> None:
+        """The process was gone when a new supervisor looked for it: somebody may still give back a pidfd that knows its end."""
+        if not self.spec["config"]["process"].get("terminal") and not self.streams.sources:
+            self.streams.open_fifos()  # a store that holds the other ends may have kept the last output
+        self._set_timer(self.context.loop.later(grace, lambda: self.ended(UNKNOWN)))
+        self._is_lost = True
 
-    def correct_exit(self, exit_: Exit) -> None:
-        """A pidfd that somebody kept tells how the last run ended after all. Consequences already drawn stay."""
+    def discard_waiting(self, pidfd: int) -> None:
+        """The process that waited for `start` cannot be used by another supervisor: `start` makes a new one."""
+        if pidfd >= 0:
+            Process(self.record.pid, pidfd, self.record.start_time, self.ended).send(SIGKILL)  # reaped as a stray
+            os.close(pidfd)
+        self.record.pid = 0
+        self.record.save()
+        if self._streams is not None:
+            self._streams.unlaunch()
+
+    def dump_streams(self) -> dict[str, Any] | None:
+        """For the handover."""
+        return self._streams.dump() if self._streams is not None else None
+
+    def keepsakes(self) -> dict[str, int]:
+        """Descriptors that a store outside keeps for the next supervisor, by kind: pidfd, console, stdin, stdout, stderr."""
+        if self.process is None or self._streams is None:
+            return {}
+        kept = {"pidfd": self.process.pidfd}
+        for source in self._streams.sources:
+            kept["console" if os.isatty(source.fd) else source.name] = source.fd
+        if self._streams.inlet is not None and self._streams.inlet.fd >= 0 and "console" not in kept:
+            kept["stdin"] = self._streams.inlet.fd
+        return kept
+
+    def take_back(self, pid: int, start_time: int, kept: dict[str, int]) -> None:
+        """Descriptors that a store kept through our predecessor's death. What we have, or of another run, is not taken."""
         record = self.record
-        record.pid = record.pid or 0
-        durable_exit = (exit_.code, exit_.signal, exit_.known)
-        if record.state in (EXITED, RESTARTING) and not record.exit_known:
-            state = record.state
-            init = durable.read(os.path.join(self.directory, "init.pid")) or {}
-            record.pid = int(init.get("pid", 0))
-            record.write_exit(*durable_exit)
-            record.state = state
-            record.save()
-            self.publish("exit")
+        if (pid, start_time) != (record.pid, record.start_time):
+            return
+        if self._is_lost:
+            status = exit_status(kept["pidfd"]) if "pidfd" in kept else None
+            self._set_timer(None)
+            self.ended(UNKNOWN if status is None else Exit.of_status(status))
+        elif self.process is not None:
+            streams = self.streams
+            if "console" in kept and not streams.sources:
+                streams.console(os.dup(kept["console"]))
+            if "stdin" in kept and streams.inlet is None:
+                streams.type_into(os.dup(kept["stdin"]))
 
     def resize(self, rows: int, columns: int) -> None:
         """Of the container's own terminal. Raises NotRunning when it has none."""
-        from agent.sys import tty
-
         for source in self.streams.sources:
             if os.isatty(source.fd):
                 tty.resize(source.fd, rows, columns)
@@ -274,28 +312,25 @@ class Container:
         self._enter(EXITED)
         self.publish("exit")
         self._settle()
-        self._sweep(lambda: None)
+        self._sweep()
 
-    def _ended(self, exit_: Exit) -> None:
+    def ended(self, exit_: Exit) -> None:
         """The process ended and is not yet reaped."""
         was = self.record.state
+        self._is_lost = False
         self._stop_watching()
         self._drop_streams(finish=True)
         self._set_timer(None)
         self._init = None
         self.record.oom_killed = exit_.signal == SIGKILL and self._oom_since_start()
         self.record.write_exit(exit_.code, exit_.signal, exit_.known)
-        self.process_ended_later()
+        self.process = None
+        self.context.loop.later(0, self._sweep)  # once the caller has reaped it
         if was == CREATED:
             self.record.save()
             self._settle()
         else:
             self._decide()
-
-    def process_ended_later(self) -> None:
-        """After the caller has reaped it: the cgroup can go."""
-        self.process = None
-        self.context.loop.later(0, lambda: self._sweep(self._remove if self.removed else lambda: None))
 
     def _decide(self) -> None:
         """exited → restarting, or rest."""
@@ -303,7 +338,7 @@ class Container:
         again = restart.wanted(
             self.spec["restart"],
             exit_code=record.exit_code if record.exit_known else None,
-            stopped=record.stopped or self.removed is not None,
+            stopped=record.stopped,
             count=record.restart_count,
         )
         if not again:
@@ -418,30 +453,32 @@ class Container:
         except OSError as error:
             report(error)
 
-    def _sweep(self, then: Callable[[], None], attempt: int = 0) -> None:
+    def _sweep(self, attempt: int = 0) -> None:
         """Kill what is left in the cgroup and remove it; the kernel may need a moment."""
-        if self.process is not None or self.record.active and self.record.state != RESTARTING:
+        if self.process is not None:
             return  # started again meanwhile
-        cgroup = self.cgroup
         try:
-            cgroup.kill()
-            cgroup.remove()
+            self.cgroup.kill()
+            self.cgroup.remove()
         except OSError as error:
             if attempt < _SWEEPS:
-                self.context.loop.later(_SWEEP, lambda: self._sweep(then, attempt + 1))
+                self.context.loop.later(_SWEEP, lambda: self._sweep(attempt + 1))
                 return
             report(error)
-        then()
+        if self.deleting:
+            self._remove()
 
     def _remove(self) -> None:
+        if not os.path.isdir(self.directory):
+            return  # two sweeps were under way
         self.release()
         self.execs.release()
         durable.remove_tree(self.directory)
-        removed, self.removed = self.removed, None
         self.publish("delete")
         self._settle()
-        if removed is not None:
-            removed()
+        gone, self.gone = self.gone, []
+        for call in gone:
+            call()
 
 
 def exit_code_of(error: WharfError) -> int:

@@ -108,6 +108,13 @@ class Streams:
             self.inlet.join(early)
         self._early = []
 
+    def unlaunch(self) -> None:
+        """Before a launch: forget the ends of a process that was never started; clients who attached early stay."""
+        self._close_sources()
+        if self.inlet is not None:
+            self._early += self.inlet.hand_on()
+            self.inlet = None
+
     def attach(self, names: tuple[str, ...], stdin: bool) -> tuple[int | None, list[int]]:
         """(write end for input or None, read ends in the order of `names`): the client's descriptors, which the caller sends and closes."""
         outlets: dict[str, Outlet] = {}
@@ -170,11 +177,7 @@ class Streams:
 
     def close(self) -> None:
         """Let go of everything at once."""
-        for source in self.sources:
-            self._loop.forget(source.fd)
-            os.close(source.fd)
-            source.splitter.close()
-        self.sources = []
+        self._close_sources()
         if self.inlet is not None:
             self.inlet.close()
             self.inlet = None
@@ -185,6 +188,13 @@ class Streams:
             attachment.close()
         self.attachments = []
         self.log.close()
+
+    def _close_sources(self) -> None:
+        for source in self.sources:
+            self._loop.forget(source.fd)
+            os.close(source.fd)
+            source.splitter.close()
+        self.sources = []
 
     def _outlet(self, attachment: Attachment, fd: int) -> Outlet:
         return Outlet(self._loop, fd, self._ease, lambda: self._gone(attachment))
