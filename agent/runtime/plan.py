@@ -70,22 +70,43 @@ class Plan:
 
     __slots__ = (
         "annotations", "bundle", "cgroup_path", "clone_flags", "config", "devices", "domainname", "gid_map", "hooks", "hostname",
-        "id", "joins", "masked", "mounts", "new_cgroup", "new_time", "personality", "process", "readonly", "readonly_root",
-        "resources", "root_propagation", "rootfs", "seccomp", "seccomp_flags", "sysctls", "time_offsets", "uid_map", "new_user",
+        "id", "joins", "masked", "mounts", "new_cgroup", "new_time", "new_user", "personality", "process", "readonly",
+        "readonly_root", "resources", "root_propagation", "rootfs", "seccomp", "seccomp_flags", "sysctls", "time_offsets",
+        "uid_map",
     )  # fmt: skip
 
     id: str
     config: dict[str, Any]
     bundle: str
+    annotations: dict[str, str]
+    process: ProcessPlan
+    hooks: dict[str, list[dict[str, Any]]]
+    clone_flags: int
+    new_cgroup: bool
+    new_time: bool
+    new_user: bool
+    joins: list[tuple[str, int, str]]  # kind, CLONE_NEW flag, path
+    uid_map: str
+    gid_map: str
+    time_offsets: str
+    hostname: bytes
+    domainname: bytes
     rootfs: list[mounts.MountStep]
     mounts: list[mounts.MountStep]
-    joins: list[tuple[str, int, str]]
+    readonly_root: bool
+    root_propagation: tuple[int, bool]
+    devices: list[Device]
+    masked: list[bytes]
+    readonly: list[bytes]
+    sysctls: list[tuple[bytes, bytes]]  # path below /proc/sys, value
     seccomp: seccomp_kernel.Filter | None
+    seccomp_flags: int
+    resources: dict[str, Any]
+    cgroup_path: str
+    personality: int | None
 
 
-def compile(  # noqa: A001  # the name that the rooms agreed on; plan.compile reads well
-    config: dict[str, Any], *, id: str, rootfs: list[Mount] | None, cgroup_parent: str, bundle: str = ""
-) -> Plan:
+def compile(config: dict[str, Any], *, id: str, rootfs: list[Mount] | None, cgroup_parent: str, bundle: str = "") -> Plan:
     """Check and parse `config`, no kernel work. `rootfs` is storage's list, the mount with target "" first; None takes the
     directory root.path of the bundle. The cgroup is linux.cgroupsPath if that is absolute, else below `cgroup_parent`."""
     spec.validate(config)
