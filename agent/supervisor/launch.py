@@ -6,7 +6,6 @@ import errno
 import os
 
 from agent.runtime import container, plan
-from agent.runtime import exec as runtime_exec
 from agent.runtime.cgroup import Cgroup as RuntimeCgroup
 from agent.runtime.cgroup import hierarchies
 from agent.sys.mount import Mount
@@ -102,6 +101,8 @@ class OciRuntime:
     def exec(
         self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], pid: int, process: dict[str, Any], stdio: Stdio | None
     ) -> Init:
+        from agent.runtime import exec as runtime_exec
+
         return runtime_exec.exec_in(self._plan(id_, config, rootfs), pid, process, _stdio(stdio))
 
     def cgroup(self, id_: str, config: dict[str, Any]) -> Cgroup:
