@@ -1,4 +1,4 @@
-"""Start as `python -I -S …/agent/supervisor/__main__.py --root RUNDIR --state STATEDIR --cgroup-parent PATH`: no site, no user paths."""
+"""Start as `python -I -S …/agent/supervisor/__main__.py --root RUNDIR --state STATEDIR --cgroup-parent PATH`."""
 
 import sys
 

@@ -1,7 +1,8 @@
 """Live copies of a container's streams for clients, and what clients type.
 
-A slow client never blocks the loop. Its backlog is bounded: at LIMIT the container's own output is left in the kernel until the client
-reads on (as a slow terminal would do to it), and after STALL seconds without any progress the client is cut off and the container goes on.
+A slow client never blocks the loop. Its backlog is bounded: at LIMIT the container's own output is left in the kernel until the
+client reads on (as a slow terminal would do to it), and after STALL seconds without any progress the client is cut off and the
+container goes on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The agent's side of the supervisor: an asyncio client that survives the supervisor's upgrades and deaths.
 
-It reconnects with back-off (starting a new supervisor where it was made by `ensure`), gives back the descriptors it kept, and begins
-`events` anew with the full list, so that nothing is lost.
+It reconnects with back-off (starting a new supervisor where it was made by `ensure`), gives back the descriptors it kept, and
+begins `events` anew with the full list, so that nothing is lost.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ _EVENTS = 10_000  # events a slow reader may lag behind before it gets the list 
 _REPEATABLE = frozenset({"state", "list", "stats", "top", "stop", "wait", "exec_wait", "exec_state", "resize", "hello", "update"})
 
 ContainerRecord = dict[str, Any]  # see supervisor.record
+Records = list[ContainerRecord]
+Rows = list[dict[str, Any]]
+Fds = list[int]
 
 
 @dataclass(slots=True)
@@ -60,7 +63,6 @@ class Supervisor:
         self._gone = asyncio.Event()
         self._store = Store()
         self._readers: set[asyncio.Queue[dict[str, Any] | None]] = set()
-        self._containers: list[ContainerRecord] = []  # of the latest subscription
         self._keeper: asyncio.Task[None] | None = None
         self._closing = False
         self.instance = ""
@@ -109,7 +111,7 @@ class Supervisor:
         health: dict[str, Any] | None = None,
         annotations: dict[str, str] | None = None,
     ) -> dict[str, Any]:
-        """{"pid": n} of a process that waits for `start`. config: OCI; log, restart, health: see supervisor.logs, restart, health."""
+        """{"pid": n} of a process that waits for `start`. config: OCI; for the others see the files so named."""
         return await self._tell(
             "create",
             id=id_,
@@ -128,14 +130,14 @@ class Supervisor:
         pid: int = (await self._tell("start", id=id_))["pid"]
         return pid
 
-    async def kill(self, id_: str, signal: int, all: bool = False) -> None:  # noqa: A002  # the word of the runtime's command line
+    async def kill(self, id_: str, signal: int, all: bool = False) -> None:  # the word of the runtime's command line
         await self._tell("kill", id=id_, signal=signal, all=all)
 
     async def stop(self, id_: str, signal: int, grace: float | None) -> ContainerRecord:
         """Returns when it has ended; after `grace` seconds the supervisor kills it (None: never)."""
         return await self._record("stop", id=id_, signal=signal, grace=grace)
 
-    async def wait(self, id_: str, *, next: bool = False) -> ContainerRecord:  # noqa: A002  # as in wait?condition=next-exit
+    async def wait(self, id_: str, *, next: bool = False) -> ContainerRecord:  # as in wait?condition=next-exit
         """Returns when it neither runs nor waits to restart; with `next`, when that comes true the next time."""
         return await self._record("wait", id=id_, next=next)
 
@@ -154,9 +156,9 @@ class Supervisor:
         stats: dict[str, Any] = (await self._tell("stats", id=id_))["stats"]
         return stats
 
-    async def top(self, id_: str) -> list[dict[str, Any]]:
+    async def top(self, id_: str) -> Rows:
         """See supervisor.proctable."""
-        processes: list[dict[str, Any]] = (await self._tell("top", id=id_))["processes"]
+        processes: Rows = (await self._tell("top", id=id_))["processes"]
         return processes
 
     async def delete(self, id_: str, force: bool = False) -> None:
@@ -166,8 +168,8 @@ class Supervisor:
     async def state(self, id_: str) -> ContainerRecord:
         return await self._record("state", id=id_)
 
-    async def list(self) -> list[ContainerRecord]:
-        containers: list[ContainerRecord] = (await self._tell("list"))["containers"]
+    async def list(self) -> Records:
+        containers: Records = (await self._tell("list"))["containers"]
         return containers
 
     # ---- streams
@@ -209,7 +211,10 @@ class Supervisor:
         await self._tell("resize", id=id_, rows=rows, cols=cols, exec_id=exec_id)
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
-        """{"kind", "id", "at" (unix ns), "container"}; first, and whenever something may have been missed, {"kind": "list", "containers"}."""
+        """{"kind", "id", "at" (unix ns), "container"}.
+
+        First, and whenever something may have been missed, {"kind": "list", "containers": […]} comes instead.
+        """
         reader: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(_EVENTS)
         self._readers.add(reader)
         try:
@@ -278,11 +283,10 @@ class Supervisor:
             for gift, fds in self._store.gifts():
                 await self._give(link, gift, fds)
         answer, _ = await link.ask({"op": "subscribe", "hold": True})
-        self._containers = answer["containers"]
         self._up.set()
-        self._deliver({"kind": "list", "containers": self._containers})
+        self._deliver({"kind": "list", "containers": answer["containers"]})
 
-    async def _give(self, link: Link, gift: dict[str, Any], fds: list[int]) -> None:
+    async def _give(self, link: Link, gift: dict[str, Any], fds: Sequence[int]) -> None:
         try:
             await link.ask(gift, fds)
         except RemoteError:
@@ -313,7 +317,7 @@ class Supervisor:
         self._up.clear()
         self._gone.set()
 
-    def _told(self, message: dict[str, Any], fds: list[int]) -> None:
+    def _told(self, message: dict[str, Any], fds: Fds) -> None:
         if "hold" in message:
             self._store.keep(message["hold"], fds)
         elif "event" in message:

@@ -5,9 +5,9 @@
                  exit     ├──► restarting ──back-off──► running      (policy says so and nobody asked for the end)
                           └──► exited ──start──► running
 
-A `created` container has a process that waits just before exec. It is lost when the supervisor is replaced or killed, which nobody
-notices but by its pid: `start` makes another. An exit is handled in this order: read the output to its end, write the exit file, reap
-the process, draw the consequences, tell. kill -9 between any two of them leaves a record from which the rest follows.
+A `created` container has a process that waits just before exec. It is lost when the supervisor is replaced or killed, which
+nobody notices but by its pid: `start` makes another. An exit is handled in this order: read the output to its end, write the exit
+file, draw the consequences, tell, reap. kill -9 between any two of them leaves a record from which the rest follows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import time
 
 from agent.protocol.errors import WharfError
-from agent.supervisor import durable, restart
+from agent.supervisor import durable, remains, restart
 from agent.supervisor.context import Context
 from agent.supervisor.execs import Execs
 from agent.supervisor.health import HealthCheck
@@ -25,6 +25,7 @@ from agent.supervisor.oom import OomWatch
 from agent.supervisor.processes import UNKNOWN, Exit, Process
 from agent.supervisor.record import CREATED, EXITED, PAUSED, RESTARTING, RUNNING, Record
 from agent.supervisor.refusals import AlreadyRunning, ContainerActive, ContainerPaused, NotPaused, NotRunning
+from agent.supervisor.remains import Remains
 from agent.supervisor.streams import Streams
 from agent.sys import tty
 from agent.sys.pidfd import exit_status
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from agent.supervisor.launch import Cgroup, Init
 
 SIGKILL, SIGTERM = 9, 15
-_SWEEP = 0.02  # s between two attempts to remove a cgroup that the kernel still holds
-_SWEEPS = 250
 
 
 class Container:
@@ -61,6 +60,7 @@ class Container:
         self._health: HealthCheck | None = HealthCheck.of(self)
         self._oom = OomWatch(context.loop, self._oom_happened)
         self._is_lost = False
+        self._remains = Remains(self, self._remove)
 
     # ---- what clients ask for
 
@@ -72,7 +72,7 @@ class Container:
         try:
             if config["process"].get("terminal"):
                 init = self.context.runtime.create(self.id, config, rootfs, None)
-                streams.console(init.console_fd if init.console_fd is not None else -1)
+                streams.console(init.console_fd)
             else:
                 streams.open_fifos()
                 stdio = streams.container_side()
@@ -150,7 +150,7 @@ class Container:
             if self.process is not None:
                 self.cgroup.update(resources)
             linux = self.spec["config"].setdefault("linux", {})
-            linux["resources"] = _merged(linux.get("resources") or {}, resources)
+            linux["resources"] = remains.merged(linux.get("resources") or {}, resources)
         durable.write(os.path.join(self.directory, "config.json"), self.spec)
 
     def delete(self, force: bool) -> None:
@@ -163,7 +163,7 @@ class Container:
         self.record.stopped = True
         self._set_timer(None)
         if self.process is None:
-            self._sweep()
+            self._remains.sweep()
         else:
             self.record.save()
             self._send(SIGKILL)
@@ -279,15 +279,15 @@ class Container:
         try:
             if self._init is None or self.process is None:
                 self._discard_init()
-                self._force_sweep()
+                self._remains.clear()
                 self.launch()
             record.oom_seen = self.cgroup.oom_count()
-            assert self._init is not None
-            self._init.start()
+            init, self._init = self._init, None
+            if init is not None:  # `launch` made one
+                init.start()
         except WharfError as error:
             self._failed(error)
             raise
-        self._init = None
         record.started_at, record.finished_at = time.time_ns(), 0
         record.exit_code, record.signal, record.exit_known, record.oom_killed, record.error = None, None, False, False, ""
         record.kill_at = 0.0
@@ -308,11 +308,11 @@ class Container:
         record = self.record
         record.error = error.detail
         record.started_at = record.started_at or time.time_ns()
-        record.write_exit(exit_code_of(error), None, True)
+        record.write_exit(remains.exit_code_of(error), None, True)
         self._enter(EXITED)
         self.publish("exit")
         self._settle()
-        self._sweep()
+        self._remains.sweep()
 
     def ended(self, exit_: Exit) -> None:
         """The process ended and is not yet reaped."""
@@ -325,7 +325,7 @@ class Container:
         self.record.oom_killed = exit_.signal == SIGKILL and self._oom_since_start()
         self.record.write_exit(exit_.code, exit_.signal, exit_.known)
         self.process = None
-        self.context.loop.later(0, self._sweep)  # once the caller has reaped it
+        self.context.loop.later(0, self._remains.sweep)  # once the caller has reaped it
         if was == CREATED:
             self.record.save()
             self._settle()
@@ -446,28 +446,6 @@ class Container:
             self.context.processes.release(self.process)
             self.process = None
 
-    def _force_sweep(self) -> None:
-        try:
-            self.cgroup.kill()
-            self.cgroup.remove()
-        except OSError as error:
-            report(error)
-
-    def _sweep(self, attempt: int = 0) -> None:
-        """Kill what is left in the cgroup and remove it; the kernel may need a moment."""
-        if self.process is not None:
-            return  # started again meanwhile
-        try:
-            self.cgroup.kill()
-            self.cgroup.remove()
-        except OSError as error:
-            if attempt < _SWEEPS:
-                self.context.loop.later(_SWEEP, lambda: self._sweep(attempt + 1))
-                return
-            report(error)
-        if self.deleting:
-            self._remove()
-
     def _remove(self) -> None:
         if not os.path.isdir(self.directory):
             return  # two sweeps were under way
@@ -479,20 +457,3 @@ class Container:
         gone, self.gone = self.gone, []
         for call in gone:
             call()
-
-
-def exit_code_of(error: WharfError) -> int:
-    """127 when the program is not there, 126 when it cannot be executed, 128 when the container could not be made."""
-    number = error.extra.get("errno")
-    if error.code != "exec_failed":
-        return 128
-    return 127 if number == 2 else 126
-
-
-def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """`new` laid over `old`, section by section; lists are replaced."""
-    merged = dict(old)
-    for key, value in new.items():
-        before = merged.get(key)
-        merged[key] = _merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
-    return merged

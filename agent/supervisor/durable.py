@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def write(path: str, value: Any, *, sync: bool = True) -> None:
     """Replace the JSON file at `path` atomically (mode 0600).
 
-    sync=False leaves out the fsyncs: the file still survives our own kill -9 (the page cache does), only not a power loss. Use it for
-    what a reboot makes meaningless, such as a pid.
+    sync=False leaves out the fsyncs: the file still survives our own kill -9 (the page cache does), only not a power loss. Use it
+    for what a reboot makes meaningless, such as a pid.
     """
     tmp = path + ".tmp"
     fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -57,7 +57,7 @@ def sync_directory(path: str) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """Remove a directory of ours with its plain files and subdirectories; nothing when it is absent. Symlinks are not followed."""
+    """Remove a directory of ours with all below it; nothing when it is absent. Symlinks are not followed."""
     try:
         entries = list(os.scandir(path))
     except FileNotFoundError:

@@ -1,7 +1,8 @@
 """Programs run inside a container beside its own: exec sessions, and the probes of health checks.
 
-The client gets the pipes or the console itself. The supervisor keeps one writer of each pipe, and a slave of the console, until the exit
-is stored: so whoever reads to the end of a pipe finds the exit code there. A client that dies closes the console: its shell is hung up.
+The client gets the pipes or the console itself. The supervisor keeps one writer of each pipe, and a slave of the console, until
+the exit is stored: so whoever reads to the end of a pipe finds the exit code there. A client that dies closes the console: its
+shell is hung up.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from agent.protocol.errors import WharfError
 from agent.supervisor import durable
 from agent.supervisor.processes import Exit, Process
 from agent.supervisor.refusals import ContainerExists, InvalidRequest, NoSuchExec, NotRunning
+from agent.supervisor.remains import exit_code_of
 from agent.supervisor.streams import Stdio
 from agent.sys import tty
 
@@ -94,8 +96,7 @@ class Execs:
             raise ContainerExists(f"exec {id_} exists already: choose another id")
         if terminal:
             init = self._launch(id_, {**process, "terminal": True}, None)
-            console = init.console_fd if init.console_fd is not None else -1
-            return self._begun(id_, init, True, [tty.peer(console)]), [console]
+            return self._begun(id_, init, True, [tty.peer(init.console_fd)]), [init.console_fd]
         stdio, ends = _pipes(stdin)
         held = [os.dup(stdio.stdout), os.dup(stdio.stderr)]
         try:
@@ -151,7 +152,7 @@ class Execs:
         except WharfError as error:
             if error.code == "exec_failed":
                 session = Exec(id_, 0, 0, stdio is None, [])
-                session.exit = Exit(127 if error.extra.get("errno") in (2, 20) else 126, None)
+                session.exit = Exit(exit_code_of(error), None)
                 session.finished_at = time.time_ns()
                 self._sessions[id_] = session
             raise

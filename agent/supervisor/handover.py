@@ -1,7 +1,7 @@
 """Upgrade without loss: execv keeps children and descriptors; what they mean passes in a memfd.
 
-Files on disk are the base (the new program reads them as after a crash); the handover adds what only a living process has: pidfds,
-streams with their clients, connections with unanswered questions. Unfinished log lines are in their files already.
+Files on disk are the base (the new program reads them as after a crash); the handover adds what only a living process has:
+pidfds, streams with their clients, connections with unanswered questions. Unfinished log lines are in their files already.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def load(fd: int) -> dict[str, Any]:
 def dump(house: House, fds: list[int]) -> dict[str, Any]:
     """The state; every descriptor in it is added to `fds`."""
     server = house.server
-    state = {
+    state: dict[str, Any] = {
         "version": VERSION,
         "instance": house.instance,
         "generation": house.generation,

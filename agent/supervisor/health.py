@@ -1,7 +1,7 @@
 """Health checks with Docker's semantics (Engine API, HealthConfig; durations in nanoseconds).
 
-The first probe comes one interval after the start, the next one interval after the end of the one before. Within the start period a
-failure does not count and probes come every start interval, until the first success. `retries` failures in a row: unhealthy.
+The first probe comes one interval after the start, the next one interval after the end of the one before. Within the start period
+a failure does not count and probes come every start interval, until the first success. `retries` failures in a row: unhealthy.
 """
 
 from __future__ import annotations
@@ -87,9 +87,7 @@ class HealthCheck:
 
     @property
     def _health(self) -> dict[str, Any]:
-        health = self._container.record.health
-        assert health is not None  # reset before begin
-        return health
+        return self._container.record.health or {}  # never None here: `begin` sees to it
 
     def _starting(self) -> bool:
         ran = (time.time_ns() - self._container.record.started_at) / 1e9
@@ -108,7 +106,9 @@ class HealthCheck:
             return
         base = self._container.spec["config"]["process"]
         try:
-            self._probe = Probe(self._container, {**base, "args": self._args, "terminal": False}, self._seconds["Timeout"], self._done)
+            self._probe = Probe(
+                self._container, {**base, "args": self._args, "terminal": False}, self._seconds["Timeout"], self._done
+            )
         except WharfError as error:
             self._done(time.time_ns(), -1, error.detail)
 
@@ -136,7 +136,9 @@ class HealthCheck:
 class Probe:
     """One run of the check: its output, its deadline."""
 
-    def __init__(self, container: Container, process: dict[str, Any], timeout: float, done: Callable[[int, int, str], None]) -> None:
+    def __init__(
+        self, container: Container, process: dict[str, Any], timeout: float, done: Callable[[int, int, str], None]
+    ) -> None:
         self._loop = container.context.loop
         self._done = done
         self._timeout = timeout
@@ -154,13 +156,16 @@ class Probe:
             raise
         finally:
             stdio.close()
-        self._loop.watch(self._fd, READ, lambda _events: self._read())
+        self._loop.watch(self._fd, READ, self._readable)
         self._timer = self._loop.later(timeout, self._expire)
 
     def abandon(self) -> None:
         """Nobody wants the result any more."""
         self._abandoned = True
         self._process.send(9)
+
+    def _readable(self, _events: int) -> None:
+        self._read()
 
     def _read(self) -> bool:
         """Read once, keep the first OUTPUT bytes; False when there is nothing (more)."""

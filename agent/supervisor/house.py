@@ -62,7 +62,7 @@ class House:
         self.loop.run()
 
     def when_at_rest(self, connection: Connection, number: Any, operation: str, id_: str, fresh: bool = False) -> None:
-        """Answer with the record once the container has come to rest; at once if it has, unless `fresh` asks for the next time."""
+        """Answer with the record once the container has come to rest; at once if it has, unless `fresh` asks for the next."""
         container = self.roster.get(id_)
         pending = Pending(connection, number, operation, id_)
         self.server.pending.append(pending)

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from agent.supervisor.streams import Stdio
 
     class Init(Protocol):
-        """First process of a container (waiting to start) or of an exec (started). `console_fd` is -1 or None without a terminal."""
+        """First process of a container (waiting to start) or of an exec (started). `console_fd` is -1 without a terminal."""
 
         pid: int
         pidfd: int
         start_time: int
-        console_fd: int | None
+        console_fd: int
 
         def start(self) -> None: ...
 
@@ -44,7 +44,13 @@ if TYPE_CHECKING:
 
         def create(self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], stdio: Stdio | None) -> Init: ...
         def exec(
-            self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], pid: int, process: dict[str, Any], stdio: Stdio | None
+            self,
+            id_: str,
+            config: dict[str, Any],
+            rootfs: list[list[Any]],
+            pid: int,
+            process: dict[str, Any],
+            stdio: Stdio | None,
         ) -> Init: ...
         def cgroup(self, id_: str, config: dict[str, Any]) -> Cgroup: ...
 

@@ -1,7 +1,7 @@
 """Container logs in Docker's json-file format: {"log": "…\\n", "stream": "stdout", "time": RFC 3339 with nanoseconds} a line.
 
 Bytes that are not UTF-8 become lone surrogates U+DC80..U+DCFF (Python's surrogateescape), so a reader that encodes `log` with
-("utf-8", "surrogateescape") gets the container's bytes back exactly; Docker's own readers show U+FFFD, as they do with Docker's logs.
+("utf-8", "surrogateescape") gets the container's bytes back exactly; Docker's own readers show U+FFFD, as with Docker's logs.
 A line longer than CHUNK is written in pieces; only the last piece ends in a newline.
 """
 
@@ -28,7 +28,7 @@ class InvalidLogOptions(InvalidInput):
 
 
 def validate(options: dict[str, Any]) -> None:
-    """Raises InvalidLogOptions. Known: driver json-file or none; max-size in bytes (0 = never rotate); max-file >= 1."""
+    """Raises InvalidLogOptions. driver: json-file or none; max-size: bytes (0 = never rotate); max-file: at least 1."""
     driver = options.get("driver", "json-file")
     if driver not in ("json-file", "none"):
         raise InvalidLogOptions(f"log driver {driver!r} is not supported: use json-file or none")
@@ -39,11 +39,12 @@ def validate(options: dict[str, Any]) -> None:
 
 
 class Splitter:
-    """Bytes of one stream into lines; an unfinished line waits here, and in a file, so that neither execv nor kill -9 loses it."""
+    """Bytes of one stream into lines. An unfinished line waits here, and in a file: neither execv nor kill -9 loses it."""
 
     def __init__(self, tail_path: str) -> None:
         self._fd = os.open(tail_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self.pending = self._saved()
+        self._kept = self._saved()
+        self.pending = self._kept
 
     def feed(self, data: bytes) -> list[bytes]:
         """Lines and full chunks that `data` completes."""
@@ -74,8 +75,7 @@ class Splitter:
 
     def _saved(self) -> bytes:
         data = os.pread(self._fd, 4 + 2 * CHUNK, 0)
-        self._kept = data[4 : 4 + int.from_bytes(data[:4], "little")]
-        return self._kept
+        return data[4 : 4 + int.from_bytes(data[:4], "little")]
 
 
 def _chunks(line: bytes, into: list[bytes]) -> bytes:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 CREATED, RUNNING, PAUSED, RESTARTING, EXITED = "created", "running", "paused", "restarting", "exited"
 
-# Every field with its first value. Times are unix nanoseconds, except kill_at and restart_at: time.monotonic seconds of this boot.
+# Every field with its first value. Times are unix ns, except kill_at and restart_at: time.monotonic seconds of this boot.
 _FIELDS: dict[str, Any] = {
     "id": "",
     "state": CREATED,
@@ -107,7 +107,9 @@ class Record:
         init = {"pid": pid, "start_time": start_time, "boot_id": self.boot_id}
         durable.write(os.path.join(self._directory, "init.pid"), init, sync=False)
         try:
-            os.unlink(os.path.join(self._directory, "exit"))  # of the run before; it names that run's process, so the order is safe
+            os.unlink(
+                os.path.join(self._directory, "exit")
+            )  # of the run before; it names that run's process, so the order is safe
         except FileNotFoundError:
             pass  # the first run
 

@@ -1,9 +1,9 @@
 """Why the supervisor says no.
 
-    NotFound       NoSuchContainer · NoSuchExec
-    Conflict       ContainerExists · NotRunning · AlreadyRunning · ContainerPaused · NotPaused · ContainerActive
-    InvalidInput   InvalidRequest · UnknownOperation
-    Denied         PeerDenied
+NotFound       NoSuchContainer · NoSuchExec
+Conflict       ContainerExists · NotRunning · AlreadyRunning · ContainerPaused · NotPaused · ContainerActive
+InvalidInput   InvalidRequest · UnknownOperation
+Denied         PeerDenied
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def validate(policy: dict[str, Any]) -> None:
 
 
 def wanted(policy: dict[str, Any], *, exit_code: int | None, stopped: bool, count: int) -> bool:
-    """Whether to start again. `stopped`: somebody asked for the end. An unknown exit counts as a failure: being up is the safe side."""
+    """Whether to start again. `stopped`: somebody asked for the end. An unknown exit counts as a failure: up is the safe side."""
     name = policy.get("name", "no")
     if stopped or name == "no":
         return False

@@ -36,7 +36,7 @@ class Roster:
     def create(self, id_: str, spec: dict[str, Any]) -> int:
         """Make a container whose process waits for `start`; that process's pid.
 
-        Raises InvalidRequest, ContainerExists, the refusals of logs, restart and health, and the runtime's; nothing is left behind.
+        Raises InvalidRequest, ContainerExists, the refusals of logs, restart, health and runtime; nothing is left behind then.
         """
         _check_id(id_)
         if id_ in self.containers:

@@ -91,7 +91,9 @@ class Server:
         finally:
             peer.close()
         if uid != os.geteuid():
-            connection.refuse(None, PeerDenied(f"process {pid} of user {uid} may not speak to the supervisor: be user {os.geteuid()}"))
+            connection.refuse(
+                None, PeerDenied(f"process {pid} of user {uid} may not speak to the supervisor: be user {os.geteuid()}")
+            )
             connection.close()
 
     def _closed(self, connection: Connection) -> None:

@@ -28,7 +28,7 @@ def program() -> str:
 
 
 def ensure(rundir: str, statedir: str, cgroup_parent: str, script: str | None = None) -> None:
-    """Return once a supervisor answers in `rundir`, started if need be. Two starters wait for each other. Raises SupervisorAway."""
+    """Return once a supervisor answers in `rundir`, started if need be; two starters take turns. Raises SupervisorAway."""
     os.makedirs(rundir, 0o700, exist_ok=True)
     fd = os.open(os.path.join(rundir, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -55,7 +55,7 @@ def answers(rundir: str) -> bool:
 
 def _start(words: list[str]) -> None:
     # own session: our process group's end is not its end; it leaves our cgroups by itself
-    done = subprocess.run(  # noqa: S603  # our own program
+    done = subprocess.run(  # our own program
         [sys.executable, "-I", "-S", *words],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -66,7 +66,9 @@ def _start(words: list[str]) -> None:
         timeout=STARTED,
     )
     if done.returncode not in (0, EX_TEMPFAIL):  # held: one that is just starting, or upgrading
-        raise SupervisorAway(f"the supervisor ended with {done.returncode}: {done.stderr.decode(errors='replace').strip()[-2000:]}")
+        raise SupervisorAway(
+            f"the supervisor ended with {done.returncode}: {done.stderr.decode(errors='replace').strip()[-2000:]}"
+        )
 
 
 def _await(rundir: str) -> None:

@@ -1,7 +1,7 @@
 """The agent as store of descriptors: duplicates that let a new supervisor take over what a killed one held.
 
-pidfds (an exit status can be asked of a pidfd even after the process was reaped, but only of one opened before), console masters, inputs,
-and the FIFOs (whose unread bytes live as long as somebody holds them open).
+pidfds (an exit status can be asked of a pidfd even after the process was reaped, but only of one opened before), console masters,
+inputs, and the FIFOs (whose unread bytes live as long as somebody holds them open).
 """
 
 from __future__ import annotations

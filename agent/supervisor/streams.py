@@ -1,7 +1,7 @@
 """The standard streams of one container: FIFOs or a console in, log file and attachments out.
 
-FIFOs are opened O_RDWR on both sides, so that the container sees neither EOF nor SIGPIPE while no supervisor lives: its output waits
-in the kernel for the next one.
+FIFOs are opened O_RDWR on both sides, so that the container sees neither EOF nor SIGPIPE while no supervisor lives: its output
+waits in the kernel for the next one.
 """
 
 from __future__ import annotations
@@ -71,9 +71,7 @@ class Streams:
         for name, file in FIFOS.items():
             path = os.path.join(self._directory, file)
             if not os.path.exists(path):
-                os.mkfifo(path)
-                # /dev/stdout opened anew by another user than root: the 0700 directories above keep everybody else out
-                os.chmod(path, 0o622)
+                os.mkfifo(path, 0o600)  # the runtime gives it to the container's user, who may then open /dev/stdout anew
             self.read_from(name, os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
 
     def read_from(self, name: str, fd: int) -> None:
@@ -116,7 +114,7 @@ class Streams:
             self.inlet = None
 
     def attach(self, names: tuple[str, ...], stdin: bool) -> tuple[int | None, list[int]]:
-        """(write end for input or None, read ends in the order of `names`): the client's descriptors, which the caller sends and closes."""
+        """(write end for input or None, read ends in the order of `names`): the client's, which the caller sends and closes."""
         outlets: dict[str, Outlet] = {}
         ends: list[int] = []
         attachment = Attachment(outlets)

@@ -4,8 +4,8 @@
     answer    {"n": 7, "ok": {…}}   or   {"n": 7, "error": {"code", "status", "retry", "detail", "extra"}}
     event     {"event": {"kind": "exit", "id": "c1", …}}
 
-A packet above PACKET bytes is sent as {"n": 7, "memfd": true} with the memfd as first descriptor. `n` is chosen by the client. An error
-with "n": null answers something so broken that its number could not be read.
+A packet above PACKET bytes is sent as {"n": 7, "memfd": true} with the memfd as first descriptor. `n` is chosen by the client.
+An error with "n": null answers something so broken that its number could not be read.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ BODY = 16 << 20  # bytes of JSON in a memfd
 FDS = 16  # descriptors a message
 SOCKET_TYPE = _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
 
-_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE  # type: ignore[attr-defined]  # not in typeshed
-_GET_SEALS: int = fcntl.F_GET_SEALS  # type: ignore[attr-defined]  # not in typeshed
-_ADD_SEALS: int = fcntl.F_ADD_SEALS  # type: ignore[attr-defined]  # not in typeshed
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_GET_SEALS: int = fcntl.F_GET_SEALS
+_ADD_SEALS: int = fcntl.F_ADD_SEALS
 
 
 class Malformed(InvalidInput):
@@ -123,7 +123,7 @@ def _body(fds: list[int]) -> bytes:
         seals = fcntl.fcntl(fds[0], _GET_SEALS)
     except OSError:
         raise Malformed("the body's descriptor is not a memfd") from None
-    if not seals & fcntl.F_SEAL_WRITE:  # type: ignore[attr-defined]  # not in typeshed
+    if not seals & fcntl.F_SEAL_WRITE:
         raise Malformed("the body's memfd is not sealed against writing")
     size = os.fstat(fds[0]).st_size
     if size > BODY:

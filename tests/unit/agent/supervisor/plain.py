@@ -29,7 +29,7 @@ class PlainInit:
     """A forked process that waits for a byte, then execs."""
 
     def __init__(self, args: list[str], stdio: Stdio | None) -> None:
-        self.console_fd: int | None = None
+        self.console_fd = -1
         slave = -1
         if stdio is None:
             self.console_fd, slave = os.openpty()
@@ -64,7 +64,7 @@ class PlainInit:
         if not os.read(gate, 1):
             os._exit(1)
         try:
-            os.execvp(args[0], args)  # noqa: S606  # a test's program
+            os.execvp(args[0], args)  # a test's program
         except OSError as error:
             os.write(fault, str(error.errno).encode())
             os._exit(1)
