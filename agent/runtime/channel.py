@@ -1,8 +1,8 @@
 """The wire between a parent and the child it sets up: small messages, with descriptors, over a close-on-exec socket pair.
 
 Kinds, child to parent: P second stage's pid and pidfd; U user namespace waits for its maps; H hooks are due; C console master;
-R ready; L number of the seccomp listener's descriptor; E failure. Parent to child: G go on; S start. End of file after S means that
-execve has closed the child's end: success.
+R ready; L number of the seccomp listener's descriptor; E failure. Parent to child: G go on; S start. End of file after S means
+that execve has closed the child's end: success.
 """
 
 from __future__ import annotations

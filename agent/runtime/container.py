@@ -9,8 +9,8 @@ from agent.runtime import channel as wire
 from agent.runtime import child, hooks, rootfs, userns
 from agent.runtime.cgroup import Cgroup
 from agent.runtime.errors import ExecFailed, RuntimeFailed, exit_code
-from agent.sys import process
 from agent.sys import mountapi as api
+from agent.sys import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Init:
         self.start_time = 0
 
     def start(self) -> None:
-        """Let the created process exec. Raises ExecFailed (extra.errno, extra.exit_code); it is then dead and waits to be reaped."""
+        """Let the created process exec. Raises ExecFailed (extra.errno, extra.exit_code); it is then dead, but not reaped."""
         channel, self._channel = self._channel, None
         if channel is None:
             raise RuntimeFailed("the container was started before, or is started through its gate", stage="start", errno=0)
@@ -62,7 +62,7 @@ class Init:
         finally:
             channel.close()
         if kind == b"E":
-            raise failure(payload, self._plan)
+            raise failure(payload, self._plan.process.args[0], self._plan.id)
         if "poststart" in self._plan.hooks:
             hooks.run(self._plan.hooks["poststart"], "poststart", state_of(self._plan, "running", self.pid))
 
@@ -174,14 +174,14 @@ def _first_stage(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootf
 
 def converse(plan: Plan, init: Init, channel: Channel, staged: bool) -> None:
     """Answer the child until it is ready (R), or raise what it reports."""
-    first = (init.pid, init.pidfd) if staged else None
+    first = init.pidfd if staged else None
     while True:
         kind, payload, fds = channel.receive()
         if kind == b"R":
             return
         if kind == b"P":
             if first is not None:
-                reap(*first)
+                reap(first)
             init.pid, init.pidfd = int(payload), fds[0]
         elif kind == b"C":
             init.console_fd = fds[0]
@@ -192,7 +192,7 @@ def converse(plan: Plan, init: Init, channel: Channel, staged: bool) -> None:
                 hooks.run(plan.hooks.get(point, []), point, state_of(plan, "created", init.pid))
             channel.send(b"G")
         elif kind == b"E":
-            raise failure(payload, plan)
+            raise failure(payload, plan.process.args[0], plan.id)
         else:
             raise RuntimeFailed(
                 "the container's process died during its set-up; a memory limit too small for it, or a kill, is the usual cause",
@@ -201,16 +201,16 @@ def converse(plan: Plan, init: Init, channel: Channel, staged: bool) -> None:
             )
 
 
-def failure(payload: bytes, plan: Plan) -> RuntimeFailed:
+def failure(payload: bytes, program: bytes, id: str) -> RuntimeFailed:
     """The error that the child reported."""
     stage, number, text = wire.unpack_failure(payload)
     if stage == "exec":
-        name = plan.process.args[0].decode(errors="replace")
+        name = program.decode(errors="replace")
         return ExecFailed(f"cannot run {name!r}: {text}", stage=stage, errno=number, exit_code=exit_code(number))
-    return RuntimeFailed(f"container {plan.id} failed at {stage}: {text}", stage=stage, errno=number)
+    return RuntimeFailed(f"container {id} failed at {stage}: {text}", stage=stage, errno=number)
 
 
-def reap(pid: int, pidfd: int) -> None:
+def reap(pidfd: int) -> None:
     """Wait for a child that is ending, and close its pidfd."""
     try:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
@@ -219,15 +219,19 @@ def reap(pid: int, pidfd: int) -> None:
     os.close(pidfd)
 
 
+def kill_and_reap(init: Init) -> None:
+    try:
+        signal.pidfd_send_signal(init.pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # already dead
+    reap(init.pidfd)
+    init.pidfd = -1
+
+
 def destroy(init: Init) -> None:
     """Kill and reap whatever a failed creation left, and remove its cgroup."""
     if init.pidfd >= 0:
-        try:
-            signal.pidfd_send_signal(init.pidfd, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # already dead
-        reap(init.pid, init.pidfd)
-        init.pidfd = -1
+        kill_and_reap(init)
     if init.console_fd >= 0:
         os.close(init.console_fd)
         init.console_fd = -1

@@ -1,7 +1,7 @@
 """From a set-up child to the user's program: limits, directory, terminal, identity, capabilities, filter, execve.
 
-The order is fixed (capabilities(7), seccomp(2)): bounding set, KEEPCAPS, groups, ids, capability sets, no_new_privs, filter. Without
-no_new_privs loading needs CAP_SYS_ADMIN, so that one is held until the filter is in and goes with the last capset.
+The order is fixed (capabilities(7), seccomp(2)): bounding set, KEEPCAPS, groups, ids, capability sets, no_new_privs, filter.
+Without no_new_privs loading needs CAP_SYS_ADMIN, so that one is held until the filter is in and goes with the last capset.
 """
 
 from __future__ import annotations

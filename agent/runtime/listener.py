@@ -1,4 +1,4 @@
-"""Hand the seccomp notification descriptor of a container to the program that answers it (runtime-spec, "The container process state")."""
+"""Hand a container's seccomp notification descriptor to the program that answers it (runtime-spec, "container process state")."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def _step(fstype: str, source: str, target: str, options: Any, base: bool) -> Mo
         _option(step, option)
     if bind and not step.propagation and base:
         step.propagation = [(api.MS_PRIVATE, True)]
-    if not bind and fstype != "overlay" and source and source != fstype:
+    if not bind and source:
         step.params.insert(0, (api.FSCONFIG_SET_STRING, b"source", step.source, 0))
     if len(step.lowers) == 1 and b":" in step.lowers[0]:  # the classic spelling: all in one option
         step.lowers = step.lowers[0].split(b":")

@@ -1,7 +1,7 @@
 """User namespaces, the parent's part: id maps, and mounts that only the host may make.
 
-The child may not open a volume in a directory closed to others, nor mount sysfs of the host's network, nor shift ids. So every bind
-source and the root filesystem are copied or mounted here, detached, and handed over as descriptors.
+The child may not open a volume in a directory closed to others, nor mount sysfs of the host's network, nor shift ids. So every
+bind source and the root filesystem are copied or mounted here, detached, and handed over as descriptors.
 """
 
 from __future__ import annotations
