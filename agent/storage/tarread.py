@@ -129,7 +129,8 @@ class TarReader:
         for _ in self.data():
             pass
         if self._padding:
-            self._source.read(self._padding)
+            if len(self._source.read(self._padding)) < self._padding:
+                raise LayerInvalid("the archive ends in the middle of a file", rule="truncated")
             self._padding = 0
 
     def _header(self) -> bytes | None:

@@ -281,7 +281,7 @@ class Unpacker:
         return current
 
     def _ensure_directory(self, parent: int, name: bytes, path: bytes, *, implicit: bool = False) -> bool:
-        """True when it was made, False when it was there."""
+        """True when it is new, False when it was there or took the place of something else."""
         try:
             os.mkdir(name, 0o755, dir_fd=parent)
             return True
@@ -297,7 +297,9 @@ class Unpacker:
         os.mkdir(name, 0o755, dir_fd=parent)
         # Something stood here that hid the lower layers' directory of this name: it must not shine through the new one.
         self.opaque.add(path)
-        return True
+        if self._merged:
+            self._written.add(path)
+        return False
 
     def _forget_directories(self) -> None:
         for fd in self._cache.values():
