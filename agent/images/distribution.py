@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import random
 import re
 import ssl
@@ -22,6 +23,7 @@ import httpx
 
 from agent.images.errors import ImageUnknown, RegistryDenied, RegistryUnauthenticated, RegistryUnavailable
 from agent.protocol.errors import InvalidInput, Throttled, WharfError
+from agent.protocol.oci import MAX_MANIFEST_BYTES
 
 TokenSource = Callable[[str], Awaitable[str | None]]
 ATTEMPTS: Final = 6
@@ -30,7 +32,7 @@ _LONGEST_PAUSE: Final = 15.0
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS: Final = 5
 _PARAMETER: Final = re.compile(r'(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,]+))')
-_MAX_ERROR_BODY: Final = 64 << 10
+_MAX_BODY: Final = MAX_MANIFEST_BYTES + 1
 
 
 class RegistryRefused(InvalidInput):
@@ -108,14 +110,13 @@ class RegistryClient:
         expect: tuple[int, ...] = (200,),
         headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
-    ) -> httpx.Response:
-        """One small exchange with retries; the body is read whole. Raises a `WharfError` unless the status is expected."""
+    ) -> tuple[httpx.Response, bytes]:
+        """One small exchange with retries: (response, body). Raises a `WharfError` unless the status is expected."""
         attempt = 0
         while True:
             try:
                 async with self.stream(method, url, expect=expect, headers=headers, content=content) as response:
-                    await response.aread()
-                    return response
+                    return response, await _bounded(response)
             except (httpx.TransportError, RegistryUnavailable, Throttled) as error:
                 attempt += 1
                 if attempt >= ATTEMPTS:
@@ -201,14 +202,24 @@ class RegistryClient:
         if parameters.get("service"):
             query["service"] = parameters["service"]
         headers = {"Authorization": _basic(self.endpoint)} if self.endpoint.username else {}
-        response = await self._http.get(realm, params=query, headers=headers)
-        if response.status_code != 200:
-            raise await _refusal(response)
-        data = response.json()
+        async with self._http.stream("GET", realm, params=query, headers=headers) as response:
+            if response.status_code != 200:
+                raise await _refusal(response)
+            data = json.loads(await _bounded(response))
         token = data.get("token") or data.get("access_token") if isinstance(data, dict) else None
         if not isinstance(token, str):
             raise RegistryRefused("the token service's answer holds no token")
         return token
+
+
+async def _bounded(response: httpx.Response) -> bytes:
+    """The body of an answer that has to be small, whatever the other side sends."""
+    body = bytearray()
+    async for piece in response.aiter_bytes():
+        body += piece
+        if len(body) > _MAX_BODY:
+            raise RegistryRefused(f"{response.request.url.path}: the answer has more than {_MAX_BODY} bytes")
+    return bytes(body)
 
 
 def as_unavailable(error: Exception, url: str) -> WharfError:
@@ -247,14 +258,11 @@ async def _refusal(response: httpx.Response) -> WharfError:
 async def _message(response: httpx.Response) -> str:
     body = b""
     try:
-        async for piece in response.aiter_bytes():
-            body += piece
-            if len(body) > _MAX_ERROR_BODY:
-                break
-        data: Any = httpx.Response(200, content=body).json()
+        body = await _bounded(response)
+        data: Any = json.loads(body)
         errors = data["errors"]
         return "; ".join(f"{item.get('code', '')} {item.get('message', '')}".strip() for item in errors[:5])
-    except (ValueError, KeyError, TypeError, AttributeError, httpx.HTTPError, httpx.StreamError):
+    except (ValueError, KeyError, TypeError, AttributeError, RegistryRefused, httpx.HTTPError, httpx.StreamError):
         return body[:200].decode("utf-8", "replace")
 
 

@@ -71,7 +71,7 @@ async def pull(
     config_blob = found.manifest.config
     if config_blob is None or config_blob.size > _MAX_CONFIG:
         raise ImageInvalid(f"{ref}: its configuration is missing or larger than {_MAX_CONFIG} bytes")
-    pins = [str(config_blob.digest), *(str(layer.digest) for layer in found.manifest.layers)]
+    pins = [str(found.top_digest), str(config_blob.digest), *(str(layer.digest) for layer in found.manifest.layers)]
     with store.pinned(pins):
         await _fetch(config_blob, ref, store, endpoint, _silent)
         config = await in_thread(store.content.read, config_blob.digest)
@@ -94,8 +94,8 @@ async def _resolve(client: RegistryClient, ref: Reference, platform: Platform) -
 
 
 async def _manifest(client: RegistryClient, target: str, expected: Digest | None) -> tuple[Manifest, Digest]:
-    response = await client.request("GET", client.url(f"manifests/{target}"), headers={"Accept": _ACCEPT})
-    manifest = parse_manifest(response.content, response.headers.get("content-type", ""))
+    response, body = await client.request("GET", client.url(f"manifests/{target}"), headers={"Accept": _ACCEPT})
+    manifest = parse_manifest(body, response.headers.get("content-type", ""))
     stated = expected or _stated(response)
     found = manifest.digest(stated.algorithm if stated else "sha256")
     if stated and found != stated:
@@ -135,7 +135,7 @@ async def _layers(
     """Download side by side, unpack in order, each layer as soon as it and those below are there."""
     await in_thread(_check_space, manifest, store)
     chain = chain_of([layer.diff_id for layer in layers])[::-1]
-    async with _Group() as group:
+    async with group_of_tasks() as group:
         arrivals = [
             group.create_task(_fetch(blob, ref, store, endpoint, report), name=f"layer {blob.digest.hex[:12]}")
             for blob in manifest.layers
@@ -151,7 +151,7 @@ async def _layers(
             report({**event, "status": "exists" if known else "done"})
 
 
-class _Group(asyncio.TaskGroup):
+class group_of_tasks(asyncio.TaskGroup):
     """A TaskGroup that raises its first error itself: callers match on `WharfError`, not on groups."""
 
     async def __aexit__(self, *args: Any) -> None:
