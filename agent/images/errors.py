@@ -1,12 +1,12 @@
 """What pulling, pushing, loading and keeping images can refuse.
 
-    WharfError
-      ├── NotFound        ─ ImageUnknown, BlobUnknown
-      ├── Conflict        ─ ImageInUse, ReferenceAmbiguous
-      ├── InvalidInput    ─ ImageInvalid, ArchiveInvalid
-      ├── Unauthenticated ─ RegistryUnauthenticated
-      ├── Denied          ─ RegistryDenied
-      └── Unavailable     ─ RegistryUnavailable
+WharfError
+  ├── NotFound        ─ ImageUnknown, BlobUnknown
+  ├── Conflict        ─ ImageInUse, ReferenceAmbiguous
+  ├── InvalidInput    ─ ImageInvalid, ArchiveInvalid
+  ├── Unauthenticated ─ RegistryUnauthenticated
+  ├── Denied          ─ RegistryDenied
+  └── Unavailable     ─ RegistryUnavailable
 """
 
 from __future__ import annotations

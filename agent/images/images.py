@@ -46,6 +46,8 @@ class ImageStore:
         self.transfers = Transfers()
         self._lock = threading.RLock()
         self._pins: Counter[str] = Counter()
+        self._builders = 0
+        self._gc_wanted = False
         for part in ("images", "holds"):
             os.makedirs(os.path.join(self.root, part), mode=0o700, exist_ok=True)
             durable.sweep(os.path.join(self.root, part))
@@ -175,7 +177,10 @@ class ImageStore:
                 raise ImageInUse(f"image {image.id} has {len(gone)} names ({', '.join(gone[:5])}): remove them, or use force")
             owners = self.holders(image.id)
             if not rest and owners and not force:
-                raise ImageInUse(f"image {image.id} is used by {len(owners)} containers, first {owners[0]}: remove them first", owners=owners[:20])
+                raise ImageInUse(
+                    f"image {image.id} is used by {len(owners)} containers, first {owners[0]}: remove them first",
+                    owners=owners[:20],
+                )
             self._move_tags(dict.fromkeys(gone))
             if rest or owners:
                 return Removed(tuple(gone), (), 0)
@@ -219,9 +224,28 @@ class ImageStore:
                 self._pins.subtract(names)
                 self._pins += Counter()  # drops zeros
 
-    def gc(self) -> int:
-        """Delete layers and blobs that no image, container or work in progress needs. Returns the bytes of blobs freed."""
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Put `gc` off while blobs and layers appear whose digests nobody knows yet (load, import, commit)."""
         with self._lock:
+            self._builders += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._builders -= 1
+                if self._builders == 0 and self._gc_wanted:
+                    self.gc()
+
+    def gc(self) -> int:
+        """Delete layers and blobs that no image, container or work in progress needs. Returns the bytes of blobs freed.
+
+        While something is `building` it only leaves word, and the last builder collects.
+        """
+        with self._lock:
+            self._gc_wanted = self._builders > 0
+            if self._gc_wanted:
+                return 0
             rows = list(self._rows(self.root))
             wanted = {identifier for row in rows for identifier in chain_of([layer["diff_id"] for layer in row["layers"]])}
             self._collect_layers(wanted | set(self._pins))

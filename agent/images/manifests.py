@@ -52,10 +52,9 @@ def compressed_for_push(store: ImageStore, image: Image) -> Image:
     """The image with every layer compressed, storing what is new; the same image when nothing was plain. Blocking."""
     if all(layer.media_type != MEDIA_OCI_LAYER for layer in image.layers):
         return image
-    layers = tuple(_compressed(store, layer) if layer.media_type == MEDIA_OCI_LAYER else layer for layer in image.layers)
-    config = store.content.read(Digest.parse(image.id))
-    # The new blobs are pinned by nobody until this row names them; the store's lock is held by neither, so pin them here.
-    with store.pinned(str(layer.digest) for layer in layers):
+    with store.building():
+        layers = tuple(_compressed(store, layer) if layer.media_type == MEDIA_OCI_LAYER else layer for layer in image.layers)
+        config = store.content.read(Digest.parse(image.id))
         return store.set_manifest(image.id, manifest_for(config, layers), MEDIA_OCI_MANIFEST, layers)
 
 

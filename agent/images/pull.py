@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,8 +14,7 @@ from agent.images.errors import ImageInvalid
 from agent.images.image import Image, LayerBlob, chain_of, layers_of, parse_config
 from agent.images.images import ImageStore
 from agent.images.threads import in_thread
-from agent.images.transfers import Progress
-from agent.protocol.errors import WharfError
+from agent.images.transfers import Progress, Together
 from agent.protocol.oci import (
     INDEX_TYPES,
     MANIFEST_TYPES,
@@ -135,7 +133,7 @@ async def _layers(
     """Download side by side, unpack in order, each layer as soon as it and those below are there."""
     await in_thread(_check_space, manifest, store)
     chain = chain_of([layer.diff_id for layer in layers])[::-1]
-    async with group_of_tasks() as group:
+    async with Together() as group:
         arrivals = [
             group.create_task(_fetch(blob, ref, store, endpoint, report), name=f"layer {blob.digest.hex[:12]}")
             for blob in manifest.layers
@@ -149,28 +147,6 @@ async def _layers(
                 report({**event, "status": "extracting"})
                 await in_thread(apply_layer, store, layer, chain[index], chain[index - 1] if index else None)
             report({**event, "status": "exists" if known else "done"})
-
-
-class group_of_tasks(asyncio.TaskGroup):
-    """A TaskGroup that raises its first error itself: callers match on `WharfError`, not on groups."""
-
-    async def __aexit__(self, *args: Any) -> None:
-        try:
-            await super().__aexit__(*args)
-        except BaseExceptionGroup as group:
-            raise _first(group) from None
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    flat: list[BaseException] = []
-    pending: list[BaseException] = [group]
-    while pending:
-        error = pending.pop(0)
-        if isinstance(error, BaseExceptionGroup):
-            pending.extend(error.exceptions)
-        else:
-            flat.append(error)
-    return next((error for error in flat if isinstance(error, WharfError)), flat[0])
 
 
 def apply_layer(store: ImageStore, layer: LayerBlob, chain_id: str, parent: str | None) -> None:
@@ -189,7 +165,9 @@ def _check_space(manifest: Manifest, store: ImageStore) -> None:
     needed = missing + missing // 10
     free = store.content.free_bytes()
     if needed > free:
-        raise NoSpace(f"the image needs {needed} more bytes, {free} are free: remove unused images or enlarge the disk", needed=needed)
+        raise NoSpace(
+            f"the image needs {needed} more bytes, {free} are free: remove unused images or enlarge the disk", needed=needed
+        )
 
 
 def _register(store: ImageStore, ref: Reference, found: _Found, config: bytes, layers: tuple[LayerBlob, ...]) -> Image:
@@ -205,4 +183,3 @@ def _register(store: ImageStore, ref: Reference, found: _Found, config: bytes, l
         references=names,
         indexes=indexes,
     )
-

@@ -14,9 +14,8 @@ from agent.images.errors import ImageUnknown, RegistryUnavailable
 from agent.images.image import Image
 from agent.images.images import ImageStore, canonical
 from agent.images.manifests import compressed_for_push
-from agent.images.pull import group_of_tasks
 from agent.images.threads import in_thread
-from agent.images.transfers import CONCURRENT, Progress
+from agent.images.transfers import CONCURRENT, Progress, Together
 from agent.protocol.errors import Throttled
 from agent.protocol.oci import Descriptor, Digest, Reference, parse_manifest
 from agent.storage.errors import DigestMismatch
@@ -47,7 +46,7 @@ async def push(
         sizes = {blob.digest: blob.size for blob in manifest.layers}
         async with RegistryClient(endpoint, ref.repository, "pull,push") as client:
             upload = _Upload(client, store, _siblings(image, ref), progress or _silent, chunk)
-            async with group_of_tasks() as group:
+            async with Together() as group:
                 for digest in blobs:
                     group.create_task(upload.blob(digest, sizes[digest]))
             if manifest.config is None:

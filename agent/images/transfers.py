@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from agent.protocol.errors import WharfError
+
 CONCURRENT: Final = 3
 Progress = Callable[[dict[str, Any]], None]
 Start = Callable[[Progress], Awaitable[None]]
@@ -77,3 +79,25 @@ class Transfers:
 def _cancelled_ourselves() -> bool:
     current = asyncio.current_task()
     return current is not None and current.cancelling() > 0
+
+
+class Together(asyncio.TaskGroup):
+    """A TaskGroup that raises its first error itself: callers match on `WharfError`, not on groups."""
+
+    async def __aexit__(self, *args: Any) -> None:
+        try:
+            await super().__aexit__(*args)
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    flat: list[BaseException] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        error = pending.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            pending.extend(error.exceptions)
+        else:
+            flat.append(error)
+    return next((error for error in flat if isinstance(error, WharfError)), flat[0])

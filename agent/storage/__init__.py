@@ -15,9 +15,7 @@ from agent.storage.vfs import Vfs
 DRIVERS: Final[dict[str, type[Overlay2] | type[Vfs]]] = {"overlay2": Overlay2, "vfs": Vfs}
 
 
-def choose(
-    data_root: str, name: str | None = None, *, limits: Limits | None = None, rights: Rights | None = None
-) -> GraphDriver:
+def choose(data_root: str, name: str | None = None, *, limits: Limits | None = None, rights: Rights | None = None) -> GraphDriver:
     """The graph driver for `data_root`.
 
     By name if given, else the one that already holds layers (`DriverAmbiguous` if several do), else the first that works.

@@ -110,7 +110,9 @@ class DirectoryDriver(ABC):
         with self._exclusive(identifier):
             users = self.table.used_by(identifier)
             if users:
-                raise LayerInUse(f"layer {identifier} is needed by {users[0]}" + (" and others" if users[1:] else ""), users=users[:20])
+                raise LayerInUse(
+                    f"layer {identifier} is needed by {users[0]}" + (" and others" if users[1:] else ""), users=users[:20]
+                )
             self.table.delete(identifier)
             self._discard(os.path.join(self.root, "layers", hex_of(identifier)))
 

@@ -41,9 +41,7 @@ class GraphDriver(Protocol):
         """Which layers and containers this driver holds."""
         ...
 
-    def apply(
-        self, chain_id: str | None, parent: str | None, source: IO[bytes], *, compressed: str | None = None
-    ) -> ApplyResult:
+    def apply(self, chain_id: str | None, parent: str | None, source: IO[bytes], *, compressed: str | None = None) -> ApplyResult:
         """Unpack an archive (plain, gzip, zstd, xz or bzip2) as the layer on top of `parent`.
 
         The result's chain id must be `chain_id` (None: whatever comes out), and the stored bytes' digest `compressed`, else

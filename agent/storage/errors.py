@@ -1,13 +1,13 @@
 """What storage and image work can refuse.
 
-    WharfError
-      ├── InvalidInput ─ LayerInvalid         the archive breaks a rule; `extra.rule` names it
-      ├── InvalidInput ─ DigestMismatch       the bytes are not what was promised
-      ├── TooLarge     ─ LayerTooLarge        over a limit; `extra.limit` names it
-      ├── NotFound     ─ LayerUnknown
-      ├── Conflict     ─ LayerInUse, DriverUnsupported, DriverAmbiguous
-      ├── Unavailable  ─ NoSpace              free some, then the same request succeeds
-      └── Internal     ─ ExtractionFailed     the helper process died or the disk refused
+WharfError
+  ├── InvalidInput ─ LayerInvalid         the archive breaks a rule; `extra.rule` names it
+  ├── InvalidInput ─ DigestMismatch       the bytes are not what was promised
+  ├── TooLarge     ─ LayerTooLarge        over a limit; `extra.limit` names it
+  ├── NotFound     ─ LayerUnknown
+  ├── Conflict     ─ LayerInUse, DriverUnsupported, DriverAmbiguous
+  ├── Unavailable  ─ NoSpace              free some, then the same request succeeds
+  └── Internal     ─ ExtractionFailed     the helper process died or the disk refused
 """
 
 from __future__ import annotations

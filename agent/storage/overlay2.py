@@ -140,7 +140,9 @@ class Overlay2(DirectoryDriver):
             self.table.require(identifier)
         # Without an upper directory overlayfs wants two lowers; the empty one also makes a single layer's whiteouts vanish.
         lowers = [*(self.layer_path(identifier) for identifier in chain), self._empty(), self._empty("empty2")]
-        return [Mount("overlay", "overlay", "", ("ro", *(f"lowerdir={path}" for path in lowers[: max(2, len(chain) + 1)]), *_OPTIONS))]
+        return [
+            Mount("overlay", "overlay", "", ("ro", *(f"lowerdir={path}" for path in lowers[: max(2, len(chain) + 1)]), *_OPTIONS))
+        ]
 
     def _lowers(self, chain: list[str]) -> list[str]:
         return [self.layer_path(identifier) for identifier in chain] or [self._empty()]

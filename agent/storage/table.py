@@ -104,6 +104,11 @@ class LayerTable:
 
 def check_container(name: str) -> str:
     """A container id becomes a directory name: letters, digits, '_', '-', '.', not beginning with a dot, at most 128."""
-    if not name or len(name) > 128 or name[0] == "." or not all(char.isascii() and (char.isalnum() or char in "_-.") for char in name):
+    if (
+        not name
+        or len(name) > 128
+        or name[0] == "."
+        or not all(char.isascii() and (char.isalnum() or char in "_-.") for char in name)
+    ):
         raise LayerInvalid(f"container id {name[:140]!r} cannot be a directory name", rule="container_id")
     return name

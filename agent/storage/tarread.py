@@ -69,7 +69,21 @@ class ChunkReader:
 class Entry:
     """One member. `size` is the file's logical size, `stored` the bytes in the archive; `sparse` its data as (offset, length)."""
 
-    __slots__ = ("gid", "linkname", "major", "minor", "mode", "mtime_ns", "name", "size", "sparse", "stored", "type", "uid", "xattrs")
+    __slots__ = (
+        "gid",
+        "linkname",
+        "major",
+        "minor",
+        "mode",
+        "mtime_ns",
+        "name",
+        "size",
+        "sparse",
+        "stored",
+        "type",
+        "uid",
+        "xattrs",
+    )
 
     def __init__(self) -> None:
         self.name = b""
@@ -161,7 +175,9 @@ class TarReader:
             if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):  # format 0.0 repeats its keys
                 key, value = b"GNU.sparse.map", records.get(b"GNU.sparse.map", b"") + b"," + value
             if key.startswith(_XATTR) and len(value) > self._limits.max_xattr:
-                raise LayerTooLarge(f"an extended attribute has {len(value)} bytes; at most {self._limits.max_xattr}", limit="xattr")
+                raise LayerTooLarge(
+                    f"an extended attribute has {len(value)} bytes; at most {self._limits.max_xattr}", limit="xattr"
+                )
             records[key] = value
         return records
 
@@ -302,7 +318,10 @@ def _number_list(data: bytes) -> list[int]:
     for position in range(0, len(data) - 23, 24):
         if not data[position]:
             break
-        numbers += [_number(data[position : position + 12], "sparse map"), _number(data[position + 12 : position + 24], "sparse map")]
+        numbers += [
+            _number(data[position : position + 12], "sparse map"),
+            _number(data[position + 12 : position + 24], "sparse map"),
+        ]
     return numbers
 
 

@@ -86,7 +86,9 @@ class Unpacker:
         if b".." in parts:
             raise LayerInvalid(f"{show(name)}: paths with '..' are refused", rule="parent")
         if len(parts) > self._limits.max_depth:
-            raise LayerTooLarge(f"a {what} is {len(parts)} directories deep; the limit is {self._limits.max_depth}", limit="depth")
+            raise LayerTooLarge(
+                f"a {what} is {len(parts)} directories deep; the limit is {self._limits.max_depth}", limit="depth"
+            )
         return parts
 
     @staticmethod
@@ -106,7 +108,9 @@ class Unpacker:
         maker = self._MAKERS.get(entry.type)
         if maker is None:
             if entry.type in (tarread.CHAR, tarread.BLOCK_DEVICE):
-                raise LayerInvalid(f"{show(entry.name)}: device nodes are refused; exclude ./dev/* from the archive", rule="device")
+                raise LayerInvalid(
+                    f"{show(entry.name)}: device nodes are refused; exclude ./dev/* from the archive", rule="device"
+                )
             raise LayerInvalid(f"{show(entry.name)}: entry type {entry.type!r} is not known", rule="type")
         if entry.name.endswith(b"/") and entry.type == tarread.REGULAR:
             raise LayerInvalid(f"{show(entry.name)}: a file's name ends with '/'", rule="header")
@@ -196,7 +200,9 @@ class Unpacker:
 
     def _symlink(self, entry: Entry, parent: int, name: bytes, path: bytes, reader: TarReader) -> None:
         if not entry.linkname or len(entry.linkname) > self._limits.max_path:
-            raise LayerInvalid(f"{show(entry.name)}: a symbolic link's target has 1 to {self._limits.max_path} bytes", rule="symlink")
+            raise LayerInvalid(
+                f"{show(entry.name)}: a symbolic link's target has 1 to {self._limits.max_path} bytes", rule="symlink"
+            )
         self._clear(parent, name, path)
         os.symlink(entry.linkname, name, dir_fd=parent)
         os.chown(name, _id(entry.uid), _id(entry.gid), dir_fd=parent, follow_symlinks=False)

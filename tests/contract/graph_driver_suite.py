@@ -37,7 +37,9 @@ def signature(root: str) -> dict[str, tuple[object, ...]]:
                 inodes.setdefault(info.st_ino, []).append(shown)
             elif stat.S_ISLNK(info.st_mode):
                 content = os.readlink(name, dir_fd=dir_fd)
-            attributes = {key: value for key, value in trees.xattrs(trees.fd_path(dir_fd, name)).items() if key.startswith("user.")}
+            attributes = {
+                key: value for key, value in trees.xattrs(trees.fd_path(dir_fd, name)).items() if key.startswith("user.")
+            }
             when = 0 if stat.S_ISDIR(info.st_mode) else info.st_mtime_ns
             found[shown] = (oct(info.st_mode), info.st_uid, info.st_gid, when, content, tuple(sorted(attributes.items())))
     finally:
@@ -165,7 +167,12 @@ class GraphDriverSuite:
 
     def test_results_equal_vfs(self, driver: GraphDriver, target: str, tmp_path: Path) -> None:
         yardstick = choose(str(tmp_path / "yardstick"), "vfs", rights=Rights(keep_setuid=True))
-        for layers in ((BASE,), (BASE, SECOND), (BASE, SECOND, THIRD), (BASE, archive(entry(".wh..wh..opq"), entry("etc/only", b"1")))):
+        for layers in (
+            (BASE,),
+            (BASE, SECOND),
+            (BASE, SECOND, THIRD),
+            (BASE, archive(entry(".wh..wh..opq"), entry("etc/only", b"1"))),
+        ):
             with mounted(driver.view(self.stack(driver, *layers)), target):
                 ours = signature(target)
             with mounted(yardstick.view(self.stack(yardstick, *layers)), target):
