@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.images.create import import_rootfs
+from agent.images.create import commit, import_rootfs
 from agent.images.image import Image
 from agent.images.images import ImageStore
 from agent.images.store import ContentStore
@@ -59,8 +59,6 @@ def busybox_image(store: ImageStore, name: str) -> Image:
 
 def layered_image(store: ImageStore, name: str, layers: int = 3, size: int = 300_000) -> Image:
     """Busybox and `layers` more, each with `size` bytes that do not compress."""
-    from agent.images.create import commit
-
     image = busybox_image(store, f"{name}-base")
     for number in range(layers):
         container = f"make-{number}"

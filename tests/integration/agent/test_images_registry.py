@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
-from agent.images.distribution import RegistryEndpoint
+from agent.images.distribution import RegistryClient, RegistryEndpoint
 from agent.images.errors import ImageUnknown
+from agent.images.manifests import encode
 from agent.images.pull import pull
 from agent.images.push import push
-from agent.protocol.oci import Digest, ManifestInvalid, Platform, Reference
+from agent.images.save import save_directory
+from agent.protocol.oci import MEDIA_OCI_INDEX, Digest, ManifestInvalid, Platform, Reference
 from agent.storage.errors import DigestMismatch, NoSpace
 from tests.contract.graph_driver_suite import signature
 from tests.contract.mounting import mounted
@@ -32,8 +34,13 @@ needs_skopeo = pytest.mark.skipif(shutil.which("skopeo") is None, reason="needs 
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_registry(tmp_path_factory.mktemp("registry")) as host:
+def registry_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("registry")
+
+
+@pytest.fixture(scope="module")
+def registry(registry_root: Path) -> Iterator[str]:
+    with running_registry(registry_root) as host:
         yield host
 
 
@@ -113,29 +120,15 @@ async def test_unknown_image(tmp_path: Path, endpoint: RegistryEndpoint) -> None
         await pull(Reference.parse("no/such:v1"), store=node(tmp_path / "a"), endpoint=endpoint)
 
 
-async def test_wrong_digest_is_refused(tmp_path: Path, registry: str, endpoint: RegistryEndpoint) -> None:
+async def test_wrong_digest_is_refused(tmp_path: Path, registry_root: Path, endpoint: RegistryEndpoint) -> None:
     store = node(tmp_path / "a")
     busybox_image(store, "forged:v1")
     digest = await push(Reference.parse("forged:v1"), store=store, endpoint=endpoint)
     # The registry's disk changes under it: it serves other bytes under the manifest's digest.
-    data = Path(next(iter(_registry_roots(registry)))) / "docker/registry/v2/blobs/sha256" / digest.hex[:2] / digest.hex / "data"
+    data = registry_root / "data/docker/registry/v2/blobs/sha256" / digest.hex[:2] / digest.hex / "data"
     data.write_bytes(data.read_bytes().replace(b"schemaVersion", b"schemaVersioN"))
     with pytest.raises((DigestMismatch, ManifestInvalid, ImageUnknown)):
         await pull(Reference.parse(f"forged@{digest}"), store=node(tmp_path / "b"), endpoint=endpoint)
-
-
-def _registry_roots(registry: str) -> list[str]:
-    port = registry.rpartition(":")[2]
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        for word in words:
-            if word.endswith(b"config.yml") and f":{port}".encode() in Path(os.fsdecode(word)).read_bytes():
-                found.append(os.path.join(os.path.dirname(os.fsdecode(word)), "data"))
-    return found
 
 
 async def test_no_space(tmp_path: Path, endpoint: RegistryEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,8 +156,6 @@ async def test_skopeo_copies_what_we_push(tmp_path: Path, registry: str, endpoin
 @needs_skopeo
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
 async def test_we_pull_what_skopeo_pushes(tmp_path: Path, registry: str, endpoint: RegistryEndpoint, compression: str) -> None:
-    from agent.images.save import save_directory
-
     ours, theirs = node(tmp_path / "a"), node(tmp_path / "b")
     image = layered_image(ours, "source:v1")
     save_directory(ours, ["source:v1"], str(tmp_path / "layout"))
@@ -179,10 +170,6 @@ async def test_we_pull_what_skopeo_pushes(tmp_path: Path, registry: str, endpoin
 
 
 async def test_index_selects_the_platform(tmp_path: Path, endpoint: RegistryEndpoint) -> None:
-    from agent.images.distribution import RegistryClient
-    from agent.images.manifests import encode
-    from agent.protocol.oci import MEDIA_OCI_INDEX
-
     ours, theirs = node(tmp_path / "a"), node(tmp_path / "b")
     children = []
     for architecture in ("arm64", "amd64"):
