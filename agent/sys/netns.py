@@ -98,7 +98,7 @@ def drop(path: str) -> None:
 
 
 def open_at(path: str) -> int:
-    """A descriptor of the namespace kept at `path`. FileNotFoundError when there is none, a plain file (its mount is gone) included."""
+    """A descriptor of the namespace kept at `path`. FileNotFoundError when there is none, also if only its plain file is left."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     own = os.stat("/proc/self/ns/net")
     if os.fstat(fd).st_dev != own.st_dev:
