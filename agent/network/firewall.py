@@ -58,7 +58,7 @@ class Firewall:
             self.rewrite()
 
     def intact(self) -> bool:
-        """Whether our table still has all its rules and no one committed anything since we last looked, or committed elsewhere."""
+        """Whether our table still has all its rules; nothing is read if nobody committed anything since we last looked."""
         with NftSocket() as sock:
             generation = sock.generation()
             if generation == self._generation:
