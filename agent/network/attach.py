@@ -18,7 +18,7 @@ class AttachSpec:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A sandbox in working order. `address` and `gateway` are those of the default route, "" on internal networks only."""
+    """A sandbox in working order. `address` is that of the default route; `gateway` is "" if all its networks are internal."""
 
     sandbox_path: str
     endpoints: tuple[Endpoint, ...]

@@ -409,10 +409,15 @@ class Networks:
 
     def _attached(self, sandbox: Sandbox) -> Attached:
         out = outward(sandbox, self._internal())
-        path = self.path(sandbox.container_id)
-        if out is None:
-            return Attached(path, sandbox.endpoints, sandbox.ports)
-        return Attached(path, sandbox.endpoints, sandbox.ports, out.address, out.gateway, out.mac)
+        first = out or next(iter(sandbox.endpoints), None)
+        return Attached(
+            sandbox_path=self.path(sandbox.container_id),
+            endpoints=sandbox.endpoints,
+            ports=sandbox.ports,
+            address=first.address if first else "",
+            gateway=out.gateway if out else "",
+            mac=first.mac if first else "",
+        )
 
     def _save(self, sandbox: Sandbox) -> None:
         self._sandboxes[sandbox.container_id] = sandbox

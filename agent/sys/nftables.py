@@ -91,8 +91,8 @@ def named_set(family: int, owner: str, name: str, number: int, key: Sequence[int
     if value:
         attrs += [be32(6, _concat(value)), be32(7, sum(_WIDTH[kind] for kind in value))]
     attrs.append(be32(10, number))
-    if len(key) > 1:
-        attrs.append(nest(9, nest(2, *(nest(1, be32(1, _EXACT[kind])) for kind in key))))
+    if key == [TYPE_IFNAME]:
+        attrs.append(attr(13, struct.pack("=BBI", 0, 4, 1)))  # user data for nft(8): host byte order, or it prints "" for names
     return _message(NEWSET, NLM_F_CREATE, family, *attrs)
 
 

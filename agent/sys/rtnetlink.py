@@ -43,7 +43,7 @@ _ADDR_GEN_NONE = 1
 _VETH_INFO_PEER = 1
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_TABLE = 1, 4, 5, 15
-_RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST = 254, 4, 0, 1
+_RT_TABLE_MAIN, _RTPROT_BOOT, _RT_SCOPE_UNIVERSE, _RTN_UNICAST = 254, 3, 0, 1
 
 
 class Link(NamedTuple):
@@ -153,7 +153,7 @@ def new_address(index: int, address: str, prefix: int, broadcast: str = "") -> M
 def default_route(gateway: str) -> Message:
     """A default route through `gateway`. The kernel finds the link by itself, so the index need not be known in a batch."""
     family, packed = _address(gateway)
-    head = struct.pack("=BBBBBBBBI", family, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST, 0)
+    head = struct.pack("=BBBBBBBBI", family, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, _RT_SCOPE_UNIVERSE, _RTN_UNICAST, 0)
     return Message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, head + attr(RTA_GATEWAY, packed))
 
 

@@ -164,6 +164,8 @@ def _echo_udp(sock: socket.socket, name: str) -> None:
     while True:
         try:
             data, peer = sock.recvfrom(1000)
+            if not peer:  # shut down
+                return
             sock.sendto(f"{name} {peer[0]} ".encode() + data, peer)
         except OSError:
             return
@@ -215,7 +217,9 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     assert mounts_under(tmp_path) == [], "a mount was left behind"
 
 
-def container(lab: Lab, manager: Networks, container_id: str, *specs: Any, ports: tuple[Any, ...] = (), **options: Any) -> tuple[Space, Any]:
+def container(
+    lab: Lab, manager: Networks, container_id: str, *specs: Any, ports: tuple[Any, ...] = (), **options: Any
+) -> tuple[Space, Any]:
     """Make, attach and enter a sandbox."""
     path = lab.on_node(lambda: manager.sandbox(container_id, NetworkMode.BRIDGE, **options))
     assert path is not None
