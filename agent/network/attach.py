@@ -34,7 +34,7 @@ class Report:
 
     removed_sandboxes: tuple[str, ...] = ()  # of containers that run no more
     repaired: tuple[str, ...] = ()  # containers whose link was laid anew or put back on its bridge
-    broken: tuple[str, ...] = ()  # running containers whose netns is gone: only a restart of the container helps
+    broken: tuple[str, ...] = ()  # running containers whose netns is gone or could not be repaired: restart them
     removed_links: tuple[str, ...] = ()
     lost_ports: tuple[PublishedPort, ...] = ()  # taken by a process while no agent ran; still lead to the container
 

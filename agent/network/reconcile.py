@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from agent.network import bridge
 from agent.network.attach import Report, outward
+from agent.network.errors import NetworkFailed
 from agent.network.networks import DEFAULT
 from agent.network.records import Endpoint, Network, PublishedPort, Sandbox
 from agent.sys import netns, rtnetlink
-from agent.sys.netlink import Netlink
+from agent.sys.netlink import Netlink, NetlinkError
 from agent.sys.rtnetlink import Link
 
 if TYPE_CHECKING:
@@ -73,8 +74,12 @@ class Reconciler:
                 continue
             out = outward(sandbox, internal)
             faults = [endpoint for endpoint in sandbox.endpoints if not self._in_order(endpoint, links)]
-            for endpoint in faults:
-                self._repair(sandbox, endpoint, links, default=endpoint is out)
+            try:
+                for endpoint in faults:
+                    self._repair(sandbox, endpoint, links, default=endpoint is out)
+            except (NetworkFailed, NetlinkError):  # one that cannot be helped must not keep the others from it
+                broken.append(sandbox.container_id)
+                continue
             if faults:
                 repaired.append(sandbox.container_id)
         return repaired, broken
@@ -97,7 +102,7 @@ class Reconciler:
             return
         master = links[self._owner.store.get(endpoint.network_id).bridge]
         with Netlink() as route:
-            route.batch([rtnetlink.bridge_port_up(endpoint.veth, master.index)])
+            route.batch(rtnetlink.enslave(endpoint.veth, master.index))
 
     def _restore_ports(self) -> list[PublishedPort]:
         lost = []

@@ -115,7 +115,7 @@ def new_veth(name: str, bridge_index: int, netns_fd: int, peer: str, peer_mac: s
 
 
 def bridge_port_up(name: str, bridge_index: int) -> Message:
-    """Put an existing link on a bridge, hairpin on, without an IPv6 address, up."""
+    """Hairpin on, no IPv6 address, up: for a link that is a port of the bridge."""
     port = nest(
         IFLA_LINKINFO,
         string(IFLA_INFO_SLAVE_KIND, "bridge"),
@@ -123,6 +123,12 @@ def bridge_port_up(name: str, bridge_index: int) -> Message:
     )
     body = _ifinfo(0, IFF_UP, IFF_UP) + string(IFLA_IFNAME, name) + u32(IFLA_MASTER, bridge_index) + port + _no_link_local()
     return Message(RTM_NEWLINK, 0, body)
+
+
+def enslave(name: str, bridge_index: int) -> list[Message]:
+    """Put an existing link (back) on a bridge: first the master, as only a port has port options."""
+    master = Message(RTM_NEWLINK, 0, _ifinfo() + string(IFLA_IFNAME, name) + u32(IFLA_MASTER, bridge_index))
+    return [master, bridge_port_up(name, bridge_index)]
 
 
 def set_link(name: str = "", index: int = 0, *, up: bool, link_local: bool = False) -> Message:
