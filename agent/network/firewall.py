@@ -31,6 +31,7 @@ class Firewall:
         self._ports = ports
         self._protect = protect
         self._generation = -1
+        self._sock: NftSocket | None = None
         self.guard = False
 
     def rewrite(self) -> None:
@@ -59,20 +60,25 @@ class Firewall:
 
     def intact(self) -> bool:
         """Whether our table still has all its rules; nothing is read if nobody committed anything since we last looked."""
-        with NftSocket() as sock:
-            generation = sock.generation()
-            if generation == self._generation:
-                return True
-            if self._table not in nftables.tables(sock, nft.FAMILY):
-                return False
-            wanted = sum(1 for message in self._whole() if message.type & 0xFF == nftables.NEWRULE)
-            complete = len(nftables.rules(sock, nft.FAMILY, self._table)) == wanted
-            if complete:
-                self._generation = generation
-            return complete
+        sock = self._socket()
+        generation = sock.generation()
+        if generation == self._generation:
+            return True
+        if self._table not in nftables.tables(sock, nft.FAMILY):
+            return False
+        wanted = sum(1 for message in self._whole() if message.type & 0xFF == nftables.NEWRULE)
+        complete = len(nftables.rules(sock, nft.FAMILY, self._table)) == wanted
+        if complete:
+            self._generation = generation
+        return complete
 
     def remove(self) -> None:
         self._commit(lambda: nft.removal(self._table))
+
+    def close(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
 
     def forget(self, addresses: Iterable[str]) -> None:
         """Drop tracked connections that lead to these addresses, which belong to nobody any more."""
@@ -80,21 +86,27 @@ class Firewall:
             for address in addresses:
                 sock.forget(address)
 
+    def _socket(self) -> NftSocket:
+        """One socket for good: closing one waits 10 ms and more for whatever nf_tables still has to free."""
+        if self._sock is None:
+            self._sock = NftSocket()
+        return self._sock
+
     def _whole(self) -> list[Message]:
         return nft.ruleset(self._table, self._networks(), self._ports(), self._protect, guard=self.guard)
 
     def _commit(self, build: Callable[[], list[Message]]) -> None:
-        with NftSocket() as sock:
-            for _ in range(_ATTEMPTS):
-                try:
-                    generation = sock.generation()
-                    sock.transaction(build(), generation)
-                except NetlinkError as error:
-                    if error.errno not in _AGAIN:
-                        raise
-                    continue
-                self._generation = generation + 1
-                return
+        sock = self._socket()
+        for _ in range(_ATTEMPTS):
+            try:
+                generation = sock.generation()
+                sock.transaction(build(), generation)
+            except NetlinkError as error:
+                if error.errno not in _AGAIN:
+                    raise
+                continue
+            self._generation = generation + 1
+            return
         raise NetworkFailed(
             f"the nf_tables ruleset changed {_ATTEMPTS} times while ours was being written: another program rewrites it in a loop"
         )

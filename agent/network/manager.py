@@ -246,12 +246,18 @@ class Networks:
         with self._lock:
             return Reconciler(self, self._sandboxes, self._netns_dir).run(live)
 
+    def intact(self) -> bool:
+        """Whether nobody changed our packet filter: cheap enough to ask every few seconds; if not, `sync`."""
+        with self._lock:
+            return self.firewall.intact()
+
     def close(self) -> None:
         """Let go of sockets; everything in the kernel stays, for the next agent."""
         with self._lock:
             for container_id in list(self._inner):
                 self._close_inner(container_id)
             self.ports.close()
+            self.firewall.close()
 
     def teardown(self) -> None:
         """Remove everything of ours from the kernel and put the node's sysctls back: the node leaves for good."""

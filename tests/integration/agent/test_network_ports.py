@@ -194,12 +194,12 @@ def test_ports_heal_after_somebody_flushed_the_ruleset(lab: Lab, wreck: str) -> 
     manager = lab.manager()
     first, _ = container(lab, manager, "c1", ports=(PortSpec(80, 8080),))
     lab.serve(first, "0.0.0.0", 80, name="first")
-    assert lab.on_node(manager.firewall.intact)
+    assert lab.on_node(manager.intact)
     lab.node.nft(*wreck.split())
-    assert not lab.on_node(manager.firewall.intact)
+    assert not lab.on_node(manager.intact)
     container(lab, manager, "c2", ports=(PortSpec(80, 8081),))
     assert ask(lab.peer, "10.77.0.1", 8080).startswith("first ")
-    assert lab.on_node(manager.firewall.intact)
+    assert lab.on_node(manager.intact)
 
 
 def test_spoofed_sources_are_dropped(lab: Lab) -> None:
