@@ -41,8 +41,8 @@ class Journal:
     def finish(self, result: m.ActionResult) -> None:
         self._put(result)
 
-    def unfinished(self) -> list[m.ActionResult]:
-        """Results to report after a start: whatever is still here was not acknowledged."""
+    def unacknowledged(self) -> list[m.ActionResult]:
+        """Results to report again under a new session."""
         return list(self._results.values())
 
     def acknowledged(self, action_id: str) -> None:

@@ -1,7 +1,7 @@
 """The node's side of a link session: what is said after a welcome, and what is done with each message.
 
-Statuses, contents and samples are levels: they are sent when they change while a link is up, and whole after each welcome. Nothing
-is queued for a link that is away, so the agent's memory does not grow with an outage.
+Statuses, contents and samples are levels: they are sent when they change while a link is up, and whole after each welcome.
+Nothing is queued for a link that is away, so the agent's memory does not grow with an outage.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Link:
         self._fresh: dict[str, m.TaskStatus] = {}
         self._status_due = asyncio.Event()
         self._contents_due = asyncio.Event()
-        self._acting: set[asyncio.Task[None]] = set()
+        self._acting: dict[str, asyncio.Task[None]] = {}
 
     def serve_streams(self, streams: Streams) -> None:
         self._streams = streams
@@ -67,7 +67,7 @@ class Link:
         return self.wire.state is State.LIVE
 
     def send(self, message: Any) -> None:
-        """Put a message on the link; raises `Unavailable` (of `Questions`) upwards only through its own timeout when there is none."""
+        """Put a message on the link; dropped when there is none (levels are sent whole after the next welcome)."""
         if self.live:
             self.wire.send(message)
             self.connection.flush()
@@ -89,9 +89,9 @@ class Link:
         try:
             await self.connection.run()
         finally:
-            for loop in (*loops, *self._acting):
+            for loop in (*loops, *self._acting.values()):
                 loop.cancel()
-            await asyncio.gather(*loops, *self._acting, return_exceptions=True)
+            await asyncio.gather(*loops, *self._acting.values(), return_exceptions=True)
 
     def _hello(self) -> m.Hello:
         assignments = self._worker().assignments
@@ -154,8 +154,8 @@ class Link:
         if not welcome.resumed:
             self._fresh.clear()
             self.send(m.StatusReport(self._epoch, worker.statuses()))
-            for result in self._journal.unfinished():
-                self.send(m.ActionResult(self._epoch, result.action_id, result.ok, result.result, result.error))
+            for result in self._journal.unacknowledged():
+                self._send_result(result)
         self._contents_due.set()
         self._status_due.set()
 
@@ -174,12 +174,15 @@ class Link:
             return
         known = self._journal.find(action.action_id)
         if known is not None:
-            self.send(m.ActionResult(self._epoch, known.action_id, known.ok, known.result, known.error))
+            self._send_result(known)
             return
         self._journal.begin(action)
-        job = asyncio.create_task(self._carry_out(action), name=f"action-{action.kind}")
-        self._acting.add(job)
-        job.add_done_callback(self._acting.discard)
+        self._acting[action.action_id] = asyncio.create_task(self._carry_out(action), name=f"action-{action.kind}")
+
+    def _send_result(self, result: m.ActionResult) -> None:
+        """Under today's epoch; not while the action is still being carried out."""
+        if result.action_id not in self._acting:
+            self.send(m.ActionResult(self._epoch, result.action_id, result.ok, result.result, result.error))
 
     async def _carry_out(self, action: m.Action) -> None:
         try:
@@ -192,7 +195,8 @@ class Link:
             failure = Internal(f"the node failed to carry this out: {error}")
             result = m.ActionResult(self._epoch, action.action_id, ok=False, error=failure.as_dict())
         self._journal.finish(result)
-        self.send(result)
+        del self._acting[action.action_id]
+        self._send_result(result)
 
     async def _send_statuses(self) -> None:
         while True:
