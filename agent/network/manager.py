@@ -144,6 +144,11 @@ class Networks:
     def path(self, container_id: str) -> str:
         return os.path.join(self._netns_dir, container_id)
 
+    def known(self, container_id: str) -> bool:
+        """Whether there is a sandbox."""
+        with self._lock:
+            return container_id in self._sandboxes
+
     def inspect(self, container_id: str) -> Sandbox:
         with self._lock:
             try:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from agent.protocol.codec import InvalidSpec, decode, encode
 from agent.protocol.spec import NetworkMode, Protocol
+from agent.storage import durable
 
 T = TypeVar("T")
 
@@ -78,32 +79,12 @@ class Sandbox:
 
 def write(path: str, value: Any) -> None:
     """Replace the file atomically and durably."""
-    data = json.dumps(encode(value), separators=(",", ":")).encode()
-    temporary = f"{path}.tmp"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.rename(temporary, path)
-    _sync_directory(os.path.dirname(path))
+    durable.write(path, json.dumps(encode(value), separators=(",", ":")).encode())
 
 
 def erase(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
-    _sync_directory(os.path.dirname(path))
-
-
-def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    if durable.remove(path):
+        durable.sync_directory(os.path.dirname(path))
 
 
 def read(path: str, cls: type[T]) -> T | None:
