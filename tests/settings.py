@@ -17,3 +17,6 @@ os.environ.setdefault("WHARF_LOG_LEVEL", "WARNING")
 from controlplane.settings import *  # noqa: F403
 
 PASSWORD_HASHERS = ["tests.hashers.CheapArgon2"]
+if DATABASES["default"]["ENGINE"].endswith("sqlite3"):  # noqa: F405
+    # a file, not memory: threads of one test must meet the real locks
+    DATABASES["default"]["TEST"] = {"NAME": f"{HOME}/test.sqlite3"}  # noqa: F405
