@@ -28,7 +28,7 @@ def cluster_snapshot() -> Snapshot:
     return Snapshot(
         now=stamp(database_now()),
         nodes=tuple(_node_view(node) for node in Node.objects.select_related("collection")),
-        services=tuple(_service_view(service) for service in Service.objects.all()),
+        services=tuple(_service_view(service) for service in Service.objects.select_related("root")),
         tasks=tuple(_task_views()),
         restarts=tuple(
             Restart(service_id, slot, node_id, generation, stamp(at), failed)
@@ -69,7 +69,7 @@ def _service_view(service: Service) -> ServiceView:
         update=service.update,
         has_previous=service.previous is not None,
         version=service.version,
-        root=service.root,
+        root=service.root.path,
         platforms=tuple((os, arch) for os, arch in service.platforms),
     )
 

@@ -176,8 +176,9 @@ def _remember_restarts(service: Service, changes: Sequence[CreateTask], now: dat
 def restore_previous(service: Service, message: str, now: datetime) -> None:
     """Spec := previous spec, a new generation, previous cleared. The caller holds the row's lock."""
     previous = service.previous or {}
-    spec = {**previous["spec"], "replicas": service.spec.get("replicas", 1)} if "replicas" in service.spec else previous["spec"]
-    service.spec, service.image = spec, previous["image"]
+    # A rollback undoes what tasks are made of, not how many of them are wanted now.
+    service.spec = {**previous["spec"], "replicas": service.spec["replicas"]}
+    service.image = previous["image"]
     service.platforms, service.template = previous["platforms"], previous["template"]
     service.generation += 1
     service.version += 1

@@ -13,12 +13,12 @@ from controlplane.rbac.models import Collection
 from nodes.errors import NoSchedulingRight
 
 
-def scheduling_root(actor: Actor, collection: Collection) -> str:
-    """The path below which nodes may take the workload. Raises `NoSchedulingRight`."""
+def scheduling_root(actor: Actor, collection: Collection) -> Collection:
+    """The collection below which nodes may take the workload. Raises `NoSchedulingRight`."""
     rows = {row.path: row for row in Collection.objects.filter(path__in=ancestors(collection.path))}
     for path in ancestors(collection.path):
         if path in rows and rbac.explain(actor, "Node Schedule", rows[path]).allowed:
-            return path
+            return rows[path]
     raise NoSchedulingRight(
         f"You may not schedule on any node for {collection.path}: a grant of the role Scheduler on it or on a collection above"
         " it, with nodes below, would allow it.",

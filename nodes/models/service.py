@@ -37,7 +37,8 @@ class Service(Versioned):
     generation = models.PositiveIntegerField(default=1)  # grows with each write that may replace tasks
     previous = models.JSONField(null=True)  # {"spec", "image", "platforms", "template"} for a rollback; cleared by one
     update_status = models.JSONField(default=dict)  # UpdateStatus
-    root = models.CharField(max_length=1024, default="/")  # nodes below this path: Node Schedule of the last writer
+    # nodes below it may run the tasks: where the last writer of the spec holds Node Schedule
+    root = models.ForeignKey("rbac.Collection", on_delete=models.PROTECT, related_name="+")
     removed_at = models.DateTimeField(null=True)  # being removed: the row goes with its last task
     created_by = models.CharField(max_length=150, blank=True)
 

@@ -1,8 +1,8 @@
 """A cluster in memory: rows that change by the orchestrator's and the scheduler's answers, agents that obey with delay.
 
-It applies changes as `nodes.actions` does (states only grow, one live task per slot and generation) and fails the test that breaks
-an invariant. Agents see assignments and the control plane sees statuses only when a message is delivered; messages may be late, out
-of order and repeated.
+It applies changes as `nodes.actions` does (states only grow, one live task per slot and generation) and fails the test that
+breaks an invariant. Agents see assignments and the control plane sees statuses only when a message is delivered; messages may
+be late, out of order and repeated.
 """
 
 from __future__ import annotations

@@ -5,7 +5,13 @@ from nodes.constraints import first_unmet, parse
 from nodes.snapshot import NodeView
 
 NODE = NodeView(
-    "abc", hostname="Host1", role="worker", arch="x86_64", labels={"zone": "A"}, engine_labels={"disk": "ssd"}, addresses=("10.0.0.7/24",)
+    "abc",
+    hostname="Host1",
+    role="worker",
+    arch="x86_64",
+    labels={"zone": "A"},
+    engine_labels={"disk": "ssd"},
+    addresses=("10.0.0.7/24",),
 )
 
 
@@ -35,7 +41,9 @@ def test_constraints_compare_as_swarmkit_does(text: str, met: bool) -> None:
     assert (first_unmet([text], NODE) is None) is met
 
 
-@pytest.mark.parametrize("text", ["", "node.id", "node.id=abc", "node.id==", "node.foo==1", "node.labels.==x", "==x", "node.id===x"])
+@pytest.mark.parametrize(
+    "text", ["", "node.id", "node.id=abc", "node.id==", "node.foo==1", "node.labels.==x", "==x", "node.id===x"]
+)
 def test_malformed_constraints_are_refused_with_a_reason(text: str) -> None:
     with pytest.raises(InvalidSpec) as caught:
         parse(text)

@@ -40,7 +40,9 @@ def services(draw: st.DrawFn, index: int) -> ServiceView:
         spread=draw(st.sampled_from([(), ("node.labels.zone",)])),
         max_replicas_per_node=draw(st.integers(0, 2)),
     )
-    made: ServiceSpec = spec(f"s{index}", memory=draw(st.integers(0, 4)), port=draw(st.sampled_from([0, 0, 80])), placement=placement)
+    made: ServiceSpec = spec(
+        f"s{index}", memory=draw(st.integers(0, 4)), port=draw(st.sampled_from([0, 0, 80])), placement=placement
+    )
     return ServiceView(f"s{index}", made, template=f"s{index}", root=draw(st.sampled_from(["/", "/Shared/"])))
 
 

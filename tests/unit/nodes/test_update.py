@@ -100,7 +100,9 @@ def test_a_failing_update_pauses_and_stays_paused(outcome: str) -> None:
 
 def test_a_task_that_ends_after_the_monitor_period_is_no_failure() -> None:
     cluster = started(replicas=2)
-    cluster.outcome = lambda task: "crash" if task.template == NEW and task.running_at and cluster.now > task.running_at + 6 else "run"
+    cluster.outcome = lambda task: (
+        "crash" if task.template == NEW and task.running_at and cluster.now > task.running_at + 6 else "run"
+    )
     cluster.update("s1", NEW, UpdateConfig(delay=20))
     cluster.run(200)
     assert cluster.services["s1"].update.state is UpdateState.COMPLETED
