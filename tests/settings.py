@@ -21,3 +21,4 @@ PASSWORD_HASHERS = ["tests.hashers.CheapArgon2"]
 DATABASES["default"].setdefault("TEST", {})  # noqa: F405
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):  # noqa: F405
     DATABASES["default"]["TEST"]["NAME"] = os.path.join(os.environ["WHARF_HOME"], "test.sqlite3")  # noqa: F405
+STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # noqa: F405  # whitenoise warns about a missing directory
