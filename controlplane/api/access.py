@@ -32,9 +32,11 @@ Own = Callable[[Actor, str], Q | None]
 class Resource:
     """One type of the catalogue.
 
-    `operations` are verbs without the type's name; `gates` maps a verb to its gated parameters. `collection` is the ORM path from a
-    row to its Collection ("" = the type lives at the root of the tree: users, roles). `own(actor, operation)` gives the rows that an
-    actor holds by a relation and not by a grant (a user's own tokens, public repositories). `admin_only` types are in no built-in role.
+    `operations` are verbs without the type's name; `gates` maps a verb to its gated parameters.
+    `collection` is the ORM path from a row to its Collection; "" = the type lives at the root of the tree (users, roles);
+    with an "@" before it, to a column that holds the collection's path as text.
+    `own(actor, operation)` gives the rows that an actor holds by a relation and not by a grant: own tokens, public repositories.
+    `admin_only` types are in no built-in role.
     """
 
     name: str
@@ -48,7 +50,7 @@ class Resource:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """An answer with its proof. `grants` are the deciding ones: {"role", "collection", "subject"}; `missing` are gates nobody granted."""
+    """An answer with its proof. `grants` decided: {"role", "collection", "subject"}; `missing` are gates that nobody granted."""
 
     allowed: bool
     reason: str
@@ -166,7 +168,7 @@ def explain(actor: Actor, operation: str, target: Any = None, gates: frozenset[s
 
 
 def subject_created(kind: str, subject: Any) -> None:
-    """Tells the engine that a user, team or org exists (a user gets the private collection). Called inside the creating transaction."""
+    """Tells the engine of a new user (who gets a private collection), team or org, inside the creating transaction."""
     _engine().subject_created(kind, subject)
 
 

@@ -28,6 +28,7 @@ class Actor:
     scopes: frozenset[str] | None = None
     user: Any | None = None
     address: str = ""
+    token_id: str = ""  # of the access token it came with, "" for a session
 
     def in_scope(self, operation: str) -> bool:
         """Do the token's scopes let `operation` through? Says nothing about the owner's rights."""
@@ -71,6 +72,6 @@ def actor_of(request: Any) -> Actor:
     return actor_of_user(user, address=address)
 
 
-def actor_of_user(user: Any, *, address: str = "", scopes: frozenset[str] | None = None) -> Actor:
+def actor_of_user(user: Any, *, address: str = "", scopes: frozenset[str] | None = None, token_id: str = "") -> Actor:
     """The Actor of a User row."""
-    return Actor("user", str(user.pk), user.username, bool(user.is_admin), scopes, user, address)
+    return Actor("user", str(user.pk), user.username, bool(user.is_admin), scopes, user, address, token_id)

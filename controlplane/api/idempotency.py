@@ -65,7 +65,7 @@ def claim(actor: Actor, key: str, print_: str) -> IdempotencyKey | None:
 
 
 def run(view: Any, request: Any, actor: Actor, key: str, work: Callable[[], Response]) -> Response | HttpResponse:
-    """`work()` once a key. With `view.secret_answer` the body is not kept: a repetition is told that the secret was shown once."""
+    """`work()` once a key. With `view.secret_answer` the body is not kept: a repetition hears that it was shown once."""
     done = claim(actor, key, fingerprint(request))
     if done is not None:
         return _replay(done)

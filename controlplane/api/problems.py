@@ -1,6 +1,6 @@
 """Errors as RFC 9457 problem documents: one shape for ours, REST framework's and Django's own.
 
-{"type", "title", "status", "detail", "instance", "code", "retry", "errors": [{"field", "code", "detail"}], "request_id", ...extra}
+{"type", "title", "status", "detail", "instance", "code", "retry", "errors": [{field, code, detail}], "request_id", ...}
 """
 
 from __future__ import annotations

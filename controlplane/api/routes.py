@@ -1,6 +1,7 @@
 """Which operation a route asks for: read from views, walked by a test over the whole URLconf.
 
-Plain Django views name theirs with `@operation("Node View")`; class-based ones by an attribute `operation`; REST views by `operations`.
+Plain Django views name theirs with `@operation("Node View")`, class-based ones by an attribute `operation` (a name, or a dict by
+method), REST views by `operations`.
 """
 
 from __future__ import annotations

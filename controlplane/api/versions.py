@@ -50,7 +50,7 @@ def check(row: HasVersion, expected: int | None) -> None:
 
 
 def write(row: Any, expected: int | None, **changes: Any) -> None:
-    """Sets `changes` on the saved `row`, one version up, in one conditional UPDATE. Raises PreconditionFailed when somebody was faster."""
+    """Sets `changes` on `row`, one version up, in one conditional UPDATE. Raises PreconditionFailed when somebody was faster."""
     model: type[models.Model] = type(row)
     rows = model._default_manager.filter(pk=row.pk)
     if expected is not None:

@@ -25,7 +25,7 @@ _ALWAYS = frozenset({"cursor", "limit"})
 
 
 class ApiView(GenericAPIView[Any]):
-    """A view whose `operations` map an action (viewsets) or a lower-case method to an operation of the catalogue, PUBLIC or AUTHENTICATED.
+    """A view whose `operations` map an action (viewsets) or a lower-case method to an operation, PUBLIC or AUTHENTICATED.
 
     `allow_anonymous` lets callers without an account through to `require`, which then decides (public repositories).
     `secret_answer` keeps the answer of a POST out of the table of idempotency keys. `query` are accepted query parameters beyond
@@ -36,6 +36,7 @@ class ApiView(GenericAPIView[Any]):
     allow_anonymous: ClassVar[bool] = False
     secret_answer: ClassVar[bool] = False
     query: ClassVar[frozenset[str]] = frozenset()
+    filterset_class: Any = None
 
     @property
     def actor(self) -> Actor:
@@ -113,7 +114,7 @@ class VersionedMixin:
 class ModelRoutes(VersionedMixin, ViewSetMixin, ApiView):
     """Routes of one model: `list` and `retrieve` are here, each write is a method of the subclass with one domain call.
 
-    Rows are always fetched through `visible`, so what may not be seen is not found; then the action's operation is required on the row.
+    Rows are always fetched through `visible`: what may not be seen is not found. Then the action's operation is required on the row.
     """
 
     queryset: Any = None

@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from agent.protocol.errors import Internal
 from controlplane.api.actor import Actor
-from controlplane.events import hints
+from controlplane.events import anchor, hints
 from controlplane.events.models import ChainHead, Event
 
 GENESIS = "0" * 64
@@ -49,7 +49,7 @@ def stamp(at: datetime) -> str:
 
 
 def clean(value: Any) -> Any:
-    """JSON data that both databases give back as it went in: jsonb refuses NUL and lone surrogates and turns 1e20 into an integer."""
+    """JSON data that both databases give back as it went in: jsonb refuses NUL and lone surrogates, and 1e20 becomes an integer."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode().replace("\x00", "\N{REPLACEMENT CHARACTER}")
     if isinstance(value, dict):
@@ -88,5 +88,10 @@ def append(kind: str, *, actor: Actor, target: str, collection_path: str, data: 
     event.hash = link(head.hash, event)
     event.save(force_insert=True)
     ChainHead.objects.filter(pk=1).update(sequence=event.id, hash=event.hash)
-    transaction.on_commit(lambda: hints.publish(TOPIC, {"id": event.id, "kind": kind}))
+    transaction.on_commit(lambda: _committed(event))
     return event
+
+
+def _committed(event: Event) -> None:
+    hints.publish(TOPIC, {"id": event.id, "kind": event.kind})
+    anchor.maybe_write()

@@ -52,7 +52,7 @@ _local: set[tuple[frozenset[str], asyncio.AbstractEventLoop, asyncio.Queue[Hint]
 
 
 def publish(topic: str, data: dict[str, Any] | None = None) -> None:
-    """Wakes the subscribers of `topic` in all processes. Never raises and never waits more than a second. Call it after the commit."""
+    """Wakes the subscribers of `topic` in all processes, after the commit. Never raises, never waits more than a second."""
     body = data or {}
     if settings.IN_MEMORY:
         for topics, loop, queue in list(_local):
@@ -69,7 +69,7 @@ def _offer(queue: asyncio.Queue[Hint], hint: Hint) -> None:
 
 
 async def subscribe(*topics: str) -> AsyncIterator[Hint]:
-    """Hints of `topics` as they come. A Hint with topic "resync" comes at the start and after each reconnect: read the database then."""
+    """Hints of `topics` as they come. One with the topic "resync" comes at the start and after a reconnect: read the database."""
     if settings.IN_MEMORY:
         async for hint in _subscribe_local(topics):
             yield hint

@@ -42,7 +42,7 @@ class ChainHead(models.Model):
 
 
 class Checkpoint(models.Model):
-    """Left by compaction: everything up to and with `sequence` is gone, `hash` was its last hash, signed with the cluster's key."""
+    """Left by compaction: everything up to and with `sequence` is gone, `hash` was its last hash, signed by the cluster."""
 
     sequence = models.BigIntegerField(primary_key=True)
     hash = models.CharField(max_length=64)

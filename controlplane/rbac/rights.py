@@ -35,7 +35,7 @@ class Verdict:
 
 
 def judge(held: Iterable[Held], type_name: str, verb: str, path: str, gates: frozenset[str] = frozenset()) -> Verdict:
-    """The union over all grants on `path` and its ancestors: the operation must come from one, each gate from any that gives the operation."""
+    """The union over all grants on `path` and its ancestors: each gate may come from any grant that gives the operation."""
     deciding = tuple(grant for grant in held if grant.covers(path) and grant.allows(type_name, verb))
     given = frozenset[str]().union(*(grant.gates(type_name, verb) for grant in deciding))
     missing = gates - given

@@ -1,4 +1,4 @@
-"""Operations on people, and what a person holds without a grant: oneself, one's tokens and sessions, the organisations one owns."""
+"""Operations on people, and what a person holds without a grant: oneself, own tokens and sessions, owned organisations."""
 
 from __future__ import annotations
 
