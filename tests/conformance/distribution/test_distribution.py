@@ -22,7 +22,6 @@ RED = {
     "tag param",
     "referrers",
     "out of order",
-    "cancel",
     "tag list paging",
 }
 GREEN = {"ping", "missing", "empty"}
