@@ -83,6 +83,14 @@ class RegistryServer:
         line = process.stdout.readline()
         assert line == b"ready\n", self.log()
 
+    def python(self, program: str) -> str:
+        """Run `program` beside the server, on its database and store; returns what it prints."""
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def log(self) -> str:
         return (self.home / "server.log").read_text("utf-8", "replace")[-8000:]
 
