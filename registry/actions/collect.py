@@ -55,7 +55,9 @@ def candidates(grace: float) -> Collected:
     return Collected(links=links.count(), blobs=len(sizes), size=sum(sizes))
 
 
-def collect(store: BlobStore, grace: float | None = None, trash_window: float | None = None, report: Report | None = None) -> Collected:
+def collect(
+    store: BlobStore, grace: float | None = None, trash_window: float | None = None, report: Report | None = None
+) -> Collected:
     """One whole run. `grace` and `trash_window` in seconds, by default the configured ones."""
     grace = limit("GC_GRACE") if grace is None else grace
     window = limit("TRASH_WINDOW") if trash_window is None else trash_window

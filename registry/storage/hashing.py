@@ -161,4 +161,9 @@ def _declare(library: Any) -> bool:
 
 def _header(algorithm: str, count: int) -> dict[str, Any]:
     library = _library()
-    return {"algorithm": algorithm, "count": count, "machine": platform.machine(), "library": str(library._name if library else "")}
+    return {
+        "algorithm": algorithm,
+        "count": count,
+        "machine": platform.machine(),
+        "library": str(library._name if library else ""),
+    }
