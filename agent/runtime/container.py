@@ -64,7 +64,14 @@ class Init:
         if kind == b"E":
             raise failure(payload, self._plan.process.args[0], self._plan.id)
         if "poststart" in self._plan.hooks:
+            self._poststart()
+
+    def _poststart(self) -> None:
+        try:
             hooks.run(self._plan.hooks["poststart"], "poststart", state_of(self._plan, "running", self.pid))
+        except RuntimeFailed:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)  # not reaped by us, so the number is still its own
+            raise
 
     def abandon(self) -> None:
         """Close the channel of a container that is started by another process, through its gate."""
