@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from agent.sys.mount import Mount
 PATIENCE = 20.0  # s that a question waits for a supervisor
 _FIRST, _LAST = 0.02, 2.0  # s between two attempts to reconnect
 _EVENTS = 10_000  # events a slow reader may lag behind before it gets the list instead
-_REPEATABLE = frozenset({"state", "list", "stats", "top", "stop", "wait", "exec_wait", "exec_state", "resize", "hello", "update"})
+_REPEATABLE = frozenset({"state", "list", "stats", "top", "stop", "wait", "exec_wait", "exec_state", "resize", "hello", "update", "config"})
 
 ContainerRecord = dict[str, Any]  # see supervisor.record
 Records = list[ContainerRecord]
@@ -168,6 +169,11 @@ class Supervisor:
     async def state(self, id_: str) -> ContainerRecord:
         return await self._record("state", id=id_)
 
+    async def config(self, id_: str) -> dict[str, Any]:
+        """The OCI configuration, updates of limits included."""
+        config: dict[str, Any] = (await self._tell("config", id=id_))["config"]
+        return config
+
     async def list(self) -> Records:
         containers: Records = (await self._tell("list"))["containers"]
         return containers
@@ -213,14 +219,18 @@ class Supervisor:
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         """{"kind", "id", "at" (unix ns), "container"}.
 
-        First, and whenever something may have been missed, {"kind": "list", "containers": […]} comes instead.
+        First, and whenever something may have been missed, {"kind": "list", "id": "", "containers": […]} comes instead, and then
+        {"kind": "state", …} for each container of the list.
         """
-        reader: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(_EVENTS)
+        reader: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._readers.add(reader)
         try:
-            yield {"kind": "list", "containers": await self.list()}
+            self._deliver_list(reader, await self.list())
             while (event := await reader.get()) is not None:
-                yield event if event["kind"] != "overrun" else {"kind": "list", "containers": await self.list()}
+                if event["kind"] == "overrun":
+                    self._deliver_list(reader, await self.list())
+                else:
+                    yield event
         finally:
             self._readers.discard(reader)
 
@@ -284,7 +294,8 @@ class Supervisor:
                 await self._give(link, gift, fds)
         answer, _ = await link.ask({"op": "subscribe", "hold": True})
         self._up.set()
-        self._deliver({"kind": "list", "containers": answer["containers"]})
+        for reader in self._readers:
+            self._deliver_list(reader, answer["containers"])
 
     async def _give(self, link: Link, gift: dict[str, Any], fds: Sequence[int]) -> None:
         try:
@@ -326,9 +337,14 @@ class Supervisor:
 
     def _deliver(self, event: dict[str, Any]) -> None:
         for reader in self._readers:
-            if reader.full():
-                while not reader.empty():
-                    reader.get_nowait()
-                reader.put_nowait({"kind": "overrun"})
-            else:
+            if reader.qsize() < _EVENTS:
                 reader.put_nowait(event)
+                continue
+            while not reader.empty():
+                reader.get_nowait()
+            reader.put_nowait({"kind": "overrun"})
+
+    def _deliver_list(self, reader: asyncio.Queue[dict[str, Any] | None], containers: Records) -> None:
+        reader.put_nowait({"kind": "list", "id": "", "containers": containers})
+        for container in containers:
+            reader.put_nowait({"kind": "state", "id": container["id"], "at": time.time_ns(), "container": container})

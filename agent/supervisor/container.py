@@ -234,8 +234,9 @@ class Container:
         kept = {"pidfd": self.process.pidfd}
         for source in self._streams.sources:
             kept["console" if os.isatty(source.fd) else source.name] = source.fd
-        if self._streams.inlet is not None and self._streams.inlet.fd >= 0 and "console" not in kept:
-            kept["stdin"] = self._streams.inlet.fd
+        inlet = self._streams.inlet
+        if inlet is not None and inlet.fd >= 0 and not inlet.once and "console" not in kept:  # once: a duplicate would keep it open
+            kept["stdin"] = inlet.fd
         return kept
 
     def take_back(self, pid: int, start_time: int, kept: dict[str, int]) -> None:
@@ -318,6 +319,7 @@ class Container:
         """The process ended and is not yet reaped."""
         was = self.record.state
         self._is_lost = False
+        self._oom.check()
         self._stop_watching()
         self._drop_streams(finish=True)
         self._set_timer(None)

@@ -6,6 +6,7 @@ import errno
 import os
 
 from agent.runtime import container, plan
+from agent.runtime import exec as runtime_exec
 from agent.runtime.cgroup import Cgroup as RuntimeCgroup
 from agent.runtime.cgroup import hierarchies
 from agent.sys.mount import Mount
@@ -107,8 +108,6 @@ class OciRuntime:
     def exec(
         self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], pid: int, process: dict[str, Any], stdio: Stdio | None
     ) -> Init:
-        from agent.runtime import exec as runtime_exec
-
         return runtime_exec.exec_in(self._plan(id_, config, rootfs), pid, process, _stdio(stdio))
 
     def cgroup(self, id_: str, config: dict[str, Any]) -> Cgroup:

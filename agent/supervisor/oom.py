@@ -21,34 +21,46 @@ class OomWatch:
         self._happened = happened
         self._fd = -1
         self._seen = 0
+        self._cgroup: Cgroup | None = None
 
     def begin(self, cgroup: Cgroup) -> None:
         """Watch; quietly not, where the kernel accounts no memory: the counter is read at the exit anyway."""
         self.end()
+        self._cgroup = cgroup
         try:
             self._seen = cgroup.oom_count()
             self._fd, events = _open(*cgroup.memory_directory())
         except OSError:
             return
         if self._fd >= 0:
-            self._loop.watch(self._fd, events, lambda _events: self._look(cgroup))
+            self._loop.watch(self._fd, events, lambda _events: self._notified())
+
+    def check(self) -> None:
+        """Look now: the exit of the killed process may be seen before the notification."""
+        if self._cgroup is None:
+            return
+        try:
+            count = self._cgroup.oom_count()
+        except OSError:
+            return  # it was removed: nobody saw more
+        if count > self._seen:
+            self._seen = count
+            self._happened()
 
     def end(self) -> None:
+        self._cgroup = None
         if self._fd >= 0:
             self._loop.forget(self._fd)
             os.close(self._fd)
             self._fd = -1
 
-    def _look(self, cgroup: Cgroup) -> None:
+    def _notified(self) -> None:
         try:
             os.read(self._fd, 4096) if self._v1 else os.pread(self._fd, 4096, 0)  # re-arms it
-            count = cgroup.oom_count()
         except OSError:  # the cgroup was removed, which is notified as well
             self.end()
             return
-        if count > self._seen:
-            self._seen = count
-            self._happened()
+        self.check()
 
     @property
     def _v1(self) -> bool:

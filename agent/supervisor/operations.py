@@ -124,6 +124,11 @@ def state(call: Call) -> None:
     call.answer({"container": call.container.record.public()})
 
 
+def config(call: Call) -> None:
+    """The OCI configuration as it is now, updates included."""
+    call.answer({"config": call.container.spec["config"]})
+
+
 def list_(call: Call) -> None:
     call.answer({"containers": call.house.roster.records()})
 
@@ -236,6 +241,7 @@ TABLE: dict[str, Callable[[Call], None]] = {
     "top": top,
     "delete": delete,
     "state": state,
+    "config": config,
     "list": list_,
     "attach": attach,
     "exec": exec_,
