@@ -67,11 +67,10 @@ def _pax_time(mtime_ns: int) -> bytes:
 
 
 def _record(key: bytes, value: bytes) -> bytes:
-    length = len(key) + len(value) + 3
-    # The length counts its own digits.
-    while len(b"%d" % (length + len(b"%d" % length))) != len(b"%d" % length):
-        length += 1
-    total = length + len(b"%d" % length)
+    rest = len(key) + len(value) + 3
+    total = rest + len(b"%d" % rest)
+    if len(b"%d" % total) > len(b"%d" % rest):  # the length counts its own digits
+        total = rest + len(b"%d" % total)
     return b"%d %s=%s\n" % (total, key, value)
 
 
