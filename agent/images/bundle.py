@@ -101,7 +101,7 @@ class TarBundle:
 
 
 class _SeekingReader(tarread.TarReader):
-    """The file is at hand: contents are jumped over instead of read. The source yields single blocks, so nothing is read ahead."""
+    """The file is at hand: contents are jumped over instead of read. The source yields single blocks: no read-ahead."""
 
     def __init__(self, pieces: Iterator[bytes], limits: Limits, position: list[int]) -> None:
         super().__init__(pieces, limits)

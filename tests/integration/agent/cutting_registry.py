@@ -39,9 +39,7 @@ def certificate(directory: Path) -> tuple[Path, str]:
         .sign(key, hashes.SHA256())
     )
     pem = built.public_bytes(serialization.Encoding.PEM)
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     path = directory / "tls.pem"
     path.write_bytes(private + pem)
     return path, pem.decode()
@@ -81,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: CuttingRegistry
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class's name
+    def log_message(self, format: str, *args: Any) -> None:  # the base class's name
         pass
 
     def do_GET(self) -> None:

@@ -27,16 +27,18 @@ pytestmark = [
     pytest.mark.skipif(not BUSYBOX, reason="needs busybox-static"),
 ]
 REF = Reference.parse("x:v1")
+Line = tuple[CuttingRegistry, str]
+Source = tuple[ImageStore, Image]
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageStore, Image]:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     store = node(tmp_path_factory.mktemp("source"))
     return store, layered_image(store, "x:v1", 2, 1_500_000)
 
 
 @pytest.fixture
-def line(tmp_path: Path, source: tuple[ImageStore, Image], monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[CuttingRegistry, str]]:
+def line(tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
     async def at_once(attempt: int, *, at_least: float = 0.0) -> None:
         await asyncio.sleep(0)
 
@@ -50,9 +52,7 @@ def line(tmp_path: Path, source: tuple[ImageStore, Image], monkeypatch: pytest.M
         yield server, pem
 
 
-async def test_resumes_where_the_connection_broke(
-    tmp_path: Path, line: tuple[CuttingRegistry, str], source: tuple[ImageStore, Image]
-) -> None:
+async def test_resumes_where_the_connection_broke(tmp_path: Path, line: Line, source: Source) -> None:
     server, pem = line
     server.cuts = 25
     store = node(tmp_path / "data")
@@ -65,18 +65,14 @@ async def test_resumes_where_the_connection_broke(
     assert os.listdir(store.content.root + "/ingest") == []
 
 
-async def test_a_registry_without_ranges_starts_over(
-    tmp_path: Path, line: tuple[CuttingRegistry, str], source: tuple[ImageStore, Image]
-) -> None:
+async def test_a_registry_without_ranges_starts_over(tmp_path: Path, line: Line, source: Source) -> None:
     server, pem = line
     server.cuts, server.ignore_range = 4, True
     image = await pull(REF, store=node(tmp_path / "data"), endpoint=RegistryEndpoint(server.url, ca_pem=pem))
     assert image.id == source[1].id
 
 
-async def test_a_new_agent_goes_on_with_a_partial_blob(
-    tmp_path: Path, line: tuple[CuttingRegistry, str], source: tuple[ImageStore, Image]
-) -> None:
+async def test_a_new_agent_goes_on_with_a_partial_blob(tmp_path: Path, line: Line, source: Source) -> None:
     server, pem = line
     layer = source[1].layers[-1]
     whole = source[0].content.read(layer.digest)
@@ -88,9 +84,7 @@ async def test_a_new_agent_goes_on_with_a_partial_blob(
     assert server.ranges == ["bytes=1000000-"]
 
 
-async def test_a_spoilt_partial_blob_is_fetched_anew(
-    tmp_path: Path, line: tuple[CuttingRegistry, str], source: tuple[ImageStore, Image]
-) -> None:
+async def test_a_spoilt_partial_blob_is_fetched_anew(tmp_path: Path, line: Line, source: Source) -> None:
     server, pem = line
     store = node(tmp_path / "data")
     with store.content.ingest(source[1].layers[-1].digest) as ingest:
@@ -101,9 +95,7 @@ async def test_a_spoilt_partial_blob_is_fetched_anew(
     assert (await pull(REF, store=store, endpoint=endpoint)).id == source[1].id
 
 
-async def test_basic_credentials_buy_a_token(
-    tmp_path: Path, line: tuple[CuttingRegistry, str], source: tuple[ImageStore, Image]
-) -> None:
+async def test_basic_credentials_buy_a_token(tmp_path: Path, line: Line, source: Source) -> None:
     server, pem = line
     server.credentials = "alice:wonder"
     endpoint = RegistryEndpoint(server.url, ca_pem=pem, username="alice", password="wonder")
@@ -113,9 +105,7 @@ async def test_basic_credentials_buy_a_token(
         await pull(REF, store=node(tmp_path / "b"), endpoint=replace(endpoint, password="wrong"))
 
 
-async def test_the_callers_token_source_is_asked_with_the_scope(
-    tmp_path: Path, line: tuple[CuttingRegistry, str], source: tuple[ImageStore, Image]
-) -> None:
+async def test_the_callers_token_source_is_asked_with_the_scope(tmp_path: Path, line: Line, source: Source) -> None:
     server, pem = line
     server.credentials = "nobody:knows"
     scopes: list[str] = []
@@ -130,7 +120,7 @@ async def test_the_callers_token_source_is_asked_with_the_scope(
     assert server.tokens == 0
 
 
-async def test_an_unknown_authority_is_not_believed(tmp_path: Path, line: tuple[CuttingRegistry, str]) -> None:
+async def test_an_unknown_authority_is_not_believed(tmp_path: Path, line: Line) -> None:
     server, _ = line
     (tmp_path / "other").mkdir()
     with cutting_registry(tmp_path / "other") as (_, other_pem):
@@ -139,9 +129,7 @@ async def test_an_unknown_authority_is_not_believed(tmp_path: Path, line: tuple[
                 await pull(REF, store=node(tmp_path / "a"), endpoint=RegistryEndpoint(server.url, ca_pem=ca_pem))
 
 
-async def test_a_busy_registry_is_asked_again(
-    tmp_path: Path, line: tuple[CuttingRegistry, str], source: tuple[ImageStore, Image]
-) -> None:
+async def test_a_busy_registry_is_asked_again(tmp_path: Path, line: Line, source: Source) -> None:
     server, pem = line
     server.unavailable = 3
     assert (await pull(REF, store=node(tmp_path / "a"), endpoint=RegistryEndpoint(server.url, ca_pem=pem))).id == source[1].id
@@ -151,9 +139,7 @@ async def test_a_busy_registry_is_asked_again(
 
 
 @pytest.mark.parametrize("what", ["longer", "other"])
-async def test_wrong_bytes_never_become_a_blob(
-    tmp_path: Path, line: tuple[CuttingRegistry, str], source: tuple[ImageStore, Image], what: str
-) -> None:
+async def test_wrong_bytes_never_become_a_blob(tmp_path: Path, line: Line, source: Source, what: str) -> None:
     server, pem = line
     path = f"/v2/x/blobs/{source[1].layers[1].digest}"
     kind, data = server.files[path]
@@ -165,9 +151,7 @@ async def test_wrong_bytes_never_become_a_blob(
     assert store.list() == []
 
 
-async def test_a_cancelled_pull_leaves_the_other_its_download(
-    tmp_path: Path, line: tuple[CuttingRegistry, str], source: tuple[ImageStore, Image]
-) -> None:
+async def test_a_cancelled_pull_leaves_the_other_its_download(tmp_path: Path, line: Line, source: Source) -> None:
     server, pem = line
     store = node(tmp_path / "a")
     endpoint = RegistryEndpoint(server.url, ca_pem=pem)

@@ -179,7 +179,7 @@ def test_too_large(unpack: Unpack, name: str) -> None:
 
 def test_a_zstd_window_over_the_limit(unpack: Unpack) -> None:
     assert unpack(zstandard.compress(archive(entry("f", b"x")))).entries == 1
-    with pytest.raises(LayerInvalid, match="memory|window|Window"):
+    with pytest.raises(LayerInvalid, match=r"(?i)memory|window"):
         unpack(_zstd_window(28))
 
 
@@ -190,7 +190,11 @@ def test_limits_are_inclusive(unpack: Unpack) -> None:
 
 
 def test_aufs_leftovers_are_skipped(unpack: Unpack, tmp_path: Path) -> None:
-    unpack(archive(folder(".wh..wh.plnk"), entry(".wh..wh.plnk/1.2", b"x"), entry(".wh..wh.aufs"), folder(".wh..wh.orph"), entry("f")))
+    unpack(
+        archive(
+            folder(".wh..wh.plnk"), entry(".wh..wh.plnk/1.2", b"x"), entry(".wh..wh.aufs"), folder(".wh..wh.orph"), entry("f")
+        )
+    )
     assert os.listdir(tmp_path / "target") == ["f"]
 
 
@@ -335,7 +339,11 @@ def test_mutated_archives(tmp_path: Path, canary: Path, changes: list[tuple[int,
     target.mkdir()
     try:
         extract(
-            io.BytesIO(gzip.compress(bytes(data)) if packed else bytes(data)), str(target), limits=SMALL, rights=Rights(), merged=False
+            io.BytesIO(gzip.compress(bytes(data)) if packed else bytes(data)),
+            str(target),
+            limits=SMALL,
+            rights=Rights(),
+            merged=False,
         )
     except WharfError as error:
         assert error.code in ("layer_invalid", "layer_too_large")  # noqa: PT017  # the kind is what is asserted

@@ -23,7 +23,14 @@ from agent.protocol.oci import MEDIA_OCI_INDEX, Digest, ManifestInvalid, Platfor
 from agent.storage.errors import DigestMismatch, NoSpace
 from tests.contract.graph_driver_suite import signature
 from tests.contract.mounting import mounted
-from tests.integration.agent.images_fixtures import BUSYBOX, REGISTRY_PROGRAM, busybox_image, layered_image, node, running_registry
+from tests.integration.agent.images_fixtures import (
+    BUSYBOX,
+    REGISTRY_PROGRAM,
+    busybox_image,
+    layered_image,
+    node,
+    running_registry,
+)
 
 pytestmark = [
     pytest.mark.root,
@@ -49,8 +56,12 @@ def endpoint(registry: str) -> RegistryEndpoint:
     return RegistryEndpoint(f"http://{registry}")
 
 
-def skopeo(*words: str) -> str:
+def _skopeo(words: tuple[str, ...]) -> str:
     return subprocess.run(["skopeo", *words], check=True, capture_output=True, text=True).stdout
+
+
+async def skopeo(*words: str) -> str:
+    return await asyncio.to_thread(_skopeo, words)
 
 
 @pytest.mark.parametrize("driver", ["overlay2", "vfs"])
@@ -72,8 +83,9 @@ async def test_round_trip_keeps_everything(tmp_path: Path, endpoint: RegistryEnd
         expected = signature(str(tmp_path / "m"))
     with mounted(theirs.driver.view(list(pulled.chain)), str(tmp_path / "m")):
         assert signature(str(tmp_path / "m")) == expected
-        done = subprocess.run(["chroot", str(tmp_path / "m"), "/bin/sh", "-c", "echo $PATH"], capture_output=True, check=True)
-        assert done.stdout
+        words = ["chroot", str(tmp_path / "m"), "/bin/sh", "-c", "echo it runs"]
+        done = await asyncio.to_thread(subprocess.run, words, capture_output=True, check=True)
+        assert done.stdout == b"it runs\n"
 
 
 async def test_second_pull_fetches_nothing(tmp_path: Path, endpoint: RegistryEndpoint) -> None:
@@ -145,10 +157,10 @@ async def test_skopeo_copies_what_we_push(tmp_path: Path, registry: str, endpoin
     store = node(tmp_path / "a")
     image = layered_image(store, "to-skopeo:v1")
     digest = await push(Reference.parse("to-skopeo:v1"), store=store, endpoint=endpoint)
-    skopeo("copy", "--src-tls-verify=false", f"docker://{registry}/to-skopeo:v1", f"dir:{tmp_path}/out")
+    await skopeo("copy", "--src-tls-verify=false", f"docker://{registry}/to-skopeo:v1", f"dir:{tmp_path}/out")
     raw = (tmp_path / "out" / "manifest.json").read_bytes()
     assert Digest.of(raw) == digest
-    shown = json.loads(skopeo("inspect", "--tls-verify=false", f"docker://{registry}/to-skopeo:v1"))
+    shown = json.loads(await skopeo("inspect", "--tls-verify=false", f"docker://{registry}/to-skopeo:v1"))
     assert shown["Digest"] == str(digest)
     assert shown["Layers"] == [str(layer.digest) for layer in store.get(image.id).layers]
 
@@ -161,8 +173,8 @@ async def test_we_pull_what_skopeo_pushes(tmp_path: Path, registry: str, endpoin
     save_directory(ours, ["source:v1"], str(tmp_path / "layout"))
     name = f"from-skopeo/{compression}:v1"
     words = ["--dest-tls-verify=false", f"--dest-compress-format={compression}", "--dest-compress"]
-    skopeo("copy", *words, f"oci:{tmp_path}/layout:source:v1", f"docker://{registry}/{name}")
-    shown = json.loads(skopeo("inspect", "--tls-verify=false", f"docker://{registry}/{name}"))
+    await skopeo("copy", *words, f"oci:{tmp_path}/layout:source:v1", f"docker://{registry}/{name}")
+    shown = json.loads(await skopeo("inspect", "--tls-verify=false", f"docker://{registry}/{name}"))
     pulled = await pull(Reference.parse(name), store=theirs, endpoint=endpoint)
     assert pulled.manifest == shown["Digest"]
     assert pulled.id == image.id
