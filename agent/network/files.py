@@ -76,6 +76,16 @@ def of_node(paths: Sequence[str] = _HOST_FILES, fallback: Sequence[str] = FALLBA
     return Resolver(tuple(fallback), kept.search, kept.options)
 
 
+def upstream(path: str = _HOST_FILES[0], fallback: Sequence[str] = FALLBACK) -> tuple[str, ...]:
+    """Whom the agent itself asks for names: the node's IPv4 resolvers, loopback ones included."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            servers = parse(file.read()).nameservers
+    except OSError:
+        servers = ()
+    return tuple(server for server in servers if ":" not in server) or tuple(fallback)
+
+
 def _reachable(server: str) -> bool:
     try:
         address = ipaddress.ip_address(server.split("%", 1)[0])

@@ -15,20 +15,21 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
-from agent.network import bridge, records
+from agent.network import bridge, files, names, records
 from agent.network.attach import Attached, AttachSpec, Report, outward
+from agent.network.bridges import Bridges, taken
+from agent.network.dns import DnsServer
 from agent.network.errors import AlreadyAttached, InvalidNetwork, NetworkFailed, NetworkInUse, NetworkNotFound, NotAttached
-from agent.network.firewall import Firewall
 from agent.network.ipam import AddressPool
+from agent.network.names import Book
 from agent.network.naming import Naming, mac_of
 from agent.network.networks import DEFAULT, NetworkStore
 from agent.network.ports import PortTable
 from agent.network.reconcile import Reconciler
 from agent.network.records import Endpoint, Network, PublishedPort, Sandbox
-from agent.network.sysctls import FORWARD, Sysctls
 from agent.protocol.spec import NetworkMode, NetworkSpec, PortSpec, Protocol
 from agent.sys import netns, rtnetlink
-from agent.sys.netlink import Netlink, NetlinkError
+from agent.sys.netlink import Netlink
 
 
 class Networks:
@@ -58,10 +59,10 @@ class Networks:
         self._sandboxes = {sandbox.container_id: sandbox for sandbox in records.read_all(self._records, Sandbox)}
         self._inner: dict[str, Netlink] = {}  # a socket inside each fresh sandbox, until it is attached
         self._pools: dict[str, AddressPool] = {}
-        self._up: set[str] = set()  # ids of the networks whose bridge is in the kernel
         self.ports = PortTable()
-        self.sysctls = Sysctls(os.path.join(self._run, "sysctl.json"))
-        self.firewall = Firewall(prefix, self._networks_up, self._published, tuple(protect_ports))
+        self.bridges = Bridges(self.store, prefix, os.path.join(self._run, "sysctl.json"), self._published, tuple(protect_ports))
+        self._book: Book | None = None
+        self._dns = DnsServer(self.book, self._resolvers_for)
 
     # -- networks
 
@@ -77,11 +78,11 @@ class Networks:
     def create(self, spec: NetworkSpec) -> Network:
         """Make a network and its bridge. Raises InvalidNetwork, NetworkExists, SubnetTaken, AddressesExhausted."""
         with self._lock:
-            network = self.store.create(spec, self._taken())
+            network = self.store.create(spec, taken())
             try:
-                self._raise(network)
+                self.bridges.raise_one(network)
             except BaseException:
-                self._lower(network)
+                self.bridges.lower(network)
                 self.store.discard(network)
                 raise
             return network
@@ -94,7 +95,9 @@ class Networks:
             if members:
                 raise NetworkInUse(f"network {network.name!r} is in use by {', '.join(members)}", containers=members)
             self.store.remove(network)
-            self._lower(network)
+            self.bridges.lower(network)
+            self._pool(network).forget()
+            del self._pools[network.id]
 
     def prune(self) -> list[Network]:
         """Remove every user network that no container is on; returns them."""
@@ -174,7 +177,8 @@ class Networks:
                 planned = self._plan(sandbox, joined, ports)
                 self._save(planned)
                 self._connect(planned, planned.endpoints)
-                self.firewall.change(add=planned.ports)
+                self.bridges.firewall.change(add=planned.ports)
+                self.serve_names(container_id)
             except BaseException:
                 self._withdraw(self._sandboxes[container_id], back_to=sandbox)
                 raise
@@ -192,6 +196,7 @@ class Networks:
             try:
                 self._save(after)
                 self._connect(after, (endpoint,))
+                self.serve_names(container_id)
             except BaseException:
                 self._unplug(endpoint, container_id)
                 self._save(before)
@@ -212,7 +217,7 @@ class Networks:
             after = replace(left, ports=moved)
             self._save(after)
             if moved != before.ports:
-                self.firewall.change(remove=before.ports, add=moved)
+                self.bridges.firewall.change(remove=before.ports, add=moved)
             if not moved:
                 self.ports.release(before.ports)
             self._unplug(gone, container_id)
@@ -231,15 +236,41 @@ class Networks:
                 return
             self._sandboxes[container_id] = replace(sandbox, ports=())
             if sandbox.ports:
-                self.firewall.change(remove=sandbox.ports)
+                self.bridges.firewall.change(remove=sandbox.ports)
                 self.ports.release(sandbox.ports)
+            self._dns.close(container_id)
             self._close_inner(container_id)
             netns.drop(self.path(container_id))
             for endpoint in sandbox.endpoints:
                 self._free(endpoint, container_id)
             self._discard(container_id)
             if any(port.protocol is Protocol.UDP for port in sandbox.ports):
-                self.firewall.forget({port.address for port in sandbox.ports})
+                self.bridges.firewall.forget({port.address for port in sandbox.ports})
+
+    # -- names
+
+    def resolver(self, networks: Sequence[str]) -> files.Resolver:
+        """What belongs into the resolv.conf of a container on these networks: ours on user networks, else the node's."""
+        node = files.of_node()
+        return files.embedded(node) if any(self.get(network).name != DEFAULT for network in networks) else node
+
+    def book(self) -> Book:
+        with self._lock:
+            if self._book is None:
+                self._book = names.write(self._sandboxes.values())
+            return self._book
+
+    def serve_names(self, container_id: str) -> None:
+        """Answer the DNS questions of a container that is on a user network."""
+        if any(endpoint.network != DEFAULT for endpoint in self.inspect(container_id).endpoints):
+            self._dns.open(container_id, self.path(container_id))
+
+    def _resolvers_for(self, container_id: str) -> tuple[str, ...]:
+        with self._lock:
+            sandbox = self._sandboxes.get(container_id)
+            if sandbox is None or outward(sandbox, self._internal()) is None:
+                return ()  # an internal network leads nowhere, by DNS neither
+        return files.upstream()
 
     # -- the whole
 
@@ -254,15 +285,16 @@ class Networks:
     def intact(self) -> bool:
         """Whether nobody changed our packet filter: cheap enough to ask every few seconds; if not, `sync`."""
         with self._lock:
-            return self.firewall.intact()
+            return self.bridges.firewall.intact()
 
     def close(self) -> None:
         """Let go of sockets; everything in the kernel stays, for the next agent."""
+        self._dns.stop()  # outside the lock, which its thread may be waiting for
         with self._lock:
             for container_id in list(self._inner):
                 self._close_inner(container_id)
             self.ports.close()
-            self.firewall.close()
+            self.bridges.firewall.close()
 
     def teardown(self) -> None:
         """Remove everything of ours from the kernel and put the node's sysctls back: the node leaves for good."""
@@ -270,10 +302,10 @@ class Networks:
             for container_id in list(self._sandboxes):
                 self.detach(container_id)
             for network in self.store.list():
-                self._lower(network)
-            self._last_gone()
-            self.close()
-            netns.release_directory(self._netns_dir)
+                self.bridges.lower(network)
+            self.bridges.settle()
+        self.close()
+        netns.release_directory(self._netns_dir)
 
     # -- inside
 
@@ -281,17 +313,7 @@ class Networks:
         try:
             return self.store.get(DEFAULT)
         except NetworkNotFound:
-            return self.store.create(NetworkSpec(DEFAULT), self._taken())
-
-    def _taken(self) -> list[ipaddress.IPv4Network]:
-        """Subnets that the node reaches by itself, our own bridges' included."""
-        with Netlink() as route:
-            direct = [(address, prefix) for _, address, prefix in rtnetlink.addresses(route)]
-            routed = [(address, prefix) for address, prefix, _ in rtnetlink.routes(route) if prefix]
-        return [ipaddress.IPv4Network(f"{address}/{prefix}", strict=False) for address, prefix in [*direct, *routed]]
-
-    def _networks_up(self) -> list[Network]:
-        return [network for network in self.store.list() if network.id in self._up]
+            return self.store.create(NetworkSpec(DEFAULT), taken())
 
     def _published(self) -> Iterator[PublishedPort]:
         for sandbox in self._sandboxes.values():
@@ -299,45 +321,6 @@ class Networks:
 
     def _internal(self) -> set[str]:
         return {network.id for network in self.store.list() if network.internal}
-
-    def _raise(self, network: Network) -> int:
-        """The bridge in the kernel, forwarding on and rules written; returns the index of the bridge."""
-        with Netlink() as route:
-            if network.id in self._up:
-                with contextlib.suppress(NetlinkError):  # ENODEV: somebody removed it; made anew below
-                    return rtnetlink.link(route, network.bridge).index
-            index = bridge.ensure(route, self.sysctls, network)
-        self._up.add(network.id)
-        self.enable_forwarding()
-        self.firewall.rewrite()
-        return index
-
-    def enable_forwarding(self) -> None:
-        self.sysctls.set(FORWARD, "1")
-        self.firewall.guard = self.sysctls.we_forward
-
-    def mark_up(self, networks: Sequence[Network]) -> None:
-        self._up.update(network.id for network in networks)
-
-    def settle(self) -> None:
-        """Write the rules for what is up, or remove them and restore the node when nothing is."""
-        if self._up:
-            self.firewall.rewrite()
-        else:
-            self._last_gone()
-
-    def _lower(self, network: Network) -> None:
-        with Netlink() as route:
-            bridge.remove(route, network.bridge)
-        self._up.discard(network.id)
-        self._pool(network).forget()
-        self._pools.pop(network.id, None)
-        self.settle()
-
-    def _last_gone(self) -> None:
-        self.firewall.remove()
-        self.sysctls.restore()
-        self.firewall.guard = False
 
     def _pool(self, network: Network) -> AddressPool:
         pool = self._pools.get(network.id)
@@ -387,7 +370,7 @@ class Networks:
     def lay(self, container_id: str, endpoint: Endpoint, *, default: bool) -> None:
         """Lay the veth of an endpoint."""
         network = self.store.get(endpoint.network_id)
-        index = self._raise(network)
+        index = self.bridges.raise_one(network)
         path = self.path(container_id)
         try:
             netns_fd = netns.open_at(path)
@@ -414,7 +397,7 @@ class Networks:
         self._save(back_to)
         if reached.ports:
             self.ports.release(reached.ports)
-            self.firewall.rewrite()
+            self.bridges.firewall.rewrite()
         for endpoint in reached.endpoints:
             self._unplug(endpoint, reached.container_id)
 
@@ -432,10 +415,12 @@ class Networks:
 
     def _save(self, sandbox: Sandbox) -> None:
         self._sandboxes[sandbox.container_id] = sandbox
+        self._book = None
         records.write(os.path.join(self._records, f"{sandbox.container_id}.json"), sandbox)
 
     def _discard(self, container_id: str) -> None:
         self._sandboxes.pop(container_id, None)
+        self._book = None
         records.erase(os.path.join(self._records, f"{container_id}.json"))
 
     def _keep_inner(self, container_id: str, inner: Netlink) -> Netlink:

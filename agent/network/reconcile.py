@@ -30,11 +30,14 @@ class Reconciler:
     def run(self, live: Collection[str]) -> Report:
         removed = self._remove_dead(live)
         self._drop_stray_namespaces()
-        self._raise_networks()
+        self._owner.bridges.raise_all(self._wanted())
         repaired, broken = self._repair_endpoints()
         lost = self._restore_ports()
         links = self._remove_stray_links()
-        self._owner.settle()
+        self._owner.bridges.settle()
+        for container_id in self._sandboxes:
+            if container_id not in broken:
+                self._owner.serve_names(container_id)
         return Report(tuple(removed), tuple(repaired), tuple(broken), tuple(links), tuple(lost))
 
     def _remove_dead(self, live: Collection[str]) -> list[str]:
@@ -52,16 +55,6 @@ class Reconciler:
         """Every user network; the default one only once something used it."""
         used = {endpoint.network_id for sandbox in self._sandboxes.values() for endpoint in sandbox.endpoints}
         return [network for network in self._owner.store.list() if network.name != DEFAULT or network.id in used]
-
-    def _raise_networks(self) -> None:
-        wanted = self._wanted()
-        if not wanted:
-            return
-        self._owner.enable_forwarding()
-        with Netlink() as route:
-            for network in wanted:
-                bridge.ensure(route, self._owner.sysctls, network)
-        self._owner.mark_up(wanted)
 
     def _repair_endpoints(self) -> tuple[list[str], list[str]]:
         with Netlink() as route:

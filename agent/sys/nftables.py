@@ -129,6 +129,11 @@ def cmp(value: bytes, *, op: int = EQ, register: int = R0) -> Expression:
     return _expression("cmp", be32(1, register), be32(2, op), nest(3, attr(1, value)))
 
 
+def load(value: bytes, register: int) -> Expression:
+    """Put a constant into a register."""
+    return _expression("immediate", be32(1, register), nest(2, attr(1, value)))
+
+
 def bitwise(mask: bytes, register: int = R0) -> Expression:
     return _expression(
         "bitwise",

@@ -57,7 +57,7 @@ class VolumeStore:
         options: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> Volume:
-        """Make a volume, or return the one that has the name already if driver and options agree (Docker's rule).
+        """Make a volume, or return the one that has the name already (Docker's rule) unless other options are asked for.
 
         No name: an anonymous one. Options of the local driver: type=tmpfs with o=size=…,uid=…; nothing else.
         """
@@ -71,7 +71,7 @@ class VolumeStore:
             present = self._read(name)
             if present is None:
                 return self._make(name, options or {}, labels or {})
-            if dict(present.options) != dict(options or {}):
+            if options and dict(present.options) != dict(options):
                 raise VolumeExists(
                     f"volume {name!r} exists with other options: remove it first, or use another name", volume=name
                 )

@@ -92,7 +92,7 @@ def test_options_and_drivers_are_refused_unless_known(store: VolumeStore) -> Non
         store.create("x", options={"type": "tmpfs", "o": "size=1m,suid"})
     store.create("x", options={"type": "tmpfs", "o": "size=1m"})
     with pytest.raises(VolumeExists):
-        store.create("x")
+        store.create("x", options={"type": "tmpfs", "o": "size=2m"})
     assert store.mounts_for([volume_spec("x")], "c1") == [
         Mount("tmpfs", "tmpfs", "/data", ("nosuid", "nodev", "noexec", "size=1m")),
     ]
