@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
+
 from nodes.link.app import application as node_port_app
-from nodes.link.relay import application as relay
+from nodes.link.hub import HUB
 
-__all__ = ["node_port_app", "sockets"]
+__all__ = ["lifespan", "node_port_app"]
 
-sockets = [("ws/stream", relay)]  # origin-checked by the ground floor's websocket door
+
+@contextlib.asynccontextmanager
+async def lifespan() -> AsyncIterator[None]:
+    """The hub's loops run while the process serves."""
+    async with HUB.running():
+        yield

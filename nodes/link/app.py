@@ -40,7 +40,6 @@ async def application(scope: Mapping[str, Any], receive: Any, send: Any) -> None
         return
     await receive()  # websocket.connect
     await send({"type": "websocket.accept"})
-    HUB.ensure_running()
     await _Socket(scope, receive, send).serve()
 
 

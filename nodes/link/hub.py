@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from django.db import DatabaseError
@@ -34,17 +36,20 @@ class Hub:
         self._sessions: dict[str, LinkSession] = {}
         self._parked: dict[str, tuple[float, str, Wire]] = {}
         self._heard: dict[str, str] = {}
-        self._loops: list[asyncio.Task[None]] = []
 
-    def ensure_running(self) -> None:
-        """Start the flusher and the hint reader with the first link."""
-        if not self._loops or any(loop.done() for loop in self._loops):
-            for loop in self._loops:
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The flusher and the hint reader run inside."""
+        loops = [
+            asyncio.create_task(self._flush_leases(), name="hub-leases"),
+            asyncio.create_task(self._follow_hints(), name="hub-hints"),
+        ]
+        try:
+            yield
+        finally:
+            for loop in loops:
                 loop.cancel()
-            self._loops = [
-                asyncio.create_task(self._flush_leases(), name="hub-leases"),
-                asyncio.create_task(self._follow_hints(), name="hub-hints"),
-            ]
+            await asyncio.gather(*loops, return_exceptions=True)
 
     def session(self, node_id: str) -> LinkSession | None:
         return self._sessions.get(node_id)

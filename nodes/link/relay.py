@@ -210,5 +210,4 @@ async def application(scope: Mapping[str, Any], receive: Any, send: Any) -> None
     """ASGI 3, websocket only. Authentication is the ticket; the caller of this app has checked the Origin."""
     await receive()  # websocket.connect
     await send({"type": "websocket.accept"})
-    HUB.ensure_running()
     await Relay(receive, send).serve()
