@@ -19,7 +19,8 @@ from django.db import connection
 from controlplane.api.ids import new_id
 from controlplane.events import hints
 from controlplane.events.models import ChainHead
-from nodes import actions, queries, topics
+from controlplane.jobs.clock import database_now
+from nodes import actions, topics
 from nodes.orchestrator.liveness import PERIOD
 
 log = structlog.get_logger(__name__)
@@ -63,7 +64,7 @@ class Reconciler:
         return ChainHead.objects.values_list("sequence", flat=True).filter(pk=1).first() or 0
 
     def _timer_is_due(self) -> bool:
-        return bool(self._due) and queries.database_now().timestamp() >= self._due
+        return bool(self._due) and database_now().timestamp() >= self._due
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`: a look a second, at once when a hint comes. A database that is away is waited for."""

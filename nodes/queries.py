@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from django.db.models import Q, QuerySet
+
 from agent.protocol import codec
 from agent.protocol.messages import Action as ActionMessage
 from agent.protocol.messages import TaskAssignment
@@ -148,19 +150,22 @@ def pending_actions(node_id: str, epoch: int) -> list[ActionMessage]:
 
 
 def may_pull(node_id: str, repository: str) -> bool:
-    """May the node have a pull token of `repository`? Only for what its assignments or its image_pull actions name."""
+    """May the node have a pull token of `repository`? Only for what its assignments or its waiting actions name."""
     for image in Task.objects.assigned_to(node_id).order_by().values_list("image", flat=True).distinct():
         if Reference.parse(image).repository == repository:
             return True
-    pulls = Action.objects.queued().filter(node_id=node_id, kind="image_pull", deadline__gt=database_now())
-    return any(
-        Reference.parse(str(args.get("reference", ""))).repository == repository for args in pulls.values_list("args", flat=True)
-    )
+    queued = Action.objects.queued().filter(node_id=node_id, deadline__gt=database_now())
+    pulls = queued.filter(kind__in=["image_pull", "container_create"]).values_list("args", flat=True)
+    images = [str(args.get("reference") or args.get("spec", {}).get("image", "")) for args in pulls]
+    return any(Reference.parse(image).repository == repository for image in images if image)
 
 
-def containers_by_id(text: str) -> list[Container]:
-    """Containers that `text` may mean (id, prefix or name); at most two, to tell one from many."""
-    return list(Container.objects.called(text).select_related("node", "service", "collection")[:2])
+def called(rows: QuerySet[Container], text: str) -> QuerySet[Container]:
+    """Those of `rows` that `text` may mean: by our id, the runtime's id or a prefix of it (at least 4 characters), or by name."""
+    exact = rows.filter(Q(pk=text) | Q(container_id=text) | Q(name=text))
+    if len(text) < 4 or exact.exists():
+        return exact
+    return rows.filter(container_id__startswith=text)
 
 
 def samples(node_id: str, container_id: str = "") -> list[dict[str, Any]]:

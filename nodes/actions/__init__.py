@@ -10,6 +10,7 @@ from nodes.actions.administration import (
 )
 from nodes.actions.apply import apply
 from nodes.actions.assign import assign
+from nodes.actions.container import create_container
 from nodes.actions.joining import Joined, create_join_token, join, revoke_join_token, sign_renewal
 from nodes.actions.one_shot import complete_action, outcome, queue_action
 from nodes.actions.report import record_contents, record_inventory, record_samples, report
@@ -26,6 +27,7 @@ __all__ = [
     "approve_node",
     "assign",
     "complete_action",
+    "create_container",
     "create_join_token",
     "create_service",
     "end_adoption",

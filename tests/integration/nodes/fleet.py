@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -116,7 +117,9 @@ def status(task: Task, observed: TaskState, at: float = 1.0, **fields: Any) -> T
 def obey(limit: int = 40) -> None:
     """Reconcile, and let every linked node do what it is told, until both rest."""
     for _ in range(limit):
-        moved = actions.reconcile_round().changes
+        done = actions.reconcile_round()
+        # Timers of a millisecond are over before the next round.
+        moved = done.changes or int(done.wake_at is not None and done.wake_at - time.time() < 0.001)
         for row in Node.objects.exclude(session=""):
             moved += _obey(row)
         if not moved:

@@ -1,5 +1,7 @@
 """Whole rounds against the database: create, place, report, scale, update, lose a node."""
 
+import dataclasses
+
 import pytest
 
 from agent.protocol.spec import FailureAction, Placement, RestartPolicy, UpdateConfig
@@ -64,14 +66,16 @@ def test_a_waiting_task_says_why_and_says_it_once(admin: fleet.Actor) -> None:
 def test_an_update_rolls_and_a_failing_one_rolls_back(admin: fleet.Actor) -> None:
     fleet.node("one")
     quick = UpdateConfig(monitor=1e-6, failure_action=FailureAction.ROLLBACK)
-    service = actions.create_service(admin, fleet.spec(replicas=2, update=quick, restart=RestartPolicy(delay=0)))
+    one = fleet.spec(replicas=2, update=quick, rollback=quick, restart=RestartPolicy(delay=0))
+    two = dataclasses.replace(one, container=dataclasses.replace(one.container, image="library/web:2"))
+    service = actions.create_service(admin, one)
     fleet.obey()
-    service = actions.update_service(admin, service, fleet.spec(tag="2", replicas=2, update=quick), expected=service.version)
+    service = actions.update_service(admin, service, two, expected=service.version)
     fleet.obey()
     service.refresh_from_db()
     assert service.update.state is UpdateState.COMPLETED
     assert set(Task.objects.live().values_list("image", flat=True)) == {f"library/web:2@{fleet.OTHER}"}
-    service = actions.update_service(admin, service, fleet.spec(tag="1", replicas=2, update=quick), expected=None)
+    service = actions.update_service(admin, service, one, expected=None)
     actions.reconcile_round()
     for task in Task.objects.live().filter(template=service.template):
         actions.report(str(task.node_id), task.node.epoch, [fleet.status(task, S.FAILED, exit_code=1)])
