@@ -15,7 +15,7 @@ from csp.constants import NONCE, NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.functional import SimpleLazyObject
 
-from controlplane.home import secret_key
+from controlplane.home import default_home, secret_key
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -43,11 +43,7 @@ def _words(name: str, default: str = "") -> list[str]:
     return [word for word in _text(name, default).replace(",", " ").split() if word]
 
 
-def _default_home() -> str:
-    return "/var/lib/wharf" if os.geteuid() == 0 else str(Path.home() / ".wharf")
-
-
-HOME = Path(_text("WHARF_HOME") or _default_home())
+HOME = Path(_text("WHARF_HOME") or default_home())
 HOSTNAMES = _words("WHARF_HOSTNAMES")
 ADDRESS = _text("WHARF_ADDRESS", "0.0.0.0")  # noqa: S104  # a control plane that only loopback reaches has no nodes
 PORT = _number("WHARF_PORT", 8443)

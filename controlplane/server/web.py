@@ -14,9 +14,9 @@ import structlog
 from asgiref.sync import sync_to_async
 from django.conf import settings
 
+from controlplane import notify
 from controlplane.api import guests
 from controlplane.pki.server import RENEWAL_CHECK, Files, ensure_certificate
-from controlplane.server import notify
 from controlplane.server.app import App, Edge
 from controlplane.server.listener import Listener, bind, configure, serve
 from controlplane.server.throttle import TokenBucket
@@ -102,12 +102,20 @@ async def main(app: App) -> None:
     def ready() -> None:
         gc.collect()
         gc.freeze()  # what start-up made stays: later collections need not walk it
-        notify.ready()
+        notify.send("READY=1")
         log.info("listening", ports=[listener.port for listener in running])
 
     async with guest_lifespans():
-        renewal = asyncio.create_task(certificates.renew())
+        background = [asyncio.create_task(certificates.renew()), asyncio.create_task(_signs_of_life())]
         try:
             await serve(running, ready=ready)
         finally:
-            renewal.cancel()
+            for task in background:
+                task.cancel()
+
+
+async def _signs_of_life() -> None:
+    """A loop that no longer turns sends none, and is restarted."""
+    while True:
+        await asyncio.sleep(notify.WATCHDOG_EVERY)
+        notify.send("WATCHDOG=1")
