@@ -18,7 +18,9 @@ from agent.protocol import messages as m
 from agent.protocol.errors import Denied, WharfError
 from agent.protocol.wire import Acknowledged, Data, Event, ProtocolViolation, Received, Wire, Writable
 from nodes import queries
-from nodes.actions import joining, one_shot, report
+from nodes.actions.joining import sign_renewal
+from nodes.actions.one_shot import complete_action
+from nodes.actions.report import record_contents, record_inventory, record_samples, report
 from nodes.actions.session import Registration, check_epoch
 from nodes.errors import StaleSession
 from nodes.link.hub import Hub
@@ -206,15 +208,15 @@ class LinkSession:
         rows = self._hub.rows
         if isinstance(message, m.StatusReport):
             self._own_epoch(message.epoch)
-            await rows(report.report, self.node_id, message.epoch, message.tasks)
+            await rows(report, self.node_id, message.epoch, message.tasks)
         elif isinstance(message, m.Inventory):
-            await rows(report.record_inventory, self.node_id, message)
+            await rows(record_inventory, self.node_id, message)
         elif isinstance(message, m.Contents):
-            await rows(report.record_contents, self.node_id, message)
+            await rows(record_contents, self.node_id, message)
         elif isinstance(message, m.Samples):
-            await rows(report.record_samples, self.node_id, message)
+            await rows(record_samples, self.node_id, message)
         elif isinstance(message, m.ActionResult):
-            await rows(one_shot.complete_action, self.node_id, message)
+            await rows(complete_action, self.node_id, message)
             self._sent_actions.discard(message.action_id)
         elif isinstance(message, m.AssignmentsRequest):
             self._sent = None
@@ -241,7 +243,7 @@ class LinkSession:
 
     async def _certificate(self, request: m.CertificateRequest) -> m.CertificateReply:
         try:
-            certificate, ca = await self._hub.rows(joining.sign_renewal, self.node_id, self.epoch, request.csr)
+            certificate, ca = await self._hub.rows(sign_renewal, self.node_id, self.epoch, request.csr)
         except WharfError as error:
             return m.CertificateReply(request.request_id, error=error.as_dict())
         return m.CertificateReply(request.request_id, certificate=certificate, ca=ca)
