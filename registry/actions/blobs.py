@@ -5,7 +5,7 @@ The rule of registry.models.blob: lock the blob's row, see that it is live, then
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import transaction
 from django.db.models import F
@@ -22,7 +22,7 @@ from registry.queries.content import BlobRow
 from registry.storage.store import BlobStore
 
 
-def stale_before() -> object:
+def stale_before() -> datetime:
     """A touch younger than this protects long enough and is not written again."""
     return timezone.now() - timedelta(seconds=limit("GC_GRACE") / 4)
 
@@ -55,7 +55,7 @@ def link_live(repository_id: str, blob: Blob, pusher: str) -> None:
 def touch(row: BlobRow) -> bool:
     """A pusher saw this blob and will rely on it: protect its link for a grace. False when it went meanwhile."""
     before = stale_before()
-    if row.touched_at >= before:  # type: ignore[operator]  # a datetime
+    if row.touched_at >= before:
         return True
     return RepositoryBlob.objects.filter(pk=row.link_id).update(touched_at=timezone.now()) == 1
 

@@ -3,8 +3,8 @@
 Two steps of forgetting, each with its own grace:
 
 1. a repository's link to a blob goes when no manifest of the repository needs the blob and no pusher touched the link;
-2. a blob without links and leases is claimed (LIVE -> DELETING), and in another transaction its file goes to the trash and its row
-   goes. Between the two an upload of the same bytes makes it LIVE again.
+2. a blob without links and leases is claimed (LIVE -> DELETING), and in another transaction its file goes to the trash and its
+   row goes. Between the two an upload of the same bytes makes it LIVE again.
 
 Each decision is made under the row's lock by statements that start after the lock was taken (registry.models.blob says why).
 A crash leaves DELETING rows, which the next run finishes, or a trashed file, which the trash window removes.

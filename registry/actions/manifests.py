@@ -13,7 +13,8 @@ from datetime import datetime
 from django.db import transaction
 from django.utils import timezone
 
-from agent.protocol.oci import Descriptor, Digest, Manifest as Document
+from agent.protocol.oci import Descriptor, Digest
+from agent.protocol.oci import Manifest as Document
 from controlplane import events
 from controlplane.api.actor import Actor
 from registry.actions.blobs import stale_before
@@ -110,7 +111,7 @@ def _lock_blobs(repository: Repository, document: Document) -> set[int]:
             )
         if found[digest] != size:
             raise SizeInvalid(f"blob {digest} has {found[digest]} bytes, the manifest says {size}", digest=digest)
-    stale = [link.pk for link in links if link.touched_at < stale_before()]  # type: ignore[operator]  # a datetime
+    stale = [link.pk for link in links if link.touched_at < stale_before()]
     if stale:
         RepositoryBlob.objects.filter(pk__in=stale).update(touched_at=timezone.now())
     return {link.blob_id for link in links}
@@ -125,8 +126,8 @@ def _check_children(repository: Repository, document: Document) -> None:
     missing = wanted - set(rows.values_list("digest", flat=True))
     if missing:
         raise ManifestBlobUnknown(
-            f"{repository.full_name} holds no manifest {min(missing)}; push the children of an index before it, or allow sparse indexes"
-            " in the repository's settings",
+            f"{repository.full_name} holds no manifest {min(missing)}; push the children of an index before it, or allow"
+            " sparse indexes in the repository's settings",
             digest=min(missing),
         )
 
@@ -151,7 +152,7 @@ def _point(actor: Actor, repository: Repository, name: str, manifest: Manifest, 
 
 
 def delete_manifest(actor: Actor, full_name: str, digest: str) -> None:
-    """The manifest and every tag that points at it. Its blobs stay until the collector finds them unused. Raises ManifestUnknown."""
+    """The manifest and its tags. Its blobs stay until the collector finds them unused. Raises ManifestUnknown."""
     with transaction.atomic():
         row = (
             Manifest.objects.select_for_update(of=("self",))

@@ -75,7 +75,7 @@ def tag_names(full_name: str, after: str, limit: int | None) -> list[str]:
 def ascii_order(rows: QuerySet[ModelT], column: str, after: str) -> QuerySet[ModelT]:
     """`rows` sorted by bytes, beyond `after`. PostgreSQL's default collation sorts by language, which no client expects."""
     collation = "C" if connection.vendor == "postgresql" else "BINARY"
-    sorted_rows = rows.annotate(ascii=Collate(column, collation)).order_by("ascii")
+    sorted_rows: QuerySet[ModelT] = rows.alias(ascii=Collate(column, collation)).order_by("ascii")
     return sorted_rows.filter(ascii__gt=after) if after else sorted_rows
 
 
