@@ -46,10 +46,12 @@ class Collected:
 
 
 def candidates(grace: float) -> Collected:
-    """The dry run: reads only. Counts blobs that lose their last link in the same run too, as a run would two graces later."""
+    """The dry run: reads only, and says what a run now would do. A blob that loses its last link in it stays for another grace."""
     cutoff = timezone.now() - timedelta(seconds=grace)
     links = _unused_links(cutoff)
-    staying = RepositoryBlob.objects.filter(blob=OuterRef("pk")).exclude(pk__in=links.values("pk"))
+    staying = RepositoryBlob.objects.filter(blob=OuterRef("pk"))
+    if grace <= 0:
+        staying = staying.exclude(pk__in=links.values("pk"))
     blobs = Blob.objects.filter(last_touched__lt=cutoff).filter(~Exists(staying), ~Exists(_leases(timezone.now())))
     sizes = list(blobs.values_list("size", flat=True))
     return Collected(links=links.count(), blobs=len(sizes), size=sum(sizes))
