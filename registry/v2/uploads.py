@@ -1,8 +1,8 @@
 """Uploads: POST starts one (or mounts, or stores a whole blob), PATCH appends, PUT closes, GET asks how far, DELETE cancels.
 
-The order is always: judge and claim (a short transaction) before the first read of the body; then bytes, in batches of 1 MiB, each
-hashed and written by one call in a file thread before the next batch is read, so that a slow disk slows the client and not our
-memory; then the file's commit; then one short transaction. No transaction is open while bytes move.
+The order is always: judge and claim (a short transaction) before the first read of the body; then bytes, in batches of 1 MiB,
+each hashed and written by one call in a file thread before the next batch is read, so that a slow disk slows the client and not
+our memory; then the file's commit; then one short transaction. No transaction is open while bytes move.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ async def _commit(held: Claim, writer: UploadWriter, digest: Digest) -> bool:
 
 
 def _chunk_start(request: Request) -> int | None:
-    """Where the client believes the upload ends; None when it does not say. Raises RangeInvalid for a range that is not its length."""
+    """Where the client believes the upload ends; None when it does not say. Raises RangeInvalid."""
     header = request.headers.get("content-range")
     if header is None:
         return None
