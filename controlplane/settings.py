@@ -308,8 +308,8 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "SERVE_INCLUDE_SCHEMA": False,
     "COMPONENT_SPLIT_REQUEST": True,
-    "ENUM_NAME_OVERRIDES": {},
-    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "controlplane.api.schema.add_problems"],
+    # enumerations stay in their place: drf-spectacular's hook that names them stumbles over every second "state"
+    "POSTPROCESSING_HOOKS": ["controlplane.api.schema.add_problems"],
 }
 
 # --- the rest -------------------------------------------------------------------------------------------------------------------
