@@ -141,7 +141,7 @@ def database(url: str) -> dict[str, Any]:
     if parts.scheme == "sqlite":
         return {
             "ENGINE": "django.db.backends.sqlite3",
-            "NAME": unquote(parts.path) or ":memory:",
+            "NAME": unquote(parts.path).replace("//", "/", 1) or ":memory:",
             "OPTIONS": {
                 # DEFERRED turns a read into a write half-way and fails at once when another writer came between
                 "transaction_mode": "IMMEDIATE",
