@@ -268,7 +268,7 @@ CONTENT_SECURITY_POLICY = {
 }
 
 STATIC_URL = "/static/"
-STATIC_ROOT = HOME / "static"
+STATIC_ROOT = _text("WHARF_STATIC_ROOT") or None  # where collectstatic puts files; not needed
 WHITENOISE_USE_FINDERS = True  # a clone serves its committed bundles without collectstatic
 WHITENOISE_AUTOREFRESH = DEBUG
 

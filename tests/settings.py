@@ -17,8 +17,6 @@ os.environ.setdefault("WHARF_LOG_LEVEL", "WARNING")
 from controlplane.settings import *  # noqa: F403
 
 PASSWORD_HASHERS = ["tests.hashers.CheapArgon2"]
-# A file, not the in-memory default: that one is shared by all threads and answers "table is locked" instead of waiting.
-DATABASES["default"].setdefault("TEST", {})  # noqa: F405
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):  # noqa: F405
-    DATABASES["default"]["TEST"]["NAME"] = os.path.join(os.environ["WHARF_HOME"], "test.sqlite3")  # noqa: F405
-STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # noqa: F405  # whitenoise warns about a missing directory
+    # a file, not memory: threads of one test must meet the real locks
+    DATABASES["default"]["TEST"] = {"NAME": f"{HOME}/test.sqlite3"}  # noqa: F405

@@ -26,8 +26,8 @@ CONTROL = "control"
 class Hello:
     """First message of the agent. `session` is the link session to resume, "" for a new one; `received` the last seq it saw.
 
-    `epoch` is the highest epoch the agent ever saw and `assign_rev` the revision of the assignment set it holds: figures above the
-    database's mean that the database went back in time (adopt mode).
+    `epoch` is the highest epoch the agent ever saw and `assign_rev` the revision of the assignment set it holds: figures above
+    the database's mean that the database went back in time (adopt mode).
     """
 
     TYPE: ClassVar[str] = "hello"
@@ -303,8 +303,8 @@ class CertificateReply:
 class StreamOpen:
     """The control plane opens a stream to a target of the node.
 
-    `target`: "logs" {follow, since, until, tail, timestamps, stdout, stderr} · "exec" {command, env, user, cwd, tty, stdin, rows, cols} ·
-    "attach" {stdin} · "stats" {} (JSON lines) · "events" {} (JSON lines).
+    `target` and its args: "logs" {follow, since, until, tail, timestamps, stdout, stderr} · "exec" {command, env, user, cwd, tty,
+    stdin, rows, cols} · "attach" {stdin} · "stats" {} (JSON lines) · "events" {} (JSON lines).
     """
 
     TYPE: ClassVar[str] = "stream_open"

@@ -114,7 +114,7 @@ class VersionedMixin:
 class ModelRoutes(VersionedMixin, ViewSetMixin, ApiView):
     """Routes of one model: `list` and `retrieve` are here, each write is a method of the subclass with one domain call.
 
-    Rows are always fetched through `visible`: what may not be seen is not found. Then the action's operation is required on the row.
+    Rows are always fetched through `visible`: what may not be seen is not found. Then the action's operation is required on it.
     """
 
     queryset: Any = None

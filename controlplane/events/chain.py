@@ -49,7 +49,7 @@ def stamp(at: datetime) -> str:
 
 
 def clean(value: Any) -> Any:
-    """JSON data that both databases give back as it went in: jsonb refuses NUL and lone surrogates, and 1e20 becomes an integer."""
+    """JSON data that both databases give back as it went in: jsonb refuses NUL and lone surrogates, 1e20 becomes an integer."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode().replace("\x00", "\N{REPLACEMENT CHARACTER}")
     if isinstance(value, dict):

@@ -49,7 +49,7 @@ async def subscribe(start: int | None = None) -> AsyncIterator[int]:
 
 
 async def watch(actor: Actor, number: int) -> AsyncIterator[list[Event]]:
-    """Batches of visible events after `number`, for ever; an empty one is a sign of life each POLL seconds. Raises like `since`."""
+    """Batches of visible events after `number`, for ever; an empty one shows life each POLL seconds. Raises like `since`."""
     read = database_sync_to_async(since)
     async for _ in wakes():
         newest = await database_sync_to_async(head)()

@@ -57,32 +57,31 @@ def explain(actor: Actor, operation: str, target: Any, gates: frozenset[str]) ->
     resource, verb = split(operation)
     path = path_of(target)
     if not actor.in_scope(operation):
-        return Decision(
-            False, f"The token's scopes do not include {operation}.", operation, path, can_view=_sees(actor, target),
-            hint="Use a token with that scope.",
-        )  # fmt: skip
+        reason, hint = f"The token's scopes do not include {operation}.", "Use a token with that scope."
+        return Decision(False, reason, operation, path, can_view=_sees(actor, target), hint=hint)
     if actor.is_admin:
         return Decision(True, "Administrators may do everything.", operation, path, can_view=True)
     held = held_by(actor)
     verdict = rights.judge(held, resource.name, verb, path, gates)
     grants = tuple({"role": grant.role, "collection": grant.path, "subject": grant.subject} for grant in verdict.deciding)
     if verdict.allowed:
-        return Decision(
-            True, f"Granted by the role {grants[0]['role']} on {grants[0]['collection']}.", operation, path, grants, can_view=True
-        )
+        reason = f"Granted by the role {grants[0]['role']} on {grants[0]['collection']}."
+        return Decision(True, reason, operation, path, grants, can_view=True)
     if not gates and _owns(actor, operation, target):
         return Decision(True, "Yours: held by a relation, not by a grant.", operation, path, can_view=True)
-    sees = _sees(actor, target, held)
+    reason, hint = _refusal(operation, path, verdict)
+    missing = tuple(sorted(verdict.missing))
+    return Decision(False, reason, operation, path, grants, missing, _sees(actor, target, held), hint)
+
+
+def _refusal(operation: str, path: str, verdict: rights.Verdict) -> tuple[str, str]:
+    """(what is missing, where a grant would give it)."""
+    names = ", ".join(sorted(verdict.missing))
+    what = f"{operation} [{names}]" if names else operation
+    hint = f"A grant of a role with {what} on {path} or a collection above it would allow it."
     if verdict.deciding:
-        names = ", ".join(sorted(verdict.missing))
-        return Decision(
-            False, f"{operation} on {path} is granted, but not with: {names}.", operation, path, grants, tuple(sorted(verdict.missing)), sees,
-            f"A role with {operation} [{names}] on {path} or a collection above it would allow it.",
-        )  # fmt: skip
-    return Decision(
-        False, f"You lack {operation} on {path}.", operation, path, (), tuple(sorted(gates)), sees,
-        f"A grant of a role with {operation} on {path} or a collection above it would allow it.",
-    )  # fmt: skip
+        return f"{operation} on {path} is granted, but not with: {names}.", hint
+    return f"You lack {operation} on {path}.", hint
 
 
 def _owns(actor: Actor, operation: str, target: Any) -> bool:

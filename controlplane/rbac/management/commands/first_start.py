@@ -1,4 +1,4 @@
-"""`manage.py first_start`: everything a home directory needs before the web process may start. Running it again changes nothing."""
+"""`manage.py first_start`: all that a home directory needs before the web process starts. A second run changes nothing."""
 
 from __future__ import annotations
 
