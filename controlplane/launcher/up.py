@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +40,6 @@ class Launcher:
         self.user = SystemUser.find()
         self.children: list[Child] = []
         self.leaving = False
-        self.stage: Path | None = None
         self.view: View | None = None
         self.environment = self._environment()
         self.address, self.port = os.environ.get("WHARF_ADDRESS", "0.0.0.0"), int(os.environ.get("WHARF_PORT", "8443"))  # noqa: S104
@@ -79,8 +77,6 @@ class Launcher:
             pass
         finally:
             self._stop_all()
-            if self.stage is not None:
-                self.stage.rmdir()
             os.close(lock)
 
     def _catch_signals(self) -> int:
@@ -105,8 +101,11 @@ class Launcher:
         writable = [self.layout.home]
         if store := os.environ.get("WHARF_BLOB_STORE"):
             writable.append(Path(store))
-        self.stage = Path(tempfile.mkdtemp(prefix="wharf-view-", dir="/run" if os.access("/run", os.W_OK) else None))
-        self.view = View(self.user, paths, writable, self.stage)
+        stage = (
+            self.layout.run / "view"
+        )  # stays an empty directory: what is mounted there exists in the children's namespaces only
+        stage.mkdir(mode=0o700, exist_ok=True)
+        self.view = View(self.user, paths, writable, stage)
         if self.view.needed:
             self.say(
                 f"{self.user.name} may not enter {', '.join(map(str, self.view.hidden))}: it gets a view with our files only."

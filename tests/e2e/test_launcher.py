@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pwd
 import shutil
@@ -147,6 +148,44 @@ def test_first_start_prints_the_password_once_and_nothing_runs_as_root(up: Up) -
     assert "Nothing is up" in up.call("down").stdout
     up.started()
     assert up.said().count("shown this once") == 1
+
+
+def wharf(up: Up, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    environment = {**up.environment, "WHARF_CONFIG": str(up.home.with_suffix(".json"))}
+    command = [sys.executable, "-m", "controlplane.cli.main", *arguments]
+    return subprocess.run(
+        command, env=environment, cwd=ROOT, input=stdin, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+@is_root
+def test_the_command_line_signs_in_and_works(up: Up) -> None:
+    up.started()
+    password = up.said().split("admin / ")[1].split()[0]
+    server = f"https://127.0.0.1:{up.environment['WHARF_PORT']}"
+    try:
+        wrong = wharf(up, "login", server, "-u", "admin", "--password-stdin", stdin="not it\n")
+        assert wrong.returncode == 4, wrong.stderr
+        other = wharf(up, "login", server, "-u", "admin", "--password-stdin", "--ca-digest", "0" * 64, stdin=password)
+        assert other.returncode == 4
+        assert "another control plane" in other.stderr
+        assert wharf(up, "login", server, "-u", "admin", "--password-stdin", stdin=f"{password}\n").returncode == 0
+        done = wharf(up, "job", "run", "jobs.sleep", '{"seconds": 0.1}', "-f")
+        assert (done.returncode, done.stdout) == (0, "Sleeping for 0.1 s.\n"), done.stderr
+        failed = wharf(up, "job", "run", "jobs.fail", "-f")
+        assert failed.returncode == 1
+        assert "on purpose" in failed.stderr
+        listed = json.loads(wharf(up, "job", "ls", "--kind", "jobs.fail", "--json").stdout)
+        assert [row["state"] for row in listed] == ["error"]
+        assert wharf(up, "job", "inspect", "nosuch").returncode == 3
+        assert "unchanged" in wharf(up, "audit", "verify").stdout
+        assert "job.created" in wharf(up, "event", "ls").stdout
+        assert wharf(up, "user", "create", "bob").returncode == 0
+        assert wharf(up, "user", "rm", "bob").returncode == 0
+        assert wharf(up, "logout").returncode == 0
+        assert wharf(up, "job", "ls").returncode == 4
+    finally:
+        up.home.with_suffix(".json").unlink(missing_ok=True)
 
 
 @is_root
