@@ -12,13 +12,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import structlog
 from django.db import Error as DatabaseError
 from django.db import connection
 from django.db.models.functions import Now
 
+from controlplane import notify
 from controlplane.jobs import cron, sweep
 from controlplane.jobs.claim import Claim, claim_next, renew
 from controlplane.jobs.context import JobContext, Signals
@@ -42,11 +42,10 @@ class Running:
 
 
 class Keeper:
-    """One worker process. `alive_file`, when given, is touched while the database answers: the launcher's health check."""
+    """One worker process, which runs at most `slots` jobs at once."""
 
-    def __init__(self, slots: int, *, alive_file: Path | None = None, capacity: dict[str, int] | None = None) -> None:
+    def __init__(self, slots: int, *, capacity: dict[str, int] | None = None) -> None:
         self.slots = slots
-        self.alive_file = alive_file
         self.capacity = capacity
         self.worker_id = ""
         self.running: dict[str, Running] = {}
@@ -57,6 +56,7 @@ class Keeper:
         self.spare: threading.Thread | None = None
         self.threads: list[threading.Thread] = []
         self.seen_at = 0.0
+        self.told_at = 0.0
 
     def start(self) -> None:
         """Registers the worker and starts its threads. Raises what the database raises."""
@@ -132,6 +132,9 @@ class Keeper:
         self._every(lambda: float(self.stopped.wait(TICK)), self._beat_once, "beat")
 
     def _beat_once(self) -> None:
+        if time.monotonic() - self.told_at >= notify.WATCHDOG_EVERY:
+            notify.send("WATCHDOG=1")  # before the database is asked: when that is away, a restart of ours helps nobody
+            self.told_at = time.monotonic()
         with self.lock:
             running = list(self.running.values())
         for entry in running:
@@ -141,8 +144,6 @@ class Keeper:
             if not Worker.objects.filter(pk=self.worker_id).update(seen_at=Now(), leaving=self.leaving.is_set()):
                 self._register_again()
             self.seen_at = time.monotonic()
-            if self.alive_file is not None:
-                self.alive_file.touch()
 
     def _register_again(self) -> None:
         """The row was forgotten while this process slept; its jobs were taken back meanwhile, the fence sees to that."""

@@ -33,4 +33,4 @@ def unseal(sealed: bytes, bound_to: str) -> bytes:
     try:
         return _kek().decrypt(sealed[:_NONCE], sealed[_NONCE:], bound_to.encode())
     except InvalidTag:
-        raise Internal(f"A sealed key does not open with {settings.KEK_FILE}: it is of another home or was changed.") from None
+        raise Internal(f"A sealed key does not open with {settings.KEK_FILE}: another home's, or changed.") from None

@@ -97,7 +97,7 @@ class Attempt(models.Model):
 
     class Meta:
         ordering = ["fence"]
-        constraints = [models.UniqueConstraint(fields=["job", "fence"], name="jobs_attempt")]
+        constraints = [models.UniqueConstraint(fields=["job", "fence"], name="jobs_attempt_fence")]
 
     def __str__(self) -> str:
         return f"{self.job_id} {self.fence} {self.outcome}"
@@ -130,7 +130,7 @@ class Step(models.Model):
     fence = models.PositiveIntegerField()
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["job", "name"], name="jobs_step")]
+        constraints = [models.UniqueConstraint(fields=["job", "name"], name="jobs_step_once")]
 
     def __str__(self) -> str:
         return f"{self.job_id} {self.name}"
