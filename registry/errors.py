@@ -1,10 +1,10 @@
 """Refusals of the registry. v2 translates them into the OCI error shape, REST into problem+json.
 
-    WharfError
-      ├── NotFound ── RepositoryUnknown, BlobUnknown, ManifestUnknown, UploadUnknown
-      ├── InvalidInput ── ManifestBlobUnknown, DigestAlgorithmUnknown
-      ├── RangeInvalid (416)
-      └── Unsupported (405)
+WharfError
+  ├── NotFound ── RepositoryUnknown, BlobUnknown, ManifestUnknown, UploadUnknown
+  ├── InvalidInput ── ManifestBlobUnknown, DigestAlgorithmUnknown
+  ├── RangeInvalid (416)
+  └── Unsupported (405)
 """
 
 from __future__ import annotations

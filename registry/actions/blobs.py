@@ -5,7 +5,7 @@ The rule of registry.models.blob: lock the blob's row, see that it is live, then
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import transaction
 from django.db.models import F
@@ -22,7 +22,7 @@ from registry.queries.content import BlobRow
 from registry.storage.store import BlobStore
 
 
-def stale_before() -> object:
+def stale_before() -> datetime:
     """A touch younger than this protects long enough and is not written again."""
     return timezone.now() - timedelta(seconds=limit("GC_GRACE") / 4)
 
@@ -30,7 +30,9 @@ def stale_before() -> object:
 def revive_or_create(store: BlobStore, digest: Digest, size: int) -> Blob:
     """The live row of a blob whose file was just stored; call within a transaction."""
     now = timezone.now()
-    blob, created = Blob.objects.select_for_update().get_or_create(digest=str(digest), defaults={"size": size, "last_touched": now})
+    blob, created = Blob.objects.select_for_update().get_or_create(
+        digest=str(digest), defaults={"size": size, "last_touched": now}
+    )
     # Between our rename and our lock the collector may have moved this very file to the trash and dropped its row. Now that we
     # hold the row it cannot any more: bring the file back.
     if (created or blob.state != Blob.State.LIVE) and store.size(digest) is None and not store.restore(digest):
@@ -53,7 +55,7 @@ def link_live(repository_id: str, blob: Blob, pusher: str) -> None:
 def touch(row: BlobRow) -> bool:
     """A pusher saw this blob and will rely on it: protect its link for a grace. False when it went meanwhile."""
     before = stale_before()
-    if row.touched_at >= before:  # type: ignore[operator]  # a datetime
+    if row.touched_at >= before:
         return True
     return RepositoryBlob.objects.filter(pk=row.link_id).update(touched_at=timezone.now()) == 1
 
@@ -87,7 +89,9 @@ def delete_blob(full_name: str, digest: Digest) -> None:
         if link is None:
             raise BlobUnknown(f"{full_name} holds no blob {digest}")
         # A new statement after the lock: a manifest that was being pushed has locked the link and is visible by now.
-        user = ManifestBlob.objects.filter(repository_id=link.repository_id, blob_id=link.blob_id).select_related("manifest").first()
+        user = (
+            ManifestBlob.objects.filter(repository_id=link.repository_id, blob_id=link.blob_id).select_related("manifest").first()
+        )
         if user is not None:
             raise Unsupported(f"the manifest {user.manifest.digest} of {full_name} needs this blob; delete the manifest first")
         drop_links([link])

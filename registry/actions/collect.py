@@ -3,8 +3,8 @@
 Two steps of forgetting, each with its own grace:
 
 1. a repository's link to a blob goes when no manifest of the repository needs the blob and no pusher touched the link;
-2. a blob without links and leases is claimed (LIVE -> DELETING), and in another transaction its file goes to the trash and its row
-   goes. Between the two an upload of the same bytes makes it LIVE again.
+2. a blob without links and leases is claimed (LIVE -> DELETING), and in another transaction its file goes to the trash and its
+   row goes. Between the two an upload of the same bytes makes it LIVE again.
 
 Each decision is made under the row's lock by statements that start after the lock was taken (registry.models.blob says why).
 A crash leaves DELETING rows, which the next run finishes, or a trashed file, which the trash window removes.
@@ -46,16 +46,20 @@ class Collected:
 
 
 def candidates(grace: float) -> Collected:
-    """The dry run: reads only. Counts blobs that lose their last link in the same run too, as a run would two graces later."""
+    """The dry run: reads only, and says what a run now would do. A blob that loses its last link in it stays for another grace."""
     cutoff = timezone.now() - timedelta(seconds=grace)
     links = _unused_links(cutoff)
-    staying = RepositoryBlob.objects.filter(blob=OuterRef("pk")).exclude(pk__in=links.values("pk"))
+    staying = RepositoryBlob.objects.filter(blob=OuterRef("pk"))
+    if grace <= 0:
+        staying = staying.exclude(pk__in=links.values("pk"))
     blobs = Blob.objects.filter(last_touched__lt=cutoff).filter(~Exists(staying), ~Exists(_leases(timezone.now())))
     sizes = list(blobs.values_list("size", flat=True))
     return Collected(links=links.count(), blobs=len(sizes), size=sum(sizes))
 
 
-def collect(store: BlobStore, grace: float | None = None, trash_window: float | None = None, report: Report | None = None) -> Collected:
+def collect(
+    store: BlobStore, grace: float | None = None, trash_window: float | None = None, report: Report | None = None
+) -> Collected:
     """One whole run. `grace` and `trash_window` in seconds, by default the configured ones."""
     grace = limit("GC_GRACE") if grace is None else grace
     window = limit("TRASH_WINDOW") if trash_window is None else trash_window

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
 
 from agent.protocol.oci import parse_manifest
 from registry.models import Blob, Lease, Manifest
@@ -29,8 +31,13 @@ def release(holder: str, digest: str = "") -> int:
     rows = Lease.objects.filter(holder=holder)
     if digest:
         rows = rows.filter(root=digest)
-    images = rows.values("root").distinct().count()
-    rows.delete()
+    with transaction.atomic():
+        images = rows.values("root").distinct().count()
+        # Dropping a reference: the grace of what nobody else needs begins now.
+        Blob.objects.filter(digest__in=list(rows.values_list("digest", flat=True))).update(
+            last_touched=timezone.now(), ver=F("ver") + 1
+        )
+        rows.delete()
     return images
 
 

@@ -13,10 +13,12 @@ from datetime import datetime
 from django.db import transaction
 from django.utils import timezone
 
-from agent.protocol.oci import Descriptor, Digest, Manifest as Document
+from agent.protocol.oci import Descriptor, Digest
+from agent.protocol.oci import Manifest as Document
 from controlplane import events
 from controlplane.api.actor import Actor
 from registry.actions.blobs import stale_before
+from registry.actions.repositories import ensure_repository
 from registry.errors import ManifestBlobUnknown, ManifestUnknown, RepositoryUnknown, SizeInvalid
 from registry.models import Blob, Manifest, ManifestBlob, ManifestChild, Repository, RepositoryBlob, Tag, TagChange
 
@@ -34,10 +36,11 @@ def put_manifest(
 
     Raises RepositoryUnknown, ManifestBlobUnknown, SizeInvalid.
     """
+    ensure_repository(actor, full_name)  # an index without children may be the first thing that is pushed
     with transaction.atomic():
         repository = Repository.objects.select_related("collection").filter(full_name=full_name).first()
         if repository is None:
-            raise RepositoryUnknown(f"the repository {full_name} does not exist; push its blobs first")
+            raise RepositoryUnknown(f"the repository {full_name} was deleted just now")
         blobs = _lock_blobs(repository, document)
         _check_children(repository, document)
         row, created = Manifest.objects.get_or_create(
@@ -51,8 +54,16 @@ def put_manifest(
             ManifestChild.objects.bulk_create([ManifestChild(manifest=row, digest=child) for child in sorted(children)])
         now = timezone.now()
         Repository.objects.filter(pk=repository.pk).update(pushed_at=now)
-        for tag in tags:
-            _point(actor, repository, tag, row, now)
+        # All row locks come before the events: the audit chain's lock is the one that everybody waits for.
+        moved = [(tag, before) for tag in tags if (before := _point(actor, repository, tag, row, now)) != row.digest]
+        for tag, before in moved:
+            events.record(
+                "tag.pushed",
+                actor=actor,
+                target=f"repository/{repository.pk}",
+                collection_path=repository.collection.path,
+                data={"name": full_name, "tag": tag, "digest": row.digest, "before": before},
+            )
         if created or not tags:
             events.record(
                 "manifest.pushed",
@@ -95,10 +106,12 @@ def _lock_blobs(repository: Repository, document: Document) -> set[int]:
     found = {link.blob.digest: link.blob.size for link in links}
     for digest, size in needs.items():
         if digest not in found:
-            raise ManifestBlobUnknown(f"{repository.full_name} holds no blob {digest}; push it before the manifest", digest=digest)
+            raise ManifestBlobUnknown(
+                f"{repository.full_name} holds no blob {digest}; push it before the manifest", digest=digest
+            )
         if found[digest] != size:
             raise SizeInvalid(f"blob {digest} has {found[digest]} bytes, the manifest says {size}", digest=digest)
-    stale = [link.pk for link in links if link.touched_at < stale_before()]  # type: ignore[operator]  # a datetime
+    stale = [link.pk for link in links if link.touched_at < stale_before()]
     if stale:
         RepositoryBlob.objects.filter(pk__in=stale).update(touched_at=timezone.now())
     return {link.blob_id for link in links}
@@ -113,13 +126,14 @@ def _check_children(repository: Repository, document: Document) -> None:
     missing = wanted - set(rows.values_list("digest", flat=True))
     if missing:
         raise ManifestBlobUnknown(
-            f"{repository.full_name} holds no manifest {min(missing)}; push the children of an index before it, or allow sparse indexes"
-            " in the repository's settings",
+            f"{repository.full_name} holds no manifest {min(missing)}; push the children of an index before it, or allow"
+            " sparse indexes in the repository's settings",
             digest=min(missing),
         )
 
 
-def _point(actor: Actor, repository: Repository, name: str, manifest: Manifest, now: datetime) -> None:
+def _point(actor: Actor, repository: Repository, name: str, manifest: Manifest, now: datetime) -> str:
+    """Point the tag at the manifest; returns the digest it had before, "" for none."""
     tag = Tag.objects.select_for_update(of=("self",)).select_related("manifest").filter(repository=repository, name=name).first()
     before = ""
     if tag is not None:
@@ -130,22 +144,15 @@ def _point(actor: Actor, repository: Repository, name: str, manifest: Manifest, 
         Tag.objects.update_or_create(
             repository=repository, name=name, defaults={"manifest": manifest, "pushed_by": actor.name, "pushed_at": now}
         )
-    if before == manifest.digest:
-        return
-    TagChange.objects.create(
-        repository=repository, tag=name, before=before, after=manifest.digest, actor_name=actor.name, at=now
-    )
-    events.record(
-        "tag.pushed",
-        actor=actor,
-        target=f"repository/{repository.pk}",
-        collection_path=repository.collection.path,
-        data={"name": repository.full_name, "tag": name, "digest": manifest.digest, "before": before},
-    )
+    if before != manifest.digest:
+        TagChange.objects.create(
+            repository=repository, tag=name, before=before, after=manifest.digest, actor_name=actor.name, at=now
+        )
+    return before
 
 
 def delete_manifest(actor: Actor, full_name: str, digest: str) -> None:
-    """The manifest and every tag that points at it. Its blobs stay until the collector finds them unused. Raises ManifestUnknown."""
+    """The manifest and its tags. Its blobs stay until the collector finds them unused. Raises ManifestUnknown."""
     with transaction.atomic():
         row = (
             Manifest.objects.select_for_update(of=("self",))

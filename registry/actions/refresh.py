@@ -31,7 +31,9 @@ def create(actor: Actor, client: str) -> str:
             client=client[:100],
             expires_at=timezone.now() + timedelta(seconds=limit("REFRESH_TTL")),
         )
-        events.record("refresh_token.created", actor=actor, target=f"user/{actor.id}", data={"id": row.pk, "client": client[:100]})
+        events.record(
+            "refresh_token.created", actor=actor, target=f"user/{actor.id}", data={"id": row.pk, "client": client[:100]}
+        )
     return f"{_PREFIX}_{row.pk}_{secret}"
 
 

@@ -31,14 +31,20 @@ class RepositoryChanged(PreconditionFailed):
 
 
 def create_repository(
-    actor: Actor, full_name: str, *, visibility: str = "private", description: str = "", readme: str = "", sparse_indexes: bool = False
+    actor: Actor,
+    full_name: str,
+    *,
+    visibility: str = "private",
+    description: str = "",
+    readme: str = "",
+    sparse_indexes: bool = False,
 ) -> Repository:
     """A new, empty repository. Raises NameInvalid, Denied, RepositoryExists."""
     check_name(full_name)
     if not access.may_create(actor, full_name):
         raise Denied(
-            f"you may not create repositories in {full_name.partition('/')[0]!r}: it is neither your name nor that of an organisation"
-            " you own; a grant with Repository Create on its collection, or an administrator, can",
+            f"you may not create repositories in {full_name.partition('/')[0]!r}: it is neither your name nor that of an"
+            " organisation you own; a grant with Repository Create on its collection, or an administrator, can",
             operation="Repository Create",
         )
     fields = {"visibility": visibility, "description": description, "readme": readme, "sparse_indexes": sparse_indexes}
@@ -55,13 +61,14 @@ def create_repository(
 
 def _create(actor: Actor, full_name: str, fields: dict[str, Any]) -> Repository:
     namespace_name, _, rest = full_name.partition("/")
-    namespace = _namespace(actor, namespace_name)
+    namespace, new = _namespace(namespace_name)
     collection = namespace.collection
     for component in rest.split("/") if rest else ():
         collection = _child(collection, component)
-    repository = Repository.objects.create(
-        namespace=namespace, name=rest, full_name=full_name, collection=collection, **fields
-    )
+    repository = Repository.objects.create(namespace=namespace, name=rest, full_name=full_name, collection=collection, **fields)
+    # Events come after all row locks: the audit chain's lock is the one that everybody waits for.
+    if new:
+        _record_namespace(actor, namespace)
     events.record(
         "repository.created",
         actor=actor,
@@ -75,26 +82,39 @@ def _create(actor: Actor, full_name: str, fields: dict[str, Any]) -> Repository:
 def create_namespace(actor: Actor, name: str) -> Namespace:
     """An administrator's namespace ("library"), or that of the user or organisation of this name."""
     if not actor.is_admin or not actor.in_scope("Repository Create"):
-        raise Denied("only administrators create namespaces; users and organisations have theirs by name", operation="Repository Create")
+        raise Denied(
+            "only administrators create namespaces; users and organisations have theirs by name", operation="Repository Create"
+        )
     check_name(name)
     if "/" in name:
         raise InvalidInput("a namespace is the first component of repository names and holds no '/'")
     with transaction.atomic():
-        return _namespace(actor, name)
+        namespace, new = _namespace(name)
+        if new:
+            _record_namespace(actor, namespace)
+    return namespace
 
 
-def _namespace(actor: Actor, name: str) -> Namespace:
+def _namespace(name: str) -> tuple[Namespace, bool]:
+    """The namespace, and whether it was made just now."""
     found = Namespace.objects.select_related("collection").filter(name=name).first()
     if found is not None:
-        return found
+        return found, False
     kind, owner_id = access.owner_of(name)
     namespace = Namespace.objects.create(
         name=name, kind=kind, owner_id=owner_id, collection=_child(Collection.objects.get(path=COLLECTION), name)
     )
+    return namespace, True
+
+
+def _record_namespace(actor: Actor, namespace: Namespace) -> None:
     events.record(
-        "namespace.created", actor=actor, target=f"namespace/{name}", collection_path=namespace.collection.path, data={"kind": kind}
+        "namespace.created",
+        actor=actor,
+        target=f"namespace/{namespace.name}",
+        collection_path=namespace.collection.path,
+        data={"kind": namespace.kind},
     )
-    return namespace
 
 
 def _child(parent: Collection, component: str) -> Collection:
@@ -127,8 +147,7 @@ def update_repository(actor: Actor, repository: Repository, version: int | None,
     _check(fields)
     with transaction.atomic():
         row = Repository.objects.select_for_update(of=("self",)).select_related("collection").get(pk=repository.pk)
-        if version is not None and row.version != version:
-            raise RepositoryChanged(f"{row.full_name} was changed by somebody else (version {row.version}); read it again")
+        _check_version(row, version)
         changed = sorted(name for name, value in fields.items() if getattr(row, name) != value)
         for name in changed:
             setattr(row, name, fields[name])
@@ -144,10 +163,11 @@ def update_repository(actor: Actor, repository: Repository, version: int | None,
     return row
 
 
-def delete_repository(actor: Actor, repository: Repository) -> None:
+def delete_repository(actor: Actor, repository: Repository, version: int | None = None) -> None:
     """The repository with its tags, manifests and uploads. Its blobs go at the next collection, unless others use them."""
     with transaction.atomic():
         row = Repository.objects.select_for_update(of=("self",)).select_related("collection").get(pk=repository.pk)
+        _check_version(row, version)
         now = timezone.now()
         # Dropping a reference touches the blob: the grace begins when the last one goes.
         Blob.objects.filter(pk__in=RepositoryBlob.objects.filter(repository=row).values("blob_id")).update(last_touched=now)
@@ -176,6 +196,11 @@ def _prune(collection: Collection) -> None:
         if parent is None or parent.path == COLLECTION:
             return
         collection = parent
+
+
+def _check_version(row: Repository, version: int | None) -> None:
+    if version is not None and row.version != version:
+        raise RepositoryChanged(f"{row.full_name} was changed by somebody else (version {row.version}); read it again")
 
 
 def _check(fields: dict[str, Any]) -> None:

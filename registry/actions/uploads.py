@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import transaction
 from django.db.models import F, Q
@@ -15,7 +15,7 @@ from registry.actions.blobs import link_live, revive_or_create
 from registry.actions.repositories import ensure_repository
 from registry.errors import RangeInvalid, UploadUnknown
 from registry.limits import limit
-from registry.models import Blob, Repository, Upload
+from registry.models import Blob, Upload
 from registry.storage.store import BlobStore
 
 LEASE_SECONDS = 20
@@ -32,22 +32,29 @@ class Claim:
     algorithm: str
     state: bytes | None
     epoch: int
+    pusher: str
 
 
 def open_upload(actor: Actor, full_name: str, algorithm: str) -> Upload:
     """A new session, and the repository when it is missing. Raises RepositoryUnknown."""
     repository = ensure_repository(actor, full_name)
-    return Upload.objects.create(
-        repository=repository, algorithm=algorithm, started_by=actor.name, expires_at=_expiry()
-    )
+    return Upload.objects.create(repository=repository, algorithm=algorithm, started_by=actor.name, expires_at=_expiry())
 
 
-def claim(full_name: str, session: str) -> Claim:
-    """Become the one writer. Raises UploadUnknown, or RangeInvalid (416) while another request writes."""
+def claim(full_name: str, session: str, first: int | None, algorithm: str = "") -> Claim:
+    """Become the one writer of bytes from `first` on (None = wherever it ends).
+
+    `algorithm` replaces the session's while it is empty: clients often name it only at the end.
+    Raises UploadUnknown, or RangeInvalid (416, `extra.offset`) for another place or while another request writes.
+    """
     now = timezone.now()
     row = Upload.objects.filter(pk=session, repository__full_name=full_name).first()
     if row is None:
-        raise UploadUnknown(f"there is no upload {session[:64]} in {full_name}: it ended, expired or was cancelled; start a new one")
+        raise UploadUnknown(
+            f"there is no upload {session[:64]} in {full_name}: it ended, expired or was cancelled; start a new one"
+        )
+    if first is not None and first != row.offset:
+        raise RangeInvalid(f"the upload ends at byte {row.offset}, the chunk begins at {first}", offset=row.offset)
     free = Q(busy_until__isnull=True) | Q(busy_until__lt=now)
     taken = Upload.objects.filter(free, pk=session, epoch=row.epoch).update(
         epoch=F("epoch") + 1, busy_until=now + timedelta(seconds=LEASE_SECONDS)
@@ -55,7 +62,8 @@ def claim(full_name: str, session: str) -> Claim:
     if not taken:
         raise RangeInvalid("another request is writing this upload", offset=row.offset)
     state = None if row.state is None else bytes(row.state)
-    return Claim(row.pk, row.repository_id, row.offset, row.algorithm, state, row.epoch + 1)
+    used = algorithm or row.algorithm if row.offset == 0 else row.algorithm
+    return Claim(row.pk, row.repository_id, row.offset, used, state, row.epoch + 1, row.started_by)
 
 
 def renew(held: Claim) -> bool:
@@ -109,12 +117,8 @@ def forget(session: str) -> None:
     Upload.objects.filter(pk=session).delete()
 
 
-def repository_for_push(actor: Actor, full_name: str) -> Repository:
-    return ensure_repository(actor, full_name)
-
-
 def sweep(store: BlobStore) -> int:
-    """End expired sessions, then drop files that no session owns and nobody wrote to within the TTL. Returns how many files went."""
+    """End expired sessions, then drop files without a session that nobody wrote to within the TTL; returns how many files."""
     now = timezone.now()
     Upload.objects.filter(expires_at__lt=now).filter(Q(busy_until__isnull=True) | Q(busy_until__lt=now)).delete()
     count = 0
@@ -125,5 +129,5 @@ def sweep(store: BlobStore) -> int:
     return count
 
 
-def _expiry() -> object:
+def _expiry() -> datetime:
     return timezone.now() + timedelta(seconds=limit("UPLOAD_TTL"))

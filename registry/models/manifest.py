@@ -43,7 +43,9 @@ class ManifestBlob(models.Model):
 
     id: Any
     manifest = models.ForeignKey(Manifest, on_delete=models.CASCADE, related_name="blobs")
-    repository = models.ForeignKey(Repository, on_delete=models.CASCADE, related_name="+")  # the manifest's, for the collector's look
+    repository = models.ForeignKey(
+        Repository, on_delete=models.CASCADE, related_name="+"
+    )  # the manifest's, for the collector's look
     blob = models.ForeignKey(Blob, on_delete=models.PROTECT, related_name="manifests")
 
     class Meta:

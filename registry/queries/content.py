@@ -75,8 +75,9 @@ def tag_names(full_name: str, after: str, limit: int | None) -> list[str]:
 def ascii_order(rows: QuerySet[ModelT], column: str, after: str) -> QuerySet[ModelT]:
     """`rows` sorted by bytes, beyond `after`. PostgreSQL's default collation sorts by language, which no client expects."""
     collation = "C" if connection.vendor == "postgresql" else "BINARY"
-    sorted_rows = rows.annotate(ascii=Collate(column, collation)).order_by("ascii")
-    return sorted_rows.filter(ascii__gt=after) if after else sorted_rows
+    sorted_rows: Any = rows.alias(ascii=Collate(column, collation)).order_by("ascii")  # the stubs lose the model in alias()
+    found: QuerySet[ModelT] = sorted_rows.filter(ascii__gt=after) if after else sorted_rows
+    return found
 
 
 def referrers(full_name: str, subject: str, artifact_type: str, after: str, limit: int) -> list[dict[str, Any]]:

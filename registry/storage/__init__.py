@@ -16,5 +16,5 @@ def _store(location: str) -> BlobStore:
 
 
 def open_store() -> BlobStore:
-    """The blob store at settings.WHARF_BLOB_STORE (a directory), made on first use; one object a process."""
-    return _store(str(settings.WHARF_BLOB_STORE))
+    """The blob store at settings.BLOB_STORE (a directory), made on first use; one object a process."""
+    return _store(str(settings.BLOB_STORE))

@@ -76,7 +76,9 @@ class _Writer:
         except OSError as error:
             # The row's offset is what counts: a part of a batch in the file is cut off by the next writer.
             if error.errno in _FULL:
-                raise StoreFull("the registry's disk is full; ask an administrator to run garbage collection or add space") from error
+                raise StoreFull(
+                    "the registry's disk is full; ask an administrator to run garbage collection or add space"
+                ) from error
             raise
         if self._hash is not None:
             self._hash.update(data)
@@ -149,7 +151,9 @@ class FilesystemStore:
         except OSError as error:
             self._unlink(path)
             if error.errno in _FULL:
-                raise StoreFull("the registry's disk is full; ask an administrator to run garbage collection or add space") from error
+                raise StoreFull(
+                    "the registry's disk is full; ask an administrator to run garbage collection or add space"
+                ) from error
             raise
         finally:
             os.close(fd)

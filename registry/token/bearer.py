@@ -123,5 +123,3 @@ def _claims(data: dict[str, Any]) -> Claims:
         expires_at=float(data["exp"]),
         scopes=None if data.get("scopes") is None else frozenset(data["scopes"]),
     )
-
-

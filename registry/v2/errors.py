@@ -58,9 +58,7 @@ def oci_code(error: WharfError) -> str:
 def error_response(error: WharfError, realm: str, service: str) -> Response:
     """The answer to `error`; `realm` is the absolute URL of the token service."""
     entry = {"code": oci_code(error), "message": error.detail, "detail": dict(error.extra)}
-    response = Response(
-        error.status, {"content-type": "application/json"}, json.dumps({"errors": [entry]}, default=str).encode()
-    )
+    response = Response(error.status, {"content-type": "application/json"}, json.dumps({"errors": [entry]}, default=str).encode())
     if error.status == 401:
         response.headers["www-authenticate"] = _challenge(error, realm, service)
     if retry_after := getattr(error, "retry_after", None):

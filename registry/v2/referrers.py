@@ -29,7 +29,9 @@ async def get(request: Request, name: str, target: str) -> Response:
         headers["oci-filters-applied"] = "artifactType"
     if more and page:
         parameters = {"n": str(limit), "last": page[-1]["digest"]}
-        headers["link"] = next_link(f"/v2/{name}/referrers/{digest}", parameters | ({"artifactType": artifact_type} if artifact_type else {}))
+        headers["link"] = next_link(
+            f"/v2/{name}/referrers/{digest}", parameters | ({"artifactType": artifact_type} if artifact_type else {})
+        )
     index = {"schemaVersion": 2, "mediaType": MEDIA_OCI_INDEX, "manifests": page}
     return Response(200, headers, json.dumps(index).encode())
 

@@ -35,7 +35,7 @@ async def rows(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 
 async def files(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a call of the blob store to its end, even when the request is cancelled: its descriptors must not be closed meanwhile."""
+    """Run a call of the blob store to its end, also when the request is cancelled: its descriptors are in use until then."""
     turn = asyncio.get_running_loop().run_in_executor(_files, lambda: call(*args, **kwargs))
     try:
         return await asyncio.shield(turn)

@@ -213,7 +213,9 @@ def test_writer_killed_in_mid_write_is_followed_by_another(make_store: MakeStore
         "os.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "store")], capture_output=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
+        [sys.executable, "-c", program, str(tmp_path / "store")],
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
     )
     assert done.stdout == b"written\n", done.stderr
     writer = make_store().writer("s1", 0, "sha256", None)

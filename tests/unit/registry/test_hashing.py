@@ -40,7 +40,10 @@ def test_state_goes_to_another_process() -> None:
         "h = hashing.resume('sha256', 10, bytes.fromhex(sys.argv[1]))\nh.update(b'to there')\nprint(h.hexdigest())\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, state.hex()], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
+        [sys.executable, "-c", program, state.hex()],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
     )
     assert done.stdout.strip() == hashlib.sha256(b"from here to there").hexdigest(), done.stderr
 
