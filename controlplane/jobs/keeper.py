@@ -22,7 +22,7 @@ from controlplane import notify
 from controlplane.jobs import cron, sweep
 from controlplane.jobs.claim import Claim, claim_next, renew
 from controlplane.jobs.context import JobContext, Signals
-from controlplane.jobs.declare import SLOTS, kinds
+from controlplane.jobs.declare import SLOTS, Loop, kinds, loops
 from controlplane.jobs.models import Job, JobState, Worker
 from controlplane.jobs.run import run
 from controlplane.jobs.stops import Fenced
@@ -67,6 +67,19 @@ class Keeper:
             thread = threading.Thread(target=target, name=f"jobs{target.__name__}", daemon=True)
             thread.start()
             self.threads.append(thread)
+        for name, loop in loops().items():
+            thread = threading.Thread(target=self._loop, args=(name, loop), name=name, daemon=True)
+            thread.start()
+            self.threads.append(thread)
+
+    def _loop(self, name: str, loop: Loop) -> None:
+        """A guest's loop, begun again a second after it failed."""
+        while not self.stopped.is_set():
+            try:
+                loop(self.stopped)
+            except Exception:
+                log.exception("loop_failed", loop=name)
+                self.stopped.wait(1.0)
 
     def leave(self) -> None:
         """Take no more jobs and interrupt those that listen. Safe in a signal handler."""
