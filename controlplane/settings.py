@@ -118,6 +118,7 @@ ASGI_APPLICATION = "controlplane.asgi.application"
 TEMPLATES: list[dict[str, Any]] = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [str(Path(__file__).parent.parent / guest / "console" / "templates") for guest in GUESTS],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -251,7 +252,7 @@ DEFAULT_NEW_USER_ROLE = _text("WHARF_DEFAULT_NEW_USER_ROLE", "Restricted Control
 # --- what browsers may do -------------------------------------------------------------------------------------------------------
 
 SECURE_CONTENT_TYPE_NOSNIFF = True
-SECURE_REFERRER_POLICY = "no-referrer"
+SECURE_REFERRER_POLICY = "same-origin"  # "no-referrer" makes browsers send "Origin: null" with our own forms
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 SECURE_HSTS_SECONDS = _number("WHARF_HSTS_SECONDS", 0)  # off by default: a self-signed first start must not lock a browser out
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES else None

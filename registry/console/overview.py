@@ -16,7 +16,7 @@ FOUND = 20
 
 def tiles(actor: Actor) -> list[Tile]:
     count = access.visible(actor, Repository.objects.all()).count()
-    stored = Blob.objects.filter(state="live").aggregate(total=Sum("size"))["total"] or 0
+    stored = Blob.objects.filter(state=Blob.State.LIVE).aggregate(total=Sum("size"))["total"] or 0
     note = f"{size(stored)} of blobs" if actor.is_admin else "that you may see"
     return [Tile("Repositories", str(count), note, reverse("repositories"))]
 
@@ -34,4 +34,6 @@ def find(actor: Actor, text: str) -> list[Hit]:
     if text.startswith("sha256:"):
         wanted |= Q(manifests__digest__startswith=text)
     rows = access.visible(actor, Repository.objects.filter(wanted).distinct())
-    return [Hit("repository", row.full_name, row.description, reverse("repository", args=[row.full_name])) for row in rows[:FOUND]]
+    return [
+        Hit("repository", row.full_name, row.description, reverse("repository", args=[row.full_name])) for row in rows[:FOUND]
+    ]

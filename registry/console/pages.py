@@ -13,9 +13,10 @@ from agent.protocol.errors import NotFound
 from agent.protocol.oci import parse_manifest
 from controlplane.api import access
 from controlplane.console.pages import AUTHENTICATED, Page
-from registry import actions
+from registry.actions.manifests import delete_tag
+from registry.actions.repositories import create_repository, delete_repository
+from registry.details import read_config
 from registry.models import Manifest, Repository, Tag, TagChange
-from registry.queries.images import config_of
 
 PER_PAGE = 100
 
@@ -34,15 +35,22 @@ class Repositories(Page):
     current = "repositories"
 
     def context(self) -> dict[str, Any]:
-        rows = access.visible(self.actor, Repository.objects.annotate(tag_count=Count("tags")))
+        rows = access.visible(self.actor, Repository.objects.annotate(tag_count=Count("tags")).order_by("full_name"))
         if text := self.request.GET.get("q", "").strip():
             rows = rows.filter(full_name__icontains=text)
-        return {"page": Paginator(rows, PER_PAGE).get_page(self.request.GET.get("page")), "q": text, "host": self.request.get_host()}
+        return {
+            "page": Paginator(rows, PER_PAGE).get_page(self.request.GET.get("page")),
+            "q": text,
+            "host": self.request.get_host(),
+        }
 
     def act_create(self) -> str:
         data = self.request.POST
-        row = actions.create_repository(
-            self.actor, data.get("name", "").strip(), visibility=data.get("visibility", "private"), description=data.get("description", "")
+        row = create_repository(
+            self.actor,
+            data.get("name", "").strip(),
+            visibility=data.get("visibility", "private"),
+            description=data.get("description", ""),
         )
         self.done(f"Repository {row.full_name} is there.")
         return reverse("repository", args=[row.full_name])
@@ -70,13 +78,13 @@ class RepositoryDetail(Page):
         row = visible_repository(self, self.kwargs["name"])
         self.require(row, operation="Repository Tag Delete")
         tag = self.request.POST.get("tag", "")
-        actions.delete_tag(self.actor, row, tag)
+        delete_tag(self.actor, row.full_name, tag)
         self.done(f"Tag {tag} was removed; the image it named can still be pulled by digest.")
 
     def act_remove(self) -> str:
         row = visible_repository(self, self.kwargs["name"])
         self.require(row, operation="Repository Delete")
-        actions.delete_repository(self.actor, row)
+        delete_repository(self.actor, row)
         self.done(f"Repository {row.full_name} was removed.")
         return reverse("repositories")
 
@@ -93,7 +101,7 @@ class ManifestDetail(Page):
         if manifest is None:
             raise NotFound("There is no such image in this repository.")
         parsed = parse_manifest(bytes(manifest.content), manifest.media_type)
-        config = config_of(manifest)
+        config = read_config(parsed.config)
         history = [item for item in config.get("history", []) if isinstance(item, dict)]
         steps = iter([item for item in history if not item.get("empty_layer")])
         layers = [{"layer": layer, "step": next(steps, {}).get("created_by", "")} for layer in parsed.layers]

@@ -11,11 +11,10 @@ from controlplane.api import access
 from controlplane.console.pages import Page
 from controlplane.events.models import Event
 from controlplane.jobs import actions
-from controlplane.jobs.declare import kinds
-from controlplane.jobs.models import Job, JobLog, JobState
+from controlplane.jobs.models import Job, JobState, LogChunk
 
 PER_PAGE = 50
-LOG_BYTES = 256 << 10
+LOG_CHARACTERS = 256 << 10
 
 
 class Jobs(Page):
@@ -43,8 +42,8 @@ class JobDetail(Page):
 
     def context(self) -> dict[str, Any]:
         job = self._job()
-        chunks = JobLog.objects.filter(job=job).order_by("seq").values_list("data", flat=True)
-        text = b"".join(bytes(chunk) for chunk in chunks)[-LOG_BYTES:].decode("utf-8", "replace")
+        chunks = LogChunk.objects.filter(job=job).order_by("seq").values_list("text", flat=True)
+        text = "".join(chunks)[-LOG_CHARACTERS:]
         percent = min(100, job.done * 100 // job.total) if job.total else None
         return {"job": job, "title": job.kind, "log": text, "percent": percent, "may_cancel": self.may("Job Cancel", job)}
 
@@ -56,7 +55,7 @@ class JobDetail(Page):
 
     def act_retry(self) -> str:
         job = self._job()
-        self.require(job, operation="Job Run")
+        self.require(job, operation="Job Retry")
         fresh = actions.retry(self.actor, job)
         self.done("Queued again.")
         return self.request.path.replace(job.pk, fresh.pk)
@@ -82,5 +81,4 @@ class Events(Page):
             "query_actor": query.get("actor_name", ""),
             "filters": kept,
             "query_target": query.get("target", ""),
-            "kinds": kinds(),
         }
