@@ -41,7 +41,6 @@ class Container(models.Model):
     created_at = models.DateTimeField(default=timezone.now, db_index=True)  # node's clock, as all three
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
-    reported_at = models.DateTimeField(auto_now=True)
 
     objects = ContainerQuerySet.as_manager()
 
