@@ -48,6 +48,8 @@ HOSTNAMES = _words("WHARF_HOSTNAMES")
 ADDRESS = _text("WHARF_ADDRESS", "0.0.0.0")  # noqa: S104  # a control plane that only loopback reaches has no nodes
 PORT = _number("WHARF_PORT", 8443)
 NODE_PORT = _number("WHARF_NODE_PORT", 8444)
+# host:port by which nodes reach /v2/; "" = the host that their link goes to, at PORT.
+REGISTRY_ADDRESS = _text("WHARF_REGISTRY_ADDRESS")
 PLAIN_PORT = _number("WHARF_PLAIN_PORT", 0)  # HTTP without TLS on loopback, for benchmarks only; 0 = off
 LINK_RATE = _number("WHARF_LINK_RATE", 250)  # new links a second that a web process takes; a full mutual handshake costs 3 ms CPU
 BLOB_STORE = _text("WHARF_BLOB_STORE") or str(HOME / "blobs")
@@ -139,7 +141,7 @@ def database(url: str) -> dict[str, Any]:
     if parts.scheme == "sqlite":
         return {
             "ENGINE": "django.db.backends.sqlite3",
-            "NAME": unquote(parts.path) or ":memory:",
+            "NAME": unquote(parts.path).replace("//", "/", 1) or ":memory:",
             "OPTIONS": {
                 # DEFERRED turns a read into a write half-way and fails at once when another writer came between
                 "transaction_mode": "IMMEDIATE",
@@ -306,8 +308,8 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "SERVE_INCLUDE_SCHEMA": False,
     "COMPONENT_SPLIT_REQUEST": True,
-    "ENUM_NAME_OVERRIDES": {},
-    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "controlplane.api.schema.add_problems"],
+    # enumerations stay in their place: drf-spectacular's hook that names them stumbles over every second "state"
+    "POSTPROCESSING_HOOKS": ["controlplane.api.schema.add_problems"],
 }
 
 # --- the rest -------------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -177,3 +178,28 @@ def samples(node_id: str, container_id: str = "") -> list[dict[str, Any]]:
         if values is not None:
             found.append({"at": stamp(at), **values})
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSource:
+    """A container that a stream can be opened to. `label` is for people: web.1@node."""
+
+    node_id: str
+    hostname: str
+    container_id: str
+    label: str
+
+
+def stream_sources(containers: Iterable[str], service_id: str) -> list[StreamSource]:
+    """The named containers, or all of a service's, oldest first."""
+    rows = Container.objects.select_related("node", "task__service").order_by("created_at")
+    wanted = rows.filter(service_id=service_id) if service_id else rows.filter(pk__in=list(containers))
+    return [
+        StreamSource(
+            row.node_id,
+            row.node.hostname,
+            row.container_id,
+            f"{row.task.service.name}.{row.task.slot}@{row.node.hostname}" if row.task else f"{row.name}@{row.node.hostname}",
+        )
+        for row in wanted
+    ]

@@ -66,7 +66,7 @@ def _from_rest(error: rest.APIException) -> WharfError:
     if isinstance(error, rest.ValidationError):
         return InvalidInput("Some fields cannot be accepted; see errors.", errors=list(_flatten(error.detail)))
     if isinstance(error, rest.Throttled):
-        wait = float(error.wait or 1)
+        wait = float(getattr(error, "wait", None) or 1)
         return Throttled(f"Too many requests: try again in {int(wait) + 1} seconds.", retry_after=wait)
     for kind, ours in simple.items():
         if isinstance(error, kind):

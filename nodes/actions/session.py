@@ -155,3 +155,25 @@ def check_epoch(node_id: str, epoch: int) -> None:
     """Raises `StaleSession` unless `epoch` is the node's current one."""
     if not Node.objects.filter(pk=node_id, epoch=epoch).exclude(state=NodeState.LEFT).exists():
         raise StaleSession("another session of this node was opened since: register again", epoch=epoch)
+
+
+def resume(node_id: str, session: str, web_id: str, hello: Hello, *, grace: float = GRACE) -> Registration | None:
+    """Go on with a session whose websocket was lost: same epoch. None when that session is not the node's newest any more."""
+    with transaction.atomic():
+        node = _lock(node_id)
+        if node.epoch != hello.epoch or node.boot_id != hello.boot_id or (node.session and node.session != session):
+            return None
+        now = database_now()
+        node.session, node.web_id, node.lease_until = session, web_id, now + timedelta(seconds=grace)
+        if node.state != NodeState.READY:
+            node.state, node.state_at, node.state_reason = NodeState.READY, now, ""
+        node.save()
+        events.record(
+            "node.link_resumed",
+            actor=node_actor(node),
+            target=f"node/{node.pk}",
+            collection_path=node.collection.path,
+            data={"epoch": node.epoch},
+        )
+        reconcile_after_commit()
+        return Registration(node.epoch, node.assign_rev, node.adopt_since is not None, node.approved_at is not None)

@@ -4,6 +4,7 @@ from controlplane.api.routers import Routes
 from nodes.api.cluster import Brake
 from nodes.api.containers import Actions, Containers
 from nodes.api.nodes import Join, JoinTokens, Nodes
+from nodes.api.streams import Streams
 from nodes.api.workloads import Services, Tasks
 
 routes = Routes()
@@ -14,4 +15,9 @@ routes.register("tasks", Tasks)
 routes.register("containers", Containers)
 routes.register("actions", Actions)
 
-urlpatterns = [path("nodes/join", Join.as_view()), path("cluster/brake", Brake.as_view()), *routes.urls]
+urlpatterns = [
+    path("nodes/join", Join.as_view()),
+    path("cluster/brake", Brake.as_view()),
+    path("streams", Streams.as_view()),
+    *routes.urls,
+]

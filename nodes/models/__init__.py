@@ -6,6 +6,7 @@ from nodes.models.join_token import JoinToken
 from nodes.models.node import Node
 from nodes.models.sample import UsageSample
 from nodes.models.service import Service
+from nodes.models.stream_ticket import StreamTicket
 from nodes.models.task import HostPort, RestartHistory, Task
 from nodes.models.watch import Watch
 
@@ -19,6 +20,7 @@ __all__ = [
     "NodeImage",
     "RestartHistory",
     "Service",
+    "StreamTicket",
     "Task",
     "UsageSample",
     "Watch",
