@@ -30,7 +30,7 @@ def stale_before() -> datetime:
 def revive_or_create(store: BlobStore, digest: Digest, size: int) -> Blob:
     """The live row of a blob whose file was just stored; call within a transaction."""
     now = timezone.now()
-    blob, created = Blob.objects.select_for_update().get_or_create(
+    blob, created = Blob.objects.select_for_update(no_key=True).get_or_create(
         digest=str(digest), defaults={"size": size, "last_touched": now}
     )
     # Between our rename and our lock the collector may have moved this very file to the trash and dropped its row. Now that we
@@ -71,7 +71,7 @@ def mount(actor: Actor, repository: Repository, digest: Digest, source: str) -> 
     if not rbac.visible(actor, sources, "Repository Pull").exists():
         return False
     with transaction.atomic():
-        blob = Blob.objects.select_for_update().filter(digest=str(digest), state=Blob.State.LIVE).first()
+        blob = Blob.objects.select_for_update(no_key=True).filter(digest=str(digest), state=Blob.State.LIVE).first()
         if blob is None:
             return False
         link_live(repository.pk, blob, actor.name)
@@ -81,11 +81,9 @@ def mount(actor: Actor, repository: Repository, digest: Digest, source: str) -> 
 def delete_blob(full_name: str, digest: Digest) -> None:
     """Take a blob out of a repository. Raises BlobUnknown, Unsupported while a manifest of the repository needs it."""
     with transaction.atomic():
-        link = (
-            RepositoryBlob.objects.select_for_update(of=("self",))
-            .filter(repository__full_name=full_name, blob__digest=str(digest), blob__state=Blob.State.LIVE)
-            .first()
-        )
+        blob = Blob.objects.select_for_update(no_key=True).filter(digest=str(digest), state=Blob.State.LIVE).first()
+        links = RepositoryBlob.objects.select_for_update(of=("self",), no_key=True)
+        link = links.filter(repository__full_name=full_name, blob=blob).first() if blob is not None else None
         if link is None:
             raise BlobUnknown(f"{full_name} holds no blob {digest}")
         # A new statement after the lock: a manifest that was being pushed has locked the link and is visible by now.
@@ -98,6 +96,6 @@ def delete_blob(full_name: str, digest: Digest) -> None:
 
 
 def drop_links(links: list[RepositoryBlob]) -> None:
-    """Remove locked links and touch their blobs, so that the grace begins now."""
+    """Remove links that are locked, with their blobs, and touch the blobs, so that the grace begins now."""
     Blob.objects.filter(pk__in=[link.blob_id for link in links]).update(last_touched=timezone.now(), ver=F("ver") + 1)
     RepositoryBlob.objects.filter(pk__in=[link.pk for link in links]).delete()

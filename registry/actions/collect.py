@@ -99,7 +99,9 @@ def unlink_batch(grace: float) -> int:
     if not picked:
         return 0
     with transaction.atomic():
-        locked = list(_lock(RepositoryBlob.objects.filter(pk__in=picked)).values_list("id", flat=True))
+        blobs = Blob.objects.filter(links__in=picked)
+        held = list(_lock(Blob.objects.filter(pk__in=blobs.values("pk"))).values_list("id", flat=True))
+        locked = list(_lock(RepositoryBlob.objects.filter(pk__in=picked, blob_id__in=held)).values_list("id", flat=True))
         unused = _unused_links(cutoff).filter(pk__in=locked)
         rows = list(unused.values_list("id", "blob_id"))
         # A dropped reference touches the blob: its own grace begins now, unless it is zero.
@@ -164,4 +166,4 @@ def trash_orphans(store: BlobStore) -> int:
 def _lock(rows: QuerySet) -> QuerySet:  # type: ignore[type-arg]  # of whichever model, unchanged
     """Lock in the order of ids. Rows that a pusher holds are left for the next run."""
     skip = connection.features.has_select_for_update_skip_locked
-    return rows.order_by("id").select_for_update(skip_locked=skip)
+    return rows.order_by("id").select_for_update(skip_locked=skip, no_key=True)

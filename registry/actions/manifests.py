@@ -53,9 +53,9 @@ def put_manifest(
             children = {str(child.digest) for child in document.manifests}
             ManifestChild.objects.bulk_create([ManifestChild(manifest=row, digest=child) for child in sorted(children)])
         now = timezone.now()
-        Repository.objects.filter(pk=repository.pk).update(pushed_at=now)
         # All row locks come before the events: the audit chain's lock is the one that everybody waits for.
         moved = [(tag, before) for tag in tags if (before := _point(actor, repository, tag, row, now)) != row.digest]
+        Repository.objects.filter(pk=repository.pk).update(pushed_at=now)
         for tag, before in moved:
             events.record(
                 "tag.pushed",
@@ -98,7 +98,7 @@ def _needs(document: Document) -> list[Descriptor]:
 def _lock_blobs(repository: Repository, document: Document) -> set[int]:
     needs = {str(item.digest): item.size for item in _needs(document)}
     links = list(
-        RepositoryBlob.objects.select_for_update(of=("self",))
+        RepositoryBlob.objects.select_for_update(of=("self",), no_key=True)
         .select_related("blob")
         .filter(repository=repository, blob__digest__in=needs, blob__state=Blob.State.LIVE)
         .order_by("id")
@@ -121,8 +121,7 @@ def _check_children(repository: Repository, document: Document) -> None:
     wanted = {str(child.digest) for child in document.manifests}
     if not wanted or repository.sparse_indexes:
         return
-    # FOR KEY SHARE would do; FOR UPDATE is what both databases have. Ordered, so that two pushes cannot deadlock.
-    rows = Manifest.objects.select_for_update().filter(repository=repository, digest__in=wanted).order_by("id")
+    rows = Manifest.objects.select_for_update(no_key=True).filter(repository=repository, digest__in=wanted).order_by("id")
     missing = wanted - set(rows.values_list("digest", flat=True))
     if missing:
         raise ManifestBlobUnknown(
@@ -134,7 +133,8 @@ def _check_children(repository: Repository, document: Document) -> None:
 
 def _point(actor: Actor, repository: Repository, name: str, manifest: Manifest, now: datetime) -> str:
     """Point the tag at the manifest; returns the digest it had before, "" for none."""
-    tag = Tag.objects.select_for_update(of=("self",)).select_related("manifest").filter(repository=repository, name=name).first()
+    tags = Tag.objects.select_for_update(of=("self",), no_key=True)
+    tag = tags.select_related("manifest").filter(repository=repository, name=name).first()
     before = ""
     if tag is not None:
         before = tag.manifest.digest
@@ -154,6 +154,10 @@ def _point(actor: Actor, repository: Repository, name: str, manifest: Manifest, 
 def delete_manifest(actor: Actor, full_name: str, digest: str) -> None:
     """The manifest and its tags. Its blobs stay until the collector finds them unused. Raises ManifestUnknown."""
     with transaction.atomic():
+        # The links of its blobs begin their grace now: a client may be about to push another manifest with them.
+        needed = ManifestBlob.objects.filter(manifest__digest=digest, repository__full_name=full_name).values("blob_id")
+        links = RepositoryBlob.objects.filter(repository__full_name=full_name, blob_id__in=needed)
+        locked = list(links.select_for_update(of=("self",), no_key=True).order_by("id").values_list("id", flat=True))
         row = (
             Manifest.objects.select_for_update(of=("self",))
             .select_related("repository__collection")
@@ -170,10 +174,7 @@ def delete_manifest(actor: Actor, full_name: str, digest: str) -> None:
                 for tag in tags
             ]
         )
-        # The links of its blobs begin their grace now: a client may be about to push another manifest with them.
-        RepositoryBlob.objects.filter(
-            repository=row.repository, blob_id__in=row.blobs.values("blob_id"), touched_at__lt=stale_before()
-        ).update(touched_at=now)
+        RepositoryBlob.objects.filter(pk__in=locked, touched_at__lt=stale_before()).update(touched_at=now)
         row.delete()
         events.record(
             "manifest.deleted",

@@ -96,7 +96,7 @@ def adopt(repository_id: str, digest: Digest, size: int, pusher: str, session: s
     if not Blob.objects.filter(digest=str(digest), size=size, state=Blob.State.LIVE).exists():
         return False
     with transaction.atomic():
-        blob = Blob.objects.select_for_update().filter(digest=str(digest), size=size, state=Blob.State.LIVE).first()
+        blob = Blob.objects.select_for_update(no_key=True).filter(digest=str(digest), size=size, state=Blob.State.LIVE).first()
         if blob is None:
             return False
         link_live(repository_id, blob, pusher)

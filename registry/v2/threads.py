@@ -12,12 +12,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from django.db import close_old_connections, connection
+from django.db import OperationalError, close_old_connections, connection
 
 from agent.protocol.errors import Throttled
 
 ROW_THREADS = 6
 FILE_THREADS = 12
+RETRIES = 2
+DEADLOCKS = {"40P01", "40001"}  # deadlock_detected, serialization_failure
 BACKLOG = 2000  # calls that may wait for a row thread before clients are told to come back
 
 P = ParamSpec("P")
@@ -47,8 +49,19 @@ async def files(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 def _with_connection(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     # The thread keeps its connection; one that the database closed is replaced after the call that found it out.
     try:
-        return call(*args, **kwargs)
+        return _retrying(call, *args, **kwargs)
     except Exception:
         if connection.connection is not None and connection.errors_occurred:
             close_old_connections()
         raise
+
+
+def _retrying(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run again what PostgreSQL rolled back to solve a deadlock: all our calls are whole transactions, so nothing of it is left."""
+    for _ in range(RETRIES):
+        try:
+            return call(*args, **kwargs)
+        except OperationalError as error:
+            if getattr(error.__cause__, "sqlstate", None) not in DEADLOCKS:
+                raise
+    return call(*args, **kwargs)

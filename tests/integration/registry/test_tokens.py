@@ -153,7 +153,9 @@ def test_basic_works_on_every_end(server: RegistryServer, name: str) -> None:
     plain(server).call("GET", f"/v2/{name}/manifests/v1", headers=basic("alice", server.password), expect=200)
     stranger = plain(server).call("GET", f"/v2/{name}/manifests/v1", headers=basic("charlie", server.password), expect=404)
     absent = plain(server).call("GET", "/v2/alice/none/manifests/v1", headers=basic("charlie", server.password), expect=404)
-    assert stranger.error_codes() == absent.error_codes() == ["NAME_UNKNOWN"], "what may not be seen looks as if it were not there"
+    assert stranger.error_codes() == absent.error_codes() == ["NAME_UNKNOWN"], (
+        "what may not be seen looks as if it were not there"
+    )
 
 
 def test_a_reader_is_denied_by_name(server: RegistryServer, name: str) -> None:
@@ -179,11 +181,14 @@ def test_a_revoked_grant_counts_at_once_also_for_living_tokens(server: RegistryS
         "bob = User.objects.get(username='bob').pk\n"
     )
     python_settings(
-        server, give + "actions.create_grant(SYSTEM, 'user', bob, Role.objects.get(name='Registry Read'), repository.collection)\n"
+        server,
+        give + "actions.create_grant(SYSTEM, 'user', bob, Role.objects.get(name='Registry Read'), repository.collection)\n",
     )
     token = bearer(get_token(server, [("scope", f"repository:{name}:pull")], basic("bob", server.password)))
     plain(server).call("GET", f"/v2/{name}/manifests/v1", headers=token, expect=200)
-    python_settings(server, give + "actions.delete_grant(SYSTEM, Grant.objects.get(subject_id=bob, collection=repository.collection))\n")
+    python_settings(
+        server, give + "actions.delete_grant(SYSTEM, Grant.objects.get(subject_id=bob, collection=repository.collection))\n"
+    )
     plain(server).call("GET", f"/v2/{name}/manifests/v1", headers=token, expect=401)
 
 
@@ -270,7 +275,12 @@ def test_a_mount_is_no_oracle(server: RegistryServer, alice: Registry, charlie: 
 
 def test_encoded_slashes_and_odd_paths_reach_nothing(server: RegistryServer, name: str) -> None:
     quoted = name.replace("/", "%2F")
-    for path in (f"/v2/{quoted}/manifests/v1", f"/v2//{name}/manifests/v1", f"/v2/{name}/../x/manifests/v1", "/v2/%2e%2e/tags/list"):
+    for path in (
+        f"/v2/{quoted}/manifests/v1",
+        f"/v2//{name}/manifests/v1",
+        f"/v2/{name}/../x/manifests/v1",
+        "/v2/%2e%2e/tags/list",
+    ):
         answer = plain(server).call("GET", path, headers=basic("alice", server.password))
         assert answer.status in {400, 404}, path
         assert json.loads(answer.body)["errors"]
