@@ -81,8 +81,8 @@ class Containers(ModelRoutes):
         }.get(self.action, ContainerSerializer)
 
     def get_object(self) -> Container:
-        seen = access.visible(self.actor, Container.objects.select_related("node", "collection"))
-        found = list(queries.called(seen, self.kwargs["pk"])[:2])
+        seen: Any = access.visible(self.actor, Container.objects.select_related("node", "collection"))
+        found: list[Container] = list(seen.called(self.kwargs["pk"])[:2])
         if not found:
             raise NotFound("There is no such container, or you may not see it.")
         if len(found) > 1:
