@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +11,6 @@ from agent.protocol.errors import InvalidInput
 from controlplane.api import guests
 
 Function = Callable[..., Any]
-Loop = Callable[[threading.Event], None]  # works until the event is set; one thread in every worker process
 SLOTS = "slots"  # the capacity that every job takes one of
 
 
@@ -73,7 +71,6 @@ class Schedule:
 
 _KINDS: dict[str, Kind] = {}
 _SCHEDULES: dict[str, Schedule] = {}
-_LOOPS: dict[str, Loop] = {}
 
 
 def job(name: str, **options: Any) -> Callable[[Function], Function]:
@@ -110,16 +107,10 @@ def schedules() -> Mapping[str, Schedule]:
     return dict(_SCHEDULES)
 
 
-def loops() -> Mapping[str, Loop]:
-    """Loops of the guests by name: for what must look every second, where a job a second would be wasteful."""
-    return dict(_LOOPS)
-
-
 def discover() -> None:
-    """Imports `<guest>.jobs` of every guest that has one, and takes its SCHEDULES and LOOPS."""
+    """Imports `<guest>.jobs` of every guest that has one, and takes its SCHEDULES."""
     for module in guests.modules("jobs"):
         adopt(getattr(module, "SCHEDULES", ()))
-        _LOOPS.update({f"{module.__name__}.{loop.__name__}": loop for loop in getattr(module, "LOOPS", ())})
 
 
 def adopt(declared: Iterable[Schedule]) -> None:

@@ -1,5 +1,7 @@
 """The inside of a worker process: claims, runs, renews, sweeps. Celery only calls `work`.
 
+Guests may have loops of their own (`<guest>.jobs.LOOPS`: functions of a stop event), a thread each; a failed one begins again.
+
 Threads: the callers of `work` (Celery's pool, and one spare of our own that looks when the doorbell was not heard), `beat`, which
 renews leases and reads cancel flags, and `sweep`. A database that is away stops none of them.
 """
@@ -12,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from django.db import Error as DatabaseError
@@ -19,10 +22,11 @@ from django.db import connection
 from django.db.models.functions import Now
 
 from controlplane import notify
+from controlplane.api import guests
 from controlplane.jobs import cron, sweep
 from controlplane.jobs.claim import Claim, claim_next, renew
 from controlplane.jobs.context import JobContext, Signals
-from controlplane.jobs.declare import SLOTS, Loop, kinds, loops
+from controlplane.jobs.declare import SLOTS, kinds
 from controlplane.jobs.models import Job, JobState, Worker
 from controlplane.jobs.run import run
 from controlplane.jobs.stops import Fenced
@@ -31,6 +35,7 @@ log = structlog.get_logger(__name__)
 
 TICK = 1.0  # seconds between looks at cancel flags and full logs
 SEEN_EVERY = 5.0
+LOOP_RETRY = 1.0  # seconds before a failed loop of a guest begins again
 
 
 @dataclass
@@ -39,6 +44,11 @@ class Running:
 
     ctx: JobContext
     renewed_at: float = field(default_factory=time.monotonic)
+
+
+def guest_loops() -> list[Callable[[threading.Event], None]]:
+    """The loops of every guest, in the guests' order."""
+    return [loop for module in guests.modules("jobs") for loop in getattr(module, "LOOPS", ())]
 
 
 class Keeper:
@@ -64,22 +74,25 @@ class Keeper:
         self.worker_id = Worker.objects.create(host=socket.gethostname(), pid=os.getpid(), capacity=capacity).pk
         connection.close()
         for target in (self._beat, self._sweep):
-            thread = threading.Thread(target=target, name=f"jobs{target.__name__}", daemon=True)
-            thread.start()
-            self.threads.append(thread)
-        for name, loop in loops().items():
-            thread = threading.Thread(target=self._loop, args=(name, loop), name=name, daemon=True)
-            thread.start()
-            self.threads.append(thread)
+            self._spawn(target, f"jobs{target.__name__}")
+        for loop in guest_loops():
+            self._spawn(partial(self._guest_loop, loop), f"jobs-{loop.__module__}.{loop.__name__}")
 
-    def _loop(self, name: str, loop: Loop) -> None:
-        """A guest's loop, begun again a second after it failed."""
+    def _spawn(self, target: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        thread.start()
+        self.threads.append(thread)
+
+    def _guest_loop(self, loop: Callable[[threading.Event], None]) -> None:
+        """A loop of a guest for as long as the worker lives."""
         while not self.stopped.is_set():
             try:
                 loop(self.stopped)
-            except Exception:
-                log.exception("loop_failed", loop=name)
-                self.stopped.wait(1.0)
+            except Exception:  # the thread's loop top: a guest's bug must not silently end its loop
+                log.exception("guest_loop_failed", loop=loop.__name__)
+                self.stopped.wait(LOOP_RETRY)
+            finally:
+                connection.close()
 
     def leave(self) -> None:
         """Take no more jobs and interrupt those that listen. Safe in a signal handler."""

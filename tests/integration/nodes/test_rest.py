@@ -89,6 +89,14 @@ ROUTES: list[tuple[str, str, Any, dict[str, int]]] = [
         {"node": "{nodes}", "spec": {"image": "library/web:1"}},
         {"admin": 202, "alice": 202, "charlie": 202},
     ),
+    ("post", "streams", {"target": "logs", "container": "{containers}"}, {"admin": 201, "alice": 201, "charlie": 404}),
+    ("post", "streams", {"target": "logs", "service": "alices"}, {"admin": 201, "alice": 201, "charlie": 404}),
+    (
+        "post",
+        "streams",
+        {"target": "exec", "container": "alices.1", "args": {"command": ["sh"]}},
+        {"admin": 201, "alice": 403, "charlie": 404},
+    ),
     ("get", "actions", None, {"admin": 200, "alice": 200, "charlie": 200}),
     ("get", "actions/{actions}", None, {"admin": 200, "alice": 200, "charlie": 404}),
 ]
@@ -127,7 +135,7 @@ def test_matrix(
 
 def test_every_route_of_the_fleet_is_in_the_matrix() -> None:
     asked = {(method, path.partition("?")[0].replace("{", "").replace("}", "")) for method, path, *_ in ROUTES}
-    nouns = ("nodes", "join-tokens", "services", "tasks", "containers", "actions", "cluster")
+    nouns = ("nodes", "join-tokens", "services", "tasks", "containers", "actions", "cluster", "streams")
     for route, callback in walk(get_resolver().url_patterns):
         plain = route.removeprefix("api/v1/").replace("^", "").replace("$", "")
         if not callback.__module__.startswith("nodes.api") or plain == "nodes/join":
@@ -135,7 +143,7 @@ def test_every_route_of_the_fleet_is_in_the_matrix() -> None:
         noun = plain.partition("/")[0]
         assert noun in nouns, f"{route} is not in the matrix"
         path = plain.replace("(?P<pk>[A-Za-z0-9._-]+)", noun)
-        actions_of = getattr(callback, "actions", None) or {"get": "", "delete": ""}
+        actions_of = getattr(callback, "actions", None) or dict.fromkeys(operations_of(callback), "")
         for method in set(actions_of) - {"head"}:
             assert (method, path) in asked, f"{method} {path} is not in the matrix"
         assert all(operations_of(callback).values())
