@@ -222,7 +222,8 @@ class Launcher:
         due = [child.restart_at - time.monotonic() for child in self.children if not child.running]
         listeners = [child.listener for child in self.children if child.listener is not None and child.running]
         pidfds = [child.pidfd for child in self.children if child.running]
-        readable, _, _ = select.select([wake, *listeners, *pidfds], [], [], max(0.0, min([seconds, *due])))
+        watched: list[Any] = [wake, *listeners, *pidfds]
+        readable, _, _ = select.select(watched, [], [], max(0.0, min([seconds, *due])))
         if wake in readable:
             os.read(wake, 512)
         if self.leaving:
