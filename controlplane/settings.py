@@ -142,7 +142,7 @@ def database(url: str) -> dict[str, Any]:
     if parts.scheme == "sqlite":
         return {
             "ENGINE": "django.db.backends.sqlite3",
-            "NAME": unquote(parts.path) or ":memory:",
+            "NAME": unquote(parts.path).replace("//", "/", 1) or ":memory:",
             "OPTIONS": {
                 # DEFERRED turns a read into a write half-way and fails at once when another writer came between
                 "transaction_mode": "IMMEDIATE",
@@ -309,8 +309,8 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "SERVE_INCLUDE_SCHEMA": False,
     "COMPONENT_SPLIT_REQUEST": True,
-    "ENUM_NAME_OVERRIDES": {},
-    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "controlplane.api.schema.add_problems"],
+    # enumerations stay in their place: drf-spectacular's hook that names them stumbles over every second "state"
+    "POSTPROCESSING_HOOKS": ["controlplane.api.schema.add_problems"],
 }
 
 # --- the rest -------------------------------------------------------------------------------------------------------------------

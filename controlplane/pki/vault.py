@@ -23,7 +23,7 @@ def _kek() -> AESGCM:
 
 
 def seal(plain: bytes, bound_to: str) -> bytes:
-    """`plain` under AES-256-GCM: 12 bytes nonce, then ciphertext and tag. `bound_to` (not stored) must be the same when opened."""
+    """`plain` under AES-256-GCM: 12 bytes nonce, then ciphertext and tag. `bound_to` (not stored) must be equal when opened."""
     nonce = os.urandom(_NONCE)
     return nonce + _kek().encrypt(nonce, plain, bound_to.encode())
 

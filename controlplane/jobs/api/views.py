@@ -113,6 +113,7 @@ class JobKinds(ApiView):
     """What can run in the background here."""
 
     operations = {"get": "Job View"}
+    queryset = Job.objects.none()
     serializer_class = JobKindSerializer
     pagination_class = None
 

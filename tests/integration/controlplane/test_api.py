@@ -64,9 +64,10 @@ def test_a_bug_is_a_problem_document_without_its_text(api, people, monkeypatch):
     assert b"secret detail" not in answer.content
 
 
-def test_request_id_of_the_answer_is_the_one_in_the_body(api, people):
+def test_request_ids_are_ours_and_stand_in_header_and_body(api, people):
     answer = api(people.admin).get("/api/v1/users/nobody", headers={"X-Request-ID": "abc-123"})
-    assert answer.json()["request_id"] == "abc-123"
+    assert answer.json()["request_id"] == answer["X-Request-ID"]
+    assert answer["X-Request-ID"] not in {"", "abc-123"}  # a stranger must not choose what our log says
 
 
 # --- bodies ---------------------------------------------------------------------------------------------------------------------

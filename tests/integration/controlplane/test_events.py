@@ -293,6 +293,7 @@ async def test_stream_ends_when_the_account_is_disabled():
     from controlplane.events.api import NDJSON, stream
     from controlplane.users import actions
 
+    await sync_to_async(actions.create_user)(SYSTEM, "root", None, is_admin=True)
     user = await sync_to_async(actions.create_user)(SYSTEM, "eva", None)
     lines = stream(actor_of_user(user), await sync_to_async(live.head)(), NDJSON)
     await anext(lines)
