@@ -7,11 +7,11 @@ from typing import Any
 
 import typer
 
-from controlplane.cli.session import Failure, Session, when
+from controlplane.cli.session import Column, Failure, Session, when
 
 event_app = typer.Typer(add_completion=False, help="What happened.", no_args_is_help=True)
 audit_app = typer.Typer(add_completion=False, help="The proof that nobody changed what happened.", no_args_is_help=True)
-COLUMNS = {"#": "id", "At": when("at"), "Kind": "kind", "By": "actor_name", "Target": "target"}
+COLUMNS: dict[str, Column] = {"#": "id", "At": when("at"), "Kind": "kind", "By": "actor_name", "Target": "target"}
 
 
 @event_app.command("ls")

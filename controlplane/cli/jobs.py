@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from controlplane.cli.session import Failure, Session, when
+from controlplane.cli.session import Column, Failure, Session, when
 
 app = typer.Typer(add_completion=False, help="Background work of the control plane.", no_args_is_help=True)
 schedule_app = typer.Typer(add_completion=False, help="When jobs run by themselves.", no_args_is_help=True)
@@ -30,7 +30,7 @@ def ls(
     """List jobs."""
     session = Session.of(ctx)
     rows = session.pages("/api/v1/jobs", limit=limit, kind=kind, state=state)
-    columns = {
+    columns: dict[str, Column] = {
         "ID": "id",
         "Kind": "kind",
         "State": "state",

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from controlplane.cli.session import Failure, Session, when
+from controlplane.cli.session import Column, Failure, Session, when
 
 user_app = typer.Typer(add_completion=False, help="Accounts.", no_args_is_help=True)
 token_app = typer.Typer(add_completion=False, help="Access tokens.", no_args_is_help=True)
@@ -90,7 +90,7 @@ def remove(ctx: typer.Context, username: str) -> None:
 def tokens(ctx: typer.Context) -> None:
     """List access tokens."""
     session = Session.of(ctx)
-    columns = {"ID": "id", "Name": "name", "Expires": when("expires_at"), "Last used": when("last_used_at")}
+    columns: dict[str, Column] = {"ID": "id", "Name": "name", "Expires": when("expires_at"), "Last used": when("last_used_at")}
     session.table(session.pages("/api/v1/tokens"), columns)
 
 

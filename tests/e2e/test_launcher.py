@@ -18,6 +18,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from controlplane.launcher.layout import Layout
+from controlplane.launcher.local_agent import LocalAgent
 from tests.integration.controlplane.stores import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,10 +35,11 @@ def free_port() -> int:
 
 
 class Up:
-    """One `wharf up --no-agent`."""
+    """One `wharf up`."""
 
-    def __init__(self, home: Path, *, prefix: tuple[str, ...] = (), root: Path = ROOT) -> None:
+    def __init__(self, home: Path, *, prefix: tuple[str, ...] = (), root: Path = ROOT, agent: bool = False) -> None:
         self.home = home
+        self.options = [] if agent else ["--no-agent"]
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("WHARF_", "DJANGO_"))},
             "WHARF_HOME": str(home),
@@ -52,7 +55,7 @@ class Up:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [*self.command, "up", "--no-agent"], env=self.environment, cwd=self.root, stdout=self.out, stderr=self.out
+            [*self.command, "up", *self.options], env=self.environment, cwd=self.root, stdout=self.out, stderr=self.out
         )
 
     def started(self) -> None:
@@ -85,7 +88,7 @@ class Up:
     def pid_of(self, name: str) -> int | None:
         """The launcher's child of that name, found as the kernel sees it."""
         assert self.process is not None
-        marks = {"valkey": "valkey-server", "web": "controlplane.server", "worker": "celery"}
+        marks = {"valkey": "valkey-server", "web": "controlplane.server", "worker": "celery", "agent": "--home"}
         for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
             with contextlib.suppress(OSError):
                 if marks[name] in Path(f"/proc/{pid}/cmdline").read_text():
@@ -275,6 +278,43 @@ def test_a_clone_where_the_user_may_not_go() -> None:
     finally:
         up.close()
         shutil.rmtree(closed)
+
+
+@is_root
+def test_a_local_node_joins_survives_kill_9_and_leaves_nothing() -> None:
+    home = Path(tempfile.mkdtemp(prefix="wharf-node-"))
+    up = Up(home, agent=True)
+    try:
+        up.started()
+        log = home / "log" / "agent.log"
+        wait_for(lambda: log.exists() and "link up" in log.read_text(), "the agent's link is up", 60)
+        old = up.pid_of("agent")
+        assert old is not None
+        assert uid_of(old) == 0
+        assert "NoNewPrivs:\t0" in Path(f"/proc/{old}/status").read_text(), "containers would inherit it"
+        os.kill(old, signal.SIGKILL)
+        wait_for(lambda: log.read_text().count("link up") == 2, "the agent is back", 60)
+        assert up.call("down").returncode == 0
+        assert up.ended()
+        mark = LocalAgent(Layout(home)).places[1].removeprefix("/run/wharfinger-")
+        left = [
+            *Path("/run").glob(f"*{mark}*"),
+            *Path("/sys/fs/cgroup").glob(f"*/*{mark}*"),
+            *Path("/sys/class/net").glob(f"*{mark}*"),
+        ]
+        assert left == []
+        assert not [pid for pid in Path("/proc").glob("[0-9]*") if mark in _command(pid)]
+    finally:
+        up.close()
+        up.call("down")
+        shutil.rmtree(home)
+
+
+def _command(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_text()
+    except OSError:
+        return ""
 
 
 @is_root
