@@ -57,7 +57,7 @@ def _with_connection(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
 
 
 def _retrying(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run again what PostgreSQL rolled back to solve a deadlock: all our calls are whole transactions, so nothing of it is left."""
+    """Run again what PostgreSQL rolled back to end a deadlock: our calls are whole transactions, so nothing of it is left."""
     for _ in range(RETRIES):
         try:
             return call(*args, **kwargs)
