@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import django
@@ -13,6 +12,7 @@ django.setup()
 
 from celery import signals  # noqa: E402  # needs the settings
 
+from controlplane import notify  # noqa: E402  # likewise
 from controlplane.jobs.doorbell import WAKE, app  # noqa: E402  # likewise
 from controlplane.jobs.keeper import Keeper  # noqa: E402  # likewise
 
@@ -30,10 +30,10 @@ def wake(job_id: str = "") -> None:
 
 @signals.worker_init.connect  # type: ignore[untyped-decorator]  # celery is published without types
 def _start(sender: Any = None, **_: Any) -> None:
-    alive = os.environ.get("WHARF_WORKER_ALIVE")
-    keeper = Keeper(sender.concurrency or 4, alive_file=Path(alive) if alive else None)
+    keeper = Keeper(sender.concurrency or 4)
     keeper.start()
     _keepers.append(keeper)
+    notify.send("READY=1")
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]  # celery is published without types

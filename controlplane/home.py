@@ -17,6 +17,11 @@ KNOWN_SECRETS = frozenset({"secret", "changeme", "change-me", "password", "wharf
 MIN_SECRET = 32
 
 
+def default_home() -> Path:
+    """Where the state lives when WHARF_HOME names no place."""
+    return Path("/var/lib/wharfinger") if os.geteuid() == 0 else Path.home() / ".local/share/wharfinger"
+
+
 class UnsafeSecret(WharfError):
     """A secret file that others can read, or whose value is known or too short. The process must not start."""
 

@@ -15,7 +15,7 @@ from csp.constants import NONCE, NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.functional import SimpleLazyObject
 
-from controlplane.home import secret_key
+from controlplane.home import default_home, secret_key
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -43,15 +43,15 @@ def _words(name: str, default: str = "") -> list[str]:
     return [word for word in _text(name, default).replace(",", " ").split() if word]
 
 
-def _default_home() -> str:
-    return "/var/lib/wharf" if os.geteuid() == 0 else str(Path.home() / ".wharf")
-
-
-HOME = Path(_text("WHARF_HOME") or _default_home())
+HOME = Path(_text("WHARF_HOME") or default_home())
 HOSTNAMES = _words("WHARF_HOSTNAMES")
 ADDRESS = _text("WHARF_ADDRESS", "0.0.0.0")  # noqa: S104  # a control plane that only loopback reaches has no nodes
 PORT = _number("WHARF_PORT", 8443)
 NODE_PORT = _number("WHARF_NODE_PORT", 8444)
+# host:port by which nodes reach /v2/; "" = the host that their link goes to, at PORT.
+REGISTRY_ADDRESS = _text("WHARF_REGISTRY_ADDRESS")
+PLAIN_PORT = _number("WHARF_PLAIN_PORT", 0)  # HTTP without TLS on loopback, for benchmarks only; 0 = off
+LINK_RATE = _number("WHARF_LINK_RATE", 250)  # new links a second that a web process takes; a full mutual handshake costs 3 ms CPU
 BLOB_STORE = _text("WHARF_BLOB_STORE") or str(HOME / "blobs")
 TRUSTED_PROXIES = _words("WHARF_TRUSTED_PROXIES")
 REDIS_URL = _text("WHARF_REDIS_URL") or f"unix://{HOME}/valkey.sock"

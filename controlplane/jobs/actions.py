@@ -14,7 +14,7 @@ from controlplane.api.actor import Actor
 from controlplane.events import hints
 from controlplane.jobs import doorbell
 from controlplane.jobs.declare import kind_of
-from controlplane.jobs.models import Job, JobState
+from controlplane.jobs.models import Job, JobState, Worker
 
 
 def enqueue(
@@ -103,3 +103,13 @@ def retry(actor: Actor, job: Job) -> Job:
     if job.live:
         raise Conflict(f"The job is still {job.state}: cancel it first, or wait.")
     return enqueue(job.kind, job.payload, actor=actor, priority=job.priority, retry_of=job.id)
+
+
+def set_capacity(actor: Actor, worker: Worker, capacity: dict[str, int]) -> Worker:
+    """Changes the named keys of a worker's capacity; the others stay."""
+    with transaction.atomic():
+        row = Worker.objects.select_for_update().get(pk=worker.pk)
+        row.capacity = {**row.capacity, **capacity}
+        row.save(update_fields=["capacity"])
+        events.record("worker.capacity_set", actor=actor, target=f"worker/{row.pk}", data={"capacity": row.capacity})
+    return row

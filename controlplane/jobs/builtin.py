@@ -49,6 +49,19 @@ def expire(ctx: Any, *, days: float = 30, system_days: float = 1) -> dict[str, i
     return {"removed": removed}
 
 
+@job("events.compact", operation="Event Compact", max_attempts=1, single=True)
+def compact_events(ctx: Any, *, days: float = 365) -> dict[str, int]:
+    """Removes events older than `days`; a signed checkpoint stays, so that the rest can still be verified."""
+    from controlplane.api.actor import SYSTEM
+    from controlplane.events.compact import compact
+    from controlplane.jobs.clock import database_now
+
+    removed = compact(SYSTEM, before=database_now() - datetime.timedelta(days=days))
+    ctx.log(f"Removed {removed} events.")
+    return {"removed": removed}
+
+
 SCHEDULES = [
+    Schedule("events.compact", "0 41 2 * * *", priority=100),
     Schedule("jobs.expire", "0 17 * * * *", priority=100),
 ]

@@ -8,7 +8,8 @@ from croniter import croniter
 from django.db import IntegrityError, transaction
 
 from agent.protocol.errors import InvalidInput
-from controlplane.api.actor import SYSTEM
+from controlplane import events
+from controlplane.api.actor import SYSTEM, Actor
 from controlplane.jobs import doorbell
 from controlplane.jobs.actions import insert
 from controlplane.jobs.clock import database_now
@@ -73,12 +74,16 @@ def _create(name: str, schedule: Schedule, now: datetime.datetime) -> None:
     )
 
 
-def change(row: ScheduleRow, *, cron: str | None = None, enabled: bool | None = None) -> ScheduleRow:
+def change(actor: Actor, row: ScheduleRow, *, cron: str | None = None, enabled: bool | None = None) -> ScheduleRow:
     """An operator's change of when a schedule runs, or whether. Raises InvalidInput."""
     row.cron = row.cron if cron is None else cron
     row.enabled = row.enabled if enabled is None else enabled
     row.next_due = next_tick(row.cron, database_now())
-    row.save(update_fields=["cron", "enabled", "next_due"])
+    with transaction.atomic():
+        row.save(update_fields=["cron", "enabled", "next_due"])
+        events.record(
+            "schedule.changed", actor=actor, target=f"schedule/{row.name}", data={"cron": row.cron, "enabled": row.enabled}
+        )
     return row
 
 

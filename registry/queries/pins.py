@@ -29,6 +29,7 @@ class Pin:
     media_type: str
     size: int
     reference: str
+    platforms: tuple[str, ...] = ()  # "linux/amd64" of the image, or of each image of an index; () = unknown
 
 
 def is_ours(registry: str) -> bool:
@@ -64,4 +65,5 @@ def pin(text: str, actor: Actor) -> Pin:
         media_type=found.media_type,
         size=found.total_size,
         reference=f"{repository.full_name}{tag}@{found.digest}",
+        platforms=tuple(found.platforms),
     )

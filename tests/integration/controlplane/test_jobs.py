@@ -282,7 +282,7 @@ def test_two_sweepers_make_one_job_a_tick() -> None:
 def test_an_operators_schedule_survives_a_new_start() -> None:
     cron.declare_rows()
     row = ScheduleRow.objects.get(name="jobs.expire")
-    cron.change(row, cron="0 0 5 * * *", enabled=False)
+    cron.change(SYSTEM, row, cron="0 0 5 * * *", enabled=False)
     cron.declare_rows()
     row.refresh_from_db()
     assert (row.cron, row.enabled, row.next_due.hour) == ("0 0 5 * * *", False, 5)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from controlplane.server import files
-from controlplane.server.app import Composite
+from controlplane.server.app import Edge
 from controlplane.server.tls import server_context
 from tests.integration.controlplane.listening import Authority, connect, listening, read_response
 
@@ -70,7 +70,7 @@ def served(
         certificate, key, _ = authority.issue("server")
         server = server_context(certificate, key)
         client = ssl.create_default_context(cadata=authority.pem)
-    with listening(Composite(app), server) as (_, port):
+    with listening(Edge(app), server) as (_, port):
         yield app, port, client
 
 

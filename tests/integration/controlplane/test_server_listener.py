@@ -1,4 +1,4 @@
-"""Mounts, throttled accept, websockets on it, graceful shutdown."""
+"""Health, throttled accept, websockets on it, graceful shutdown."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ from typing import Any
 
 import websockets
 
-from controlplane.server.app import Composite, respond
+from controlplane.server.app import Edge, respond
 from tests.integration.controlplane.listening import connect, listening, read_response
 
 
 async def django(scope: Any, receive: Any, send: Any) -> None:
     await respond(send, 200, b"django " + scope["path"].encode())
-
-
-async def registry(scope: Any, receive: Any, send: Any) -> None:
-    await respond(send, 200, b"registry " + scope["path"].encode())
 
 
 def get(port: int, path: str) -> bytes:
@@ -27,17 +23,14 @@ def get(port: int, path: str) -> bytes:
         return read_response(sock)[1]
 
 
-def test_prefixes_choose_the_app() -> None:
-    with listening(Composite(django, [("/v2/", registry)])) as (_, port):
-        assert get(port, "/v2/") == b"registry /v2/"
-        assert get(port, "/v2") == b"registry /v2"
-        assert get(port, "/v2/a/b/blobs/x") == b"registry /v2/a/b/blobs/x"
-        assert get(port, "/v22") == b"django /v22"
+def test_health_is_answered_at_the_edge() -> None:
+    with listening(Edge(django)) as (_, port):
         assert get(port, "/healthz") == b"ok\n"
+        assert get(port, "/other") == b"django /other"
 
 
 def test_a_throttled_listener_takes_everyone_in_the_end() -> None:
-    with listening(Composite(django), rate=200.0) as (_, port):
+    with listening(Edge(django), rate=200.0) as (_, port):
         answers: list[bytes] = []
         threads = [threading.Thread(target=lambda: answers.append(get(port, "/x"))) for _ in range(40)]
         for thread in threads:
@@ -62,7 +55,7 @@ def test_links_get_no_deflate_and_are_closed_with_1012_at_the_end() -> None:
         return link
 
     async def main() -> int | None:
-        with listening(Composite(echo), rate=100.0) as (listener, port):
+        with listening(Edge(echo), rate=100.0) as (listener, port):
             link = await talk(port)
             listener.servers[0].loop.call_soon_threadsafe(listener.leave)  # type: ignore[attr-defined]  # ThrottledServer
             await link.wait_closed()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import websockets
 
-from controlplane.server.app import Composite
+from controlplane.server.app import Edge
 from controlplane.server.tls import server_context
 from tests.integration.controlplane.listening import Authority, connect, listening, read_response
 
@@ -40,7 +40,7 @@ def authority(tmp_path: Path) -> Authority:
 @pytest.fixture
 def optional(authority: Authority) -> Iterator[int]:
     certificate, key, _ = authority.issue("server")
-    with listening(Composite(describe), server_context(certificate, key, client_roots=authority.pem)) as (_, port):
+    with listening(Edge(describe), server_context(certificate, key, client_roots=authority.pem)) as (_, port):
         yield port
 
 
@@ -107,7 +107,7 @@ def test_a_resumed_session_still_shows_the_certificate(authority: Authority, opt
 
 
 def test_without_tls_there_is_no_extension() -> None:
-    with listening(Composite(describe)) as (_, port):
+    with listening(Edge(describe)) as (_, port):
         assert get(port, None) is None
 
 
@@ -115,7 +115,7 @@ def test_without_tls_there_is_no_extension() -> None:
 def test_the_node_port_takes_none_without_a_certificate(authority: Authority, rate: float | None) -> None:
     certificate, key, _ = authority.issue("server")
     context = server_context(certificate, key, client_roots=authority.pem, require_client=True)
-    with listening(Composite(describe), context, rate=rate) as (_, port):
+    with listening(Edge(describe), context, rate=rate) as (_, port):
         with pytest.raises((ssl.SSLError, ConnectionError, json.JSONDecodeError)):
             get(port, client(authority))
         assert get(port, client(authority, authority.issue("n1")))["client_cert_name"] == "CN=n1"

@@ -1,0 +1,37 @@
+"""Pseudo terminals (ioctl_tty(2)): unlock, open the peer without a path, window size, controlling terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+
+TIOCSCTTY = 0x540E
+TIOCSWINSZ = 0x5414
+TIOCGWINSZ = 0x5413
+TIOCSPTLCK = 0x40045431
+TIOCGPTPEER = 0x5441
+
+
+def unlock(master: int) -> None:
+    fcntl.ioctl(master, TIOCSPTLCK, struct.pack("=i", 0))
+
+
+def peer(master: int) -> int:
+    """The slave of `master`, opened through the master itself: no path under the container's control is walked."""
+    return fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def resize(fd: int, rows: int, columns: int) -> None:
+    fcntl.ioctl(fd, TIOCSWINSZ, struct.pack("=4H", rows, columns, 0, 0))
+
+
+def size(fd: int) -> tuple[int, int]:
+    """(rows, columns)."""
+    rows, columns, _, _ = struct.unpack("=4H", fcntl.ioctl(fd, TIOCGWINSZ, bytes(8)))
+    return rows, columns
+
+
+def make_controlling(fd: int) -> None:
+    """Needs a session leader without a terminal."""
+    fcntl.ioctl(fd, TIOCSCTTY, 0)
