@@ -15,6 +15,7 @@ from csp.constants import NONCE, NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.functional import SimpleLazyObject
 
+from controlplane import house
 from controlplane.home import default_home, secret_key
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -70,7 +71,7 @@ ALLOWED_HOSTS = [*HOSTNAMES, "localhost", "127.0.0.1", "[::1]"] if HOSTNAMES els
 CSRF_TRUSTED_ORIGINS = _words("WHARF_TRUSTED_ORIGINS")
 
 # Guests are plugged in by name; each may have <guest>.api.urls, .console.urls, .console.nav, .jobs, .asgi, .cli.app
-GUESTS = ["registry", "nodes"]
+GUESTS = list(house.GUESTS)
 
 INSTALLED_APPS = [
     "django.contrib.auth",  # AnonymousUser and login(); its Permission and Group tables stay empty
@@ -141,7 +142,7 @@ def database(url: str) -> dict[str, Any]:
     if parts.scheme == "sqlite":
         return {
             "ENGINE": "django.db.backends.sqlite3",
-            "NAME": unquote(parts.path) or ":memory:",
+            "NAME": unquote(parts.path).replace("//", "/", 1) or ":memory:",
             "OPTIONS": {
                 # DEFERRED turns a read into a write half-way and fails at once when another writer came between
                 "transaction_mode": "IMMEDIATE",
@@ -308,8 +309,8 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "SERVE_INCLUDE_SCHEMA": False,
     "COMPONENT_SPLIT_REQUEST": True,
-    "ENUM_NAME_OVERRIDES": {},
-    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "controlplane.api.schema.add_problems"],
+    # enumerations stay in their place: drf-spectacular's hook that names them stumbles over every second "state"
+    "POSTPROCESSING_HOOKS": ["controlplane.api.schema.add_problems"],
 }
 
 # --- the rest -------------------------------------------------------------------------------------------------------------------

@@ -20,5 +20,3 @@ PASSWORD_HASHERS = ["tests.hashers.CheapArgon2"]
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):  # noqa: F405
     # a file, not memory: threads of one test must meet the real locks
     DATABASES["default"]["TEST"] = {"NAME": f"{HOME}/test.sqlite3"}  # noqa: F405
-if STATIC_ROOT:  # noqa: F405
-    STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # noqa: F405  # whitenoise warns about a missing directory

@@ -63,8 +63,8 @@ class ApiView(GenericAPIView[Any]):
         if request.method == "POST":
             key = idempotency.key_of(request)
             if key and self.actor.kind != "anonymous":
-                handler = self.post  # type: ignore[attr-defined]  # dispatch has found it before
-                self.post = partial(self._once, handler, key)
+                # dispatch looks the handler up after this: the instance's own attribute goes before the class's
+                self.__dict__["post"] = partial(self._once, getattr(self, "post", self.http_method_not_allowed), key)
 
     def _once(self, handler: Any, key: str, request: Request, *args: Any, **kwargs: Any) -> Response | HttpResponse:
         return idempotency.run(self, request, self.actor, key, partial(handler, request, *args, **kwargs))

@@ -56,7 +56,7 @@ def create_user(
 
 def _clean(user: User) -> None:
     try:
-        user.clean_fields(exclude={"password", "id"})
+        user.clean_fields(exclude={"id", "password", "password_changed_at", "last_login"})
     except ValidationError as error:
         problems = [{"field": name, "code": "invalid", "detail": " ".join(texts)} for name, texts in error.message_dict.items()]
         raise InvalidInput("Some fields cannot be accepted; see errors.", errors=problems) from None
