@@ -172,6 +172,25 @@ def test_the_walk_finds_a_view_without_an_operation():
     assert [operations_of(callback) for _, callback in walk(patterns)] == [{"get": None}, {"*": None}]
 
 
+def test_a_view_that_names_an_operation_and_never_asks_gives_no_answer(people):
+    from rest_framework.response import Response
+    from rest_framework.test import APIRequestFactory, force_authenticate
+
+    from agent.protocol.errors import Internal
+    from controlplane.api.views import ApiView
+
+    class Forgetful(ApiView):
+        operations = {"get": "User View"}
+
+        def get(self, request):
+            return Response({"secret": 1})
+
+    request = APIRequestFactory().get("/x")
+    force_authenticate(request, people.admin)
+    with pytest.raises(Internal, match="without asking"):
+        Forgetful.as_view()(request)
+
+
 def test_a_view_without_an_operation_never_runs(people):
     from rest_framework.test import APIRequestFactory, force_authenticate
 
