@@ -172,8 +172,12 @@ def _first_stage(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootf
     if plan.new_user and any(kind == "network" for kind, _, _ in plan.joins):
         # sysfs shows a network namespace, and only its owner's user namespace may mount it
         supplied.sysfs = api.new_filesystem(b"sysfs", [], api.MOUNT_ATTR_RDONLY)
+    told, tell = os.pipe2(os.O_CLOEXEC)
     pid, pidfd = process.clone3(plan.clone_flags | process.CLONE_PARENT)
     if pid == 0:
+        os.close(tell)
+        os.read(told, 1)  # until our pid was sent: no message of ours may overtake that
+        os.close(told)
         child.init(plan, cgroup, wires, supplied, staged=True)
     wires.channel.send(b"P", b"%d" % pid, [pidfd])
     os._exit(0)
