@@ -86,6 +86,7 @@ class Container:
         self._init = init
         self.record.begun(init.pid, init.start_time)
         self.process = self.context.processes.track(init.pid, init.pidfd, init.start_time, self.ended)
+        self.context.entrust(self)
         return init.pid
 
     def start(self) -> None:
