@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 
 from agent.runtime import channel as wire
 from agent.runtime import child, hooks, rootfs, userns
@@ -14,10 +13,13 @@ from agent.sys import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from typing import Any
 
     from agent.runtime.channel import Channel
     from agent.runtime.plan import Plan
+else:
+    import _signal as signal  # the signal module imports enum: 1 MB in the supervisor
 
 
 class Stdio:
