@@ -240,7 +240,9 @@ class Container:
         for source in self._streams.sources:
             kept["console" if os.isatty(source.fd) else source.name] = source.fd
         inlet = self._streams.inlet
-        if inlet is not None and inlet.fd >= 0 and not inlet.once and "console" not in kept:  # once: a duplicate would keep it open
+        if (
+            inlet is not None and inlet.fd >= 0 and not inlet.once and "console" not in kept
+        ):  # once: a duplicate would keep it open
             kept["stdin"] = inlet.fd
         return kept
 

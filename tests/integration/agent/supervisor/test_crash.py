@@ -135,7 +135,9 @@ async def test_a_grace_under_way_ends_all_the_same(home: Home) -> None:
 
 async def test_execs_are_adopted(home: Home) -> None:
     await home.run("c1", "sleep", "600")
-    session = await home.client.exec("c1", {**default_config(["sh", "-c", "trap 'exit 6' TERM; while :; do usleep 1000; done"])["process"]})
+    session = await home.client.exec(
+        "c1", {**default_config(["sh", "-c", "trap 'exit 6' TERM; while :; do usleep 1000; done"])["process"]}
+    )
     await home.crash()
     state = await home.client.exec_state(session.exec_id)
     assert (state["running"], state["pid"]) == (True, session.pid)

@@ -179,7 +179,9 @@ async def test_a_second_supervisor_refuses_to_start(home: Home) -> None:
 
 
 async def test_arguments_are_checked() -> None:
-    done = await asyncio.to_thread(subprocess.run, [sys.executable, program(), "--rot", "/x"], capture_output=True, text=True, check=False)
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, program(), "--rot", "/x"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 64
     assert "usage" in done.stderr
 
@@ -253,8 +255,7 @@ async def test_modules_stay_few(home: Home) -> None:
     names = set(done.stdout.split())
     outside = {name for name in names if not name.startswith(("agent", "_", "encodings"))}
     allowed = set(
-        "abc builtins codecs collections ctypes ctypes._endian errno fcntl functools gc genericpath heapq io itertools keyword "
-        "marshal operator os os.path posix posixpath reprlib select stat struct sys termios time types zipimport".split()
+        ["abc", "builtins", "codecs", "collections", "ctypes", "ctypes._endian", "errno", "fcntl", "functools", "gc", "genericpath", "heapq", "io", "itertools", "keyword", "marshal", "operator", "os", "os.path", "posix", "posixpath", "reprlib", "select", "stat", "struct", "sys", "termios", "time", "types", "zipimport"]
     )
     assert outside <= allowed, f"not allowed: {sorted(outside - allowed)}"
     assert not names & {"_hashlib", "_ssl", "agent.protocol.codec"}

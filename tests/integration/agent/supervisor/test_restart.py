@@ -102,7 +102,12 @@ async def test_the_policy_can_be_changed(home: Home) -> None:
 
 async def test_health_is_checked(home: Home) -> None:
     second = 1_000_000_000
-    check = {"Test": ["CMD-SHELL", "echo probed; test -e /tmp/healthy"], "Interval": second // 10, "Retries": 2, "Timeout": second}
+    check = {
+        "Test": ["CMD-SHELL", "echo probed; test -e /tmp/healthy"],
+        "Interval": second // 10,
+        "Retries": 2,
+        "Timeout": second,
+    }
     (home.rootfs_path / "tmp/healthy").touch()
     await home.run("c1", "sleep", "600", health=check)
     assert (await home.client.state("c1"))["health"]["status"] == "starting"
