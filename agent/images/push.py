@@ -14,7 +14,7 @@ from agent.images.errors import ImageUnknown, RegistryUnavailable
 from agent.images.image import Image
 from agent.images.images import ImageStore, canonical
 from agent.images.manifests import compressed_for_push
-from agent.images.threads import in_thread
+from agent.images.threads import entered, in_thread
 from agent.images.transfers import CONCURRENT, Progress, Together
 from agent.protocol.errors import Throttled
 from agent.protocol.oci import Descriptor, Digest, Reference, parse_manifest
@@ -38,7 +38,8 @@ async def push(
     costs one piece. Progress as of `pull`, with statuses uploading|uploaded|exists|mounted.
     """
     image = await in_thread(store.get, image_id or canonical(ref))
-    with store.pinned([image.id, image.manifest, *image.chain, *(str(layer.digest) for layer in image.layers)]):
+    pins = [image.id, image.manifest, *image.chain, *(str(layer.digest) for layer in image.layers)]
+    async with entered(store.pinned(pins)):
         image = await in_thread(compressed_for_push, store, image)
         raw = await in_thread(store.content.read, Digest.parse(image.manifest))
         manifest = parse_manifest(raw, image.manifest_type)
