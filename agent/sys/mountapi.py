@@ -1,7 +1,7 @@
 """Mounts by file descriptor: fsopen, fsconfig, fsmount, open_tree, move_mount, mount_setattr, openat2, pivot_root, umount2.
 
-A mount made here is detached until `attach` puts it on a descriptor, so no path is walked twice and nothing can be swapped between
-check and use. Sources: open_tree(2), move_mount(2), mount_setattr(2), openat2(2), include/uapi/linux/mount.h.
+A mount made here is detached until `attach` puts it on a descriptor, so no path is walked twice and nothing can be swapped
+between check and use. Sources: open_tree(2), move_mount(2), mount_setattr(2), openat2(2), include/uapi/linux/mount.h.
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ class _CloneArgs(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_uint64)
         for name in (
-            "flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size", "tls", "set_tid", "set_tid_size", "cgroup",
+            "flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size", "tls", "set_tid",
+            "set_tid_size", "cgroup",
         )
     ]  # fmt: skip
 
@@ -65,7 +66,7 @@ _sigaction = libc.function("sigaction", libc.INT, libc.PTR, libc.PTR)
 
 
 def clone3(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
-    """Fork with namespaces: (pid, pidfd) in the parent, (0, -1) in the child. With `cgroup_fd` the child starts in that v2 cgroup.
+    """Fork with namespaces: (pid, pidfd) in the parent, (0, -1) in the child. `cgroup_fd`: start in that v2 cgroup.
 
     The calling process must be single-threaded, and the child must end in execve or os._exit.
     """

@@ -1,0 +1,116 @@
+"""The ruleset in the kernel: one atomic transaction a change, against the generation that was read."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Sequence
+
+from agent.network import nft
+from agent.network.errors import NetworkFailed
+from agent.network.records import Network, PublishedPort
+from agent.sys import nftables
+from agent.sys.netlink import Message, NetlinkError
+from agent.sys.nfnetlink import ConntrackSocket, NftSocket
+
+_ATTEMPTS = 100  # somebody else may commit between our reading the generation and our commit, again and again
+_AGAIN = (errno.ERESTART, errno.EAGAIN, errno.EINTR, errno.ENOBUFS)
+
+
+class Firewall:
+    """Not locked: its owner is. `networks` and `ports` are asked for whenever the whole table is written."""
+
+    def __init__(
+        self,
+        table: str,
+        networks: Callable[[], Sequence[Network]],
+        ports: Callable[[], Iterable[PublishedPort]],
+        protect: Sequence[int] = (),
+    ) -> None:
+        self._table = table
+        self._networks = networks
+        self._ports = ports
+        self._protect = protect
+        self._generation = -1
+        self._sock: NftSocket | None = None
+        self.guard = False
+
+    def rewrite(self) -> None:
+        """Write the whole table anew: level-triggered, whatever is there now."""
+        try:
+            self._commit(self._whole)
+        except NetlinkError as error:
+            raise _failed("write the packet filter", error) from error
+
+    def change(self, *, add: Sequence[PublishedPort] = (), remove: Sequence[PublishedPort] = ()) -> None:
+        """Publish and withdraw ports. `networks` and `ports` must give the state after the change already: if the table turns
+        out to be gone or different (somebody flushed the ruleset), it is written whole."""
+        if not add and not remove:
+            return
+        table = self._table
+
+        def build() -> list[Message]:
+            return [*nft.port_elements(table, remove, remove=True), *nft.port_elements(table, add)]
+
+        try:
+            self._commit(build)
+        except NetlinkError as error:
+            if error.errno not in (errno.ENOENT, errno.EEXIST):
+                raise _failed("publish ports", error) from error
+            self.rewrite()
+
+    def intact(self) -> bool:
+        """Whether our table still has all its rules; nothing is read if nobody committed anything since we last looked."""
+        sock = self._socket()
+        generation = sock.generation()
+        if generation == self._generation:
+            return True
+        if self._table not in nftables.tables(sock, nft.FAMILY):
+            return False
+        wanted = sum(1 for message in self._whole() if message.type & 0xFF == nftables.NEWRULE)
+        complete = len(nftables.rules(sock, nft.FAMILY, self._table)) == wanted
+        if complete:
+            self._generation = generation
+        return complete
+
+    def remove(self) -> None:
+        self._commit(lambda: nft.removal(self._table))
+
+    def close(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
+    def forget(self, addresses: Iterable[str]) -> None:
+        """Drop tracked connections that lead to these addresses, which belong to nobody any more."""
+        with ConntrackSocket() as sock:
+            for address in addresses:
+                sock.forget(address)
+
+    def _socket(self) -> NftSocket:
+        """One socket for good: closing one waits 10 ms and more for whatever nf_tables still has to free."""
+        if self._sock is None:
+            self._sock = NftSocket()
+        return self._sock
+
+    def _whole(self) -> list[Message]:
+        return nft.ruleset(self._table, self._networks(), self._ports(), self._protect, guard=self.guard)
+
+    def _commit(self, build: Callable[[], list[Message]]) -> None:
+        sock = self._socket()
+        for _ in range(_ATTEMPTS):
+            try:
+                generation = sock.generation()
+                sock.transaction(build(), generation)
+            except NetlinkError as error:
+                if error.errno not in _AGAIN:
+                    raise
+                continue
+            self._generation = generation + 1
+            return
+        raise NetworkFailed(
+            f"the nf_tables ruleset changed {_ATTEMPTS} times while ours was being written: another program rewrites it in a loop"
+        )
+
+
+def _failed(step: str, error: NetlinkError) -> NetworkFailed:
+    return NetworkFailed(f"cannot {step}: {error.strerror} (errno {error.errno})", errno=error.errno)
