@@ -20,12 +20,18 @@ from agent.images.errors import ImageInUse, ImageInvalid, ImageUnknown, Referenc
 from agent.images.image import Image, LayerBlob, chain_of, config_id, from_row, parse_config, to_row
 from agent.images.store import ContentStore
 from agent.images.transfers import Transfers
-from agent.protocol.errors import InvalidInput
+from agent.protocol.errors import Internal, InvalidInput
 from agent.protocol.oci import Digest, Reference
 from agent.storage import durable
 from agent.storage.driver import GraphDriver
 from agent.storage.errors import LayerInUse
 from agent.storage.table import check_container
+
+
+class ImageStoreMisplaced(Internal):
+    """A mistake in our own wiring: garbage collection would miss the other drivers' images."""
+
+    code = "image_store_misplaced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +44,13 @@ class Removed:
 
 
 class ImageStore:
+    """`root` is `<data>/image/<driver's name>`: its siblings are the other drivers' rows, whose blobs are not garbage."""
+
     def __init__(self, root: str, content: ContentStore, driver: GraphDriver) -> None:
-        self.root = os.path.join(root, "image", driver.name)
-        self._all_drivers = os.path.join(root, "image")
+        if os.path.basename(root) != driver.name:
+            raise ImageStoreMisplaced(f"the images of driver {driver.name} belong in <data>/image/{driver.name}, not in {root}")
+        self.root = root
+        self._all_drivers = os.path.dirname(root)
         self.content = content
         self.driver = driver
         self.transfers = Transfers()
