@@ -1,9 +1,9 @@
 """The extraction helper: a process that unpacks one archive and owns nothing but the directory it fills.
 
-Started by `agent.storage.extract` as `python -I -c "…; main()" <config json>` with the archive as standard input. It gives up the
-host step by step: own user, network, IPC and UTS namespaces; chroot; Landlock without execution; all capabilities but those that
-restore owners and modes; no_new_privs; limits on memory, CPU time and file size. Then it reads the first byte of the archive.
-Everything it needs is imported before the chroot: there is no library to load afterwards.
+Started by `agent.storage.extract` as `python -I -c "…; main()" <config json>` with the archive as standard input. It gives up
+the host step by step: limits on memory, CPU time and file size; own user, network, IPC and UTS namespaces; chroot;
+no_new_privs; Landlock without execution; all capabilities but those that restore owners and modes; a system call filter. Then it
+reads the first byte of the archive. Everything it needs is imported before the chroot: there is no library to load afterwards.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from agent.protocol.errors import WharfError
-from agent.storage import compression
+from agent.storage import compression, confine
 from agent.storage.errors import ExtractionFailed
 from agent.storage.limits import Limits, Rights
 from agent.storage.tarread import TarReader
@@ -101,6 +101,7 @@ def _drop(rights: Rights) -> None:
         keep.append(_CAP_SETFCAP)
     mask = sum(1 << number for number in keep) & cred.permitted_capabilities()
     cred.set_capabilities(mask, mask, 0)
+    confine.load()
 
 
 class _Ahead:

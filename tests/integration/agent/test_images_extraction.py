@@ -22,6 +22,7 @@ from agent.storage.errors import DigestMismatch, ExtractionFailed, LayerInvalid,
 from agent.storage.extract import Extracted, extract
 from agent.storage.limits import Limits, Rights
 from tests.contract.archives import archive, entry, fifo, folder, hardlink, symlink
+from tests.integration.agent.extraction_probe import FORBIDDEN
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners and user namespaces")]
 
@@ -268,43 +269,16 @@ def test_memory_is_limited(tmp_path: Path) -> None:
 
 def test_the_helper_owns_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the helper process can do after it dropped its rights, seen from inside."""
-    probe = tmp_path / "probe.py"
-    probe.write_text(
-        "import json, os, socket\n"
-        "from agent.storage import helper\n"
-        "def probe(limits, rights, config):\n"
-        "    found = {}\n"
-        "    def attempt(name, action):\n"
-        "        try:\n"
-        "            action()\n"
-        "            found[name] = 'allowed'\n"
-        "        except OSError as error:\n"
-        "            found[name] = error.strerror\n"
-        "    attempt('see the host', lambda: os.stat('/etc/passwd'))\n"
-        "    attempt('device', lambda: os.mknod('/null', 0o20666, os.makedev(1, 3)))\n"
-        "    attempt('mount', lambda: __import__('agent.sys.mountapi').sys.mountapi.new_filesystem(b'tmpfs', [], 0))\n"
-        "    attempt('chroot', lambda: os.chroot('.'))\n"
-        "    attempt('trusted xattr', lambda: os.setxattr('/f', 'trusted.overlay.opaque', b'y'))\n"
-        "    attempt('execute', lambda: os.execv('/f', ['f']))\n"
-        "    with socket.socket() as sock:\n"
-        "        attempt('network', lambda: sock.connect(('127.0.0.1', 9)))\n"
-        "    raise helper.ExtractionFailed('probed', found=found)\n"
-        "helper._unpack = probe\n"
-        "helper.main()\n"
-    )
-    monkeypatch.setattr(
-        extraction, "_PROGRAM", f"import sys; sys.path.insert(0, {extraction._HOME!r}); exec(open({str(probe)!r}).read())"
-    )
-    target = tmp_path / "target"
-    target.mkdir()
-    (target / "f").write_text("#!/bin/sh\n")
-    (target / "f").chmod(0o755)
-    with pytest.raises(ExtractionFailed) as caught:
-        extract(io.BytesIO(b""), str(target), limits=SMALL, rights=Rights(), merged=False)
-    found = caught.value.extra["found"]
-    assert set(found) == {"see the host", "device", "mount", "chroot", "trusted xattr", "execute", "network"}
-    assert "allowed" not in found.values()
-    assert found["network"] == "Network is unreachable"
+    start = extraction._PROGRAM.replace("agent.storage.helper", "tests.integration.agent.extraction_probe")
+    monkeypatch.setattr(extraction, "_PROGRAM", start)
+    (tmp_path / "f").write_text("#!/bin/sh\n")
+    (tmp_path / "f").chmod(0o755)
+    with pytest.raises(ExtractionFailed, match="probed") as caught:
+        extract(io.BytesIO(b""), str(tmp_path), limits=SMALL, rights=Rights(), merged=False)
+    found = dict(caught.value.extra["found"])
+    assert found.pop("start a thread") == "works"
+    assert set(found) == set(FORBIDDEN)
+    assert [name for name, outcome in found.items() if outcome == "allowed"] == []
 
 
 SEED = archive(
