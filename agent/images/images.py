@@ -134,13 +134,18 @@ class ImageStore:
         references = list(references)
         with self._lock:
             identifier = str(self.content.put(config))
-            digest = str(self.content.put(manifest))
             known = self._row(identifier)
-            digests = set(known["repo_digests"] if known else ())
-            digests |= {repo_digest(ref, str(ref.digest)) for ref in references if ref.digest}
-            kept = set(known["indexes"] if known else ()) | {str(index) for index in indexes}
-            image = Image(
-                identifier, digest, manifest_type, parsed, layers, chain, size, (), tuple(sorted(digests)), tuple(sorted(kept))
+            image = Image(identifier, "", manifest_type, parsed, layers, chain, size)
+            if known and known["repo_digests"] and not any(ref.digest for ref in references):
+                # The same image out of an archive: the manifest that registries know it by stays, and a push keeps its digest.
+                image = self._load(known, {})
+            else:
+                image = replace(image, manifest=str(self.content.put(manifest)))
+            digests = {repo_digest(ref, str(ref.digest)) for ref in references if ref.digest}
+            image = replace(
+                image,
+                repo_digests=tuple(sorted(digests.union(known["repo_digests"] if known else ()))),
+                indexes=tuple(sorted({str(index) for index in indexes}.union(known["indexes"] if known else ()))),
             )
             durable.write_json(self._image_path(identifier), to_row(image))
             self._move_tags({canonical(ref): identifier for ref in references if ref.tag or not ref.digest})

@@ -7,9 +7,13 @@ import io
 import os
 import stat
 import struct
+import subprocess
+import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -17,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.protocol.errors import WharfError
+from agent.storage import choose
 from agent.storage import extract as extraction
 from agent.storage.errors import DigestMismatch, ExtractionFailed, LayerInvalid, LayerTooLarge
 from agent.storage.extract import Extracted, extract
@@ -265,6 +270,44 @@ def test_memory_is_limited(tmp_path: Path) -> None:
     data = archive(*(entry(f"{number}/" + "d" * 200) for number in range(2000)))
     with pytest.raises(ExtractionFailed):
         extract(io.BytesIO(data), str(tmp_path), limits=Limits(memory=24 << 20), rights=Rights(), merged=True)
+
+
+def test_a_killed_agent_takes_its_helper_along(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    code = (
+        "import sys; from agent.storage import choose; from agent.storage.limits import Limits\n"
+        f"choose({str(tmp_path)!r}).apply(None, None, sys.stdin.buffer)"
+    )
+    agent = subprocess.Popen([sys.executable, "-c", code], stdin=read, cwd=extraction._HOME)
+    os.close(read)
+    try:
+        children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children")
+        helper = int(eventually(children.read_text).split()[0])
+        leftovers = tmp_path / "overlay2" / "tmp"
+        assert eventually(lambda: os.listdir(leftovers))
+        agent.kill()
+        agent.wait()
+        assert eventually(lambda: not _alive(helper))
+        choose(str(tmp_path))
+        assert os.listdir(leftovers) == []
+    finally:
+        os.close(write)
+        agent.kill()
+        agent.wait()
+
+
+def eventually(question: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 30
+    while not (answer := question()):
+        assert time.monotonic() < deadline, "it did not come true"
+    return answer
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_the_helper_owns_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,13 @@ from agent.storage.tarwrite import END, file_bytes, header
 from tests.contract.archives import archive, entry, folder, hardlink, symlink
 
 LIMITS = Limits(max_bytes=16 << 20)
+SEED = archive(
+    folder("d"),
+    entry("d/f", b"content" * 100, pax={"SCHILY.xattr.user.k": "v", "path": "d/other"}),
+    symlink("d/l", "t" * 120),
+    hardlink("h", "d/f"),
+    entry("s", b"abcd", pax={"GNU.sparse.map": "0,2,8,2", "GNU.sparse.size": "10"}),
+)
 
 
 def pieces(data: bytes, size: int) -> Iterator[bytes]:
@@ -104,6 +111,22 @@ paths = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",
 def test_any_bytes_end_in_a_result_or_a_refusal(data: bytes) -> None:
     try:
         read(data)
+    except (LayerInvalid, LayerTooLarge) as error:
+        assert error.detail  # noqa: PT017  # the kind is what is asserted
+
+
+@settings(deadline=None, max_examples=1000)
+@given(st.lists(st.tuples(st.integers(0, 6000), st.binary(min_size=1, max_size=12)), min_size=1, max_size=6))
+def test_mutated_archives_end_in_a_result_or_a_refusal(changes: list[tuple[int, bytes]]) -> None:
+    data = bytearray(SEED)
+    for place, piece in changes:
+        data[place : place + len(piece)] = piece
+    for block in range(0, len(data) - 511, 512):  # right checksums let mutations past the first gate
+        if data[block + 257 : block + 262] == b"ustar":
+            data[block + 148 : block + 156] = b" " * 8
+            data[block + 148 : block + 156] = b"%06o\0 " % sum(data[block : block + 512])
+    try:
+        read(bytes(data))
     except (LayerInvalid, LayerTooLarge) as error:
         assert error.detail  # noqa: PT017  # the kind is what is asserted
 
