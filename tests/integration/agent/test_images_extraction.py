@@ -284,6 +284,8 @@ def test_a_killed_agent_takes_its_helper_along(tmp_path: Path) -> None:
         children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children")
         helper = int(eventually(children.read_text).split()[0])
         leftovers = tmp_path / "overlay2" / "tmp"
+        status = Path(f"/proc/{helper}/status")
+        assert eventually(lambda: "Seccomp:\t2" in status.read_text())  # it has given everything up and waits for the archive
         assert eventually(lambda: os.listdir(leftovers))
         agent.kill()
         agent.wait()
