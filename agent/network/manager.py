@@ -12,7 +12,7 @@ import errno
 import ipaddress
 import os
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
 from agent.network import bridge, files, names, records
@@ -37,6 +37,7 @@ class Networks:
 
     state_dir: survives reboots (networks). run_dir: does not (netns files, sandboxes, sysctls); best on a tmpfs.
     prefix: of every kernel name of ours. protect_ports: ports of the node that containers cannot open (TCP and UDP).
+    subnets: pools instead of Docker's. upstream: the resolvers that names of no container are asked of.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Networks:
         prefix: str = "wharf",
         protect_ports: Sequence[int] = (),
         subnets: Sequence[ipaddress.IPv4Network] = (),
+        upstream: Callable[[], Sequence[str]] = files.upstream,
     ) -> None:
         self.naming = Naming(prefix)
         self._lock = threading.RLock()
@@ -62,6 +64,7 @@ class Networks:
         self.ports = PortTable()
         self.bridges = Bridges(self.store, prefix, os.path.join(self._run, "sysctl.json"), self._published, tuple(protect_ports))
         self._book: Book | None = None
+        self._upstream = upstream
         self._dns = DnsServer(self.book, self._resolvers_for)
 
     # -- networks
@@ -270,7 +273,7 @@ class Networks:
             sandbox = self._sandboxes.get(container_id)
             if sandbox is None or outward(sandbox, self._internal()) is None:
                 return ()  # an internal network leads nowhere, by DNS neither
-        return files.upstream()
+        return tuple(self._upstream())
 
     # -- the whole
 
