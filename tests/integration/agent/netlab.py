@@ -61,7 +61,8 @@ class Space:
         fine, result = done.get(timeout=60)
         if not fine:
             raise result
-        return result
+        answer: T = result
+        return answer
 
     def command(self, *argv: str) -> str:
         result = subprocess.run(["nsenter", f"--net={self.path}", *argv], capture_output=True, text=True, check=False)

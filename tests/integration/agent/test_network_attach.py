@@ -163,6 +163,7 @@ def test_a_failed_attach_leaves_the_sandbox_as_it_was(lab: Lab) -> None:
         lab.on_node(lambda: manager.attach("c2", [AttachSpec("bridge"), AttachSpec("blue", address="10.9.0.5")]))
     sandbox = lab.on_node(lambda: manager.inspect("c2"))
     assert sandbox.endpoints == ()
+    assert path is not None
     inside = lab.inside(path)
     assert "eth0" not in inside.ip("link")
     attached = lab.on_node(lambda: manager.attach("c2", [AttachSpec("blue")]))
