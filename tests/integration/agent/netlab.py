@@ -92,6 +92,7 @@ class Lab:
         self.peer = Space(root / "peer")
         self._servers: list[socket.socket] = []
         self._spaces: list[Space] = []
+        self._own = [self.node, self.peer]
         self.node.ip("link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", self.peer.path)
         self.node.ip("addr", "add", "10.77.0.1/24", "dev", "up0")
         self.node.ip("addr", "add", "10.77.0.11/24", "dev", "up0")
@@ -108,6 +109,12 @@ class Lab:
 
     def on_node(self, work: Callable[[], T]) -> T:
         return self.node.run(work)
+
+    def space(self, name: str) -> Space:
+        """One more namespace, without a link yet."""
+        made = Space(self.root / name)
+        self._own.append(made)
+        return made
 
     def inside(self, path: str) -> Space:
         space = Space(Path(path), create=False)
@@ -146,8 +153,8 @@ class Lab:
             self.on_node(manager.close)
         if self.managers:
             self.on_node(self.managers[-1].teardown)
-        self.node.close()
-        self.peer.close()
+        for space in self._own:
+            space.close()
 
 
 def _echo_tcp(sock: socket.socket, name: str) -> None:
