@@ -33,11 +33,13 @@ class Firewall:
         self._generation = -1
         self._sock: NftSocket | None = None
         self.guard = False
+        self._stale = False  # a change could not be made: the table is no longer what the records say
 
     def rewrite(self) -> None:
         """Write the whole table anew: level-triggered, whatever is there now."""
         try:
             self._commit(self._whole)
+            self._stale = False
         except NetlinkError as error:
             raise _failed("write the packet filter", error) from error
 
@@ -45,6 +47,9 @@ class Firewall:
         """Publish and withdraw ports. `networks` and `ports` must give the state after the change already: if the table turns
         out to be gone or different (somebody flushed the ruleset), it is written whole."""
         if not add and not remove:
+            return
+        if self._stale:
+            self.rewrite()
             return
         table = self._table
 
@@ -97,6 +102,7 @@ class Firewall:
 
     def _commit(self, build: Callable[[], list[Message]]) -> None:
         sock = self._socket()
+        was_stale, self._stale = self._stale, True
         for _ in range(_ATTEMPTS):
             try:
                 generation = sock.generation()
@@ -106,6 +112,7 @@ class Firewall:
                     raise
                 continue
             self._generation = generation + 1
+            self._stale = was_stale
             return
         raise NetworkFailed(
             f"the nf_tables ruleset changed {_ATTEMPTS} times while ours was being written: another program rewrites it in a loop"

@@ -233,8 +233,10 @@ class Networks:
                 return
             self._sandboxes.hold(replace(sandbox, ports=()))
             if sandbox.ports:
-                self.bridges.firewall.change(remove=sandbox.ports)
-                self.ports.release(sandbox.ports)
+                try:
+                    self.bridges.firewall.change(remove=sandbox.ports)
+                finally:
+                    self.ports.release(sandbox.ports)
             self._dns.close(container_id)
             self._close_inner(container_id)
             netns.drop(self.path(container_id))
@@ -361,11 +363,14 @@ class Networks:
     def _withdraw(self, reached: Sandbox, *, back_to: Sandbox) -> None:
         """Undo a failed attach, however far it came."""
         self._sandboxes.put(back_to)
-        if reached.ports:
-            self.ports.release(reached.ports)
-            self.bridges.firewall.rewrite()
         for endpoint in reached.endpoints:
             self._unplug(endpoint, reached.container_id)
+        if reached.ports:
+            self.ports.release(reached.ports)
+            with contextlib.suppress(
+                NetworkFailed
+            ):  # what made the attach fail is the error to tell; the next change tries again
+                self.bridges.firewall.rewrite()
 
     def _attached(self, sandbox: Sandbox) -> Attached:
         out = outward(sandbox, self._internal())
