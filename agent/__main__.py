@@ -65,8 +65,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _join(arguments: argparse.Namespace) -> None:
-    token = sys.stdin.readline().strip() if arguments.token == "-" else arguments.token
-    node_id = join(Identity(arguments.home), arguments.server, token)
+    given: str = arguments.token
+    text = sys.stdin.readline().strip() if given == "-" else given
+    node_id = join(Identity(arguments.home), arguments.server, text)
     print(f"joined as node {node_id}")  # noqa: T201  # the command's answer
 
 

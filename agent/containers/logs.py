@@ -46,7 +46,7 @@ class LogEntry:
         return rfc3339_seconds(self.time)
 
     def render(self, timestamps: bool) -> bytes:
-        return (f"{self.time} {self.text}" if timestamps else self.text).encode()
+        return (f"{self.time} {self.text}" if timestamps else self.text).encode("utf-8", "surrogateescape")
 
 
 def log_files(directory: Path) -> list[Path]:

@@ -40,8 +40,8 @@ MEDIA_BY_COMPRESSION: Final = {"none": MEDIA_OCI_LAYER, "gzip": MEDIA_OCI_LAYER_
 def load(path: str, store: ImageStore) -> list[Image]:
     """Take every image of an archive in, with its names. Blocking.
 
-    `path`: a docker-archive or OCI layout tar (also compressed), or an OCI layout directory. Of a multi-platform index the image for
-    this node is taken. Raises `ArchiveInvalid`, `DigestMismatch`, `layer_*`; images before the bad one stay.
+    `path`: a docker-archive or OCI layout tar (also compressed), or an OCI layout directory. Of a multi-platform index the
+    image for this node is taken. Raises `ArchiveInvalid`, `DigestMismatch`, `layer_*`; images before the bad one stay.
     """
     bundle = open_bundle(path, store.content.root)
     try:
@@ -55,7 +55,7 @@ def load(path: str, store: ImageStore) -> list[Image]:
     raise ArchiveInvalid("no image archive: it has neither manifest.json (docker save) nor oci-layout and index.json")
 
 
-# --- OCI layout ------------------------------------------------------------------------------------------------------------------
+# --- OCI layout ------------------------------------------------------------
 
 
 def _load_layout(bundle: Bundle, store: ImageStore) -> list[Image]:
@@ -115,7 +115,7 @@ def _annotated_names(annotations: Mapping[str, str]) -> list[Reference]:
     return []
 
 
-# --- docker-archive --------------------------------------------------------------------------------------------------------------
+# --- docker-archive ------------------------------------------------------------
 
 
 def _docker_rows(bundle: Bundle) -> list[dict[str, Any]]:

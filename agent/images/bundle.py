@@ -37,14 +37,16 @@ class TarBundle:
     """A tar file, indexed in one pass. Old `docker save` archives name a repeated layer by a symbolic link: followed inside."""
 
     def __init__(self, file: IO[bytes], scratch: str) -> None:
-        head = file.read(6)
-        file.seek(0)
-        if compression.sniff(head) != "none":
+        if compression.sniff(os.pread(file.fileno(), 6, 0)) != "none":
             file = _inflated(file, scratch)
         self._file = file
         self._places: dict[str, tuple[int, int]] = {}
         self._links: dict[str, str] = {}
-        self._index()
+        try:
+            self._index()
+        except BaseException:
+            file.close()
+            raise
 
     def _index(self) -> None:
         position = [0]
@@ -99,7 +101,7 @@ class TarBundle:
 
 
 class _SeekingReader(tarread.TarReader):
-    """The file is at hand: contents are jumped over instead of read. The source yields single blocks, so nothing is read ahead."""
+    """The file is at hand: contents are jumped over instead of read. The source yields single blocks: no read-ahead."""
 
     def __init__(self, pieces: Iterator[bytes], limits: Limits, position: list[int]) -> None:
         super().__init__(pieces, limits)
@@ -151,10 +153,17 @@ def open_bundle(path: str, scratch: str) -> Bundle:
 
 def _inflated(file: IO[bytes], scratch: str) -> IO[bytes]:
     target = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  # lives as long as the bundle
-    with file:
-        for chunk in compression.plain_chunks(file.read, Limits()):
-            target.write(chunk)
-    target.flush()
+    try:
+        with file:
+            for chunk in compression.plain_chunks(file.read, Limits()):
+                target.write(chunk)
+        target.flush()
+    except (LayerInvalid, LayerTooLarge) as error:
+        target.close()
+        raise ArchiveInvalid(f"the image archive cannot be read: {error.detail}") from error
+    except BaseException:
+        target.close()
+        raise
     return target
 
 

@@ -1,4 +1,4 @@
-"""Instructions that change an image's configuration: `docker import --change`, `docker commit --change`, and the builder's easy half.
+"""Instructions that change an image's configuration: `docker import --change`, `docker commit --change`, the builder.
 
 Source: Dockerfile reference. Supported: CMD ENTRYPOINT ENV EXPOSE HEALTHCHECK LABEL ONBUILD STOPSIGNAL USER VOLUME WORKDIR SHELL.
 """

@@ -97,7 +97,7 @@ class RegistryClient:
 
     def location(self, response: httpx.Response) -> str:
         """The absolute URL of a Location header."""
-        location = response.headers.get("location")
+        location = str(response.headers.get("location") or "")
         if not location:
             raise RegistryRefused(f"{response.request.method} {response.request.url.path}: the answer has no Location")
         return urljoin(str(response.request.url), location)

@@ -94,12 +94,12 @@ class ImageStore:
             raise ReferenceAmbiguous(f"{len(found)} images' ids begin with {text!r}: give more digits")
         return f"sha256:{found[0].removesuffix('.json')}" if found else None
 
-    def holders(self, image_id: str) -> list[str]:
+    def holders(self, image_id: str) -> tuple[str, ...]:
         """Owners that `hold` it, sorted."""
         directory = os.path.join(self.root, "holds")
         with self._lock:
             found = [name for name in os.listdir(directory) if durable.read_json(os.path.join(directory, name)) == image_id]
-        return sorted(found)
+        return tuple(sorted(found))
 
     # --- writes --------------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Images into archives: docker-archive (what `docker load` of any age reads) and OCI image layouts, as a stream or a directory."""
+"""Images into archives: docker-archive (what `docker load` of any age reads) and OCI layouts, as a stream or a directory."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class IngestBusy(Conflict):
 
 
 class Ingest:
-    """One arriving blob. `offset` bytes are on disk and hashed; leaving the `with` block without `commit` keeps them for later."""
+    """One arriving blob. `offset` bytes are on disk and hashed; leaving the `with` block uncommitted keeps them for later."""
 
     def __init__(self, store: ContentStore, digest: Digest) -> None:
         self._store = store

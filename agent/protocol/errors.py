@@ -19,8 +19,10 @@ caller needs: may the very same request succeed later? `detail` is a sentence fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+TYPE_CHECKING = False  # importing typing would cost the supervisor 2 MB; type checkers know this name
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, ClassVar
 
 
 class WharfError(Exception):

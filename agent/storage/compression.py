@@ -135,7 +135,7 @@ def _staged(new: Callable[[], Any], name: str) -> Callable[[Counted, Limits], It
 def _zstd(source: Counted, limits: Limits) -> Iterator[bytes]:
     decoder = zstandard.ZstdDecompressor(max_window_size=limits.zstd_window)
     # A last frame that is cut short looks like the end here; digests and the tar reader's own end check catch it.
-    with decoder.stream_reader(source, read_across_frames=True, closefd=False) as reader:  # type: ignore[arg-type]  # needs read only
+    with decoder.stream_reader(source, read_across_frames=True, closefd=False) as reader:  # type: ignore[arg-type]  # only reads
         while chunk := reader.read(CHUNK):
             yield chunk
 

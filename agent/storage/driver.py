@@ -16,7 +16,10 @@ from agent.sys.mount import Mount
 
 @dataclass(frozen=True, slots=True)
 class ApplyResult:
-    """A layer that is now whole and durable. Digests as "algorithm:hex"; `size` sums its files, `tar_size` is the plain archive's."""
+    """A layer that is now whole and durable.
+
+    Digests as "algorithm:hex"; `size` sums its files, `tar_size` is the plain archive's length.
+    """
 
     chain_id: str
     diff_id: str
@@ -50,7 +53,10 @@ class GraphDriver(Protocol):
         ...
 
     def prepare(self, container_id: str, chain: list[str]) -> list[Mount]:
-        """The container's writable root; `chain` topmost first, [] = empty. Idempotent; another chain for a known id: `LayerInUse`."""
+        """The container's writable root; `chain` topmost first, [] = empty.
+
+        Idempotent; `LayerInUse` when the container stands on another chain.
+        """
         ...
 
     def view(self, chain: list[str]) -> list[Mount]:

@@ -1,7 +1,8 @@
 """The overlay2 driver: one directory a layer, stacked by the kernel's overlayfs.
 
-A container has `upper/` and `work/`. Mounts name every lower directory by an option of its own (fsconfig `lowerdir+`), so there is
-no 4 KiB limit on options. redirect_dir and metacopy stay off: an upper directory must mean the same to any kernel and to `diff`.
+A container has `upper/` and `work/`. Mounts name every lower directory by an option of its own (fsconfig `lowerdir+`), so there
+is no 4 KiB limit on options. redirect_dir and metacopy stay off: an upper directory must mean the same to any kernel and to
+`diff`.
 """
 
 from __future__ import annotations
@@ -36,15 +37,15 @@ class Overlay2(DirectoryDriver):
             for part in ("lower", "upper", "work"):
                 os.makedirs(os.path.join(place, part))
             os.setxattr(place, OPAQUE_XATTR, b"y")
-            parameters = [
+            parameters: list[tuple[int, bytes, bytes | None, int]] = [
                 (mountapi.FSCONFIG_SET_STRING, key.encode(), os.path.join(place, key.removesuffix("dir")).encode(), 0)
                 for key in ("lowerdir", "upperdir", "workdir")
             ]
             os.close(mountapi.new_filesystem(b"overlay", parameters, 0))
         except OSError as error:
             raise DriverUnsupported(
-                f"overlay2 does not work on {root}: {error.strerror}. Its file system needs d_type and trusted xattrs, and the agent"
-                " CAP_SYS_ADMIN; choose vfs otherwise"
+                f"overlay2 does not work on {root}: {error.strerror}. Its file system needs d_type and trusted xattrs,"
+                " and the agent CAP_SYS_ADMIN; choose vfs otherwise"
             ) from error
         finally:
             DirectoryDriver._erase(place)
@@ -53,8 +54,8 @@ class Overlay2(DirectoryDriver):
 
     def _layer_directory(self, place: str, parent: str | None) -> str:
         directory = os.path.join(place, "diff")
-        os.mkdir(directory, 0o755)
-        os.chmod(directory, 0o755)
+        os.mkdir(directory)
+        os.chmod(directory, 0o755)  # noqa: S103  # what a root directory has; mkdir would obey the umask
         return directory
 
     def _finish_layer(self, directory: str, parent: str | None, extracted: Extracted) -> None:
@@ -120,9 +121,9 @@ class Overlay2(DirectoryDriver):
 
     def _make_container(self, place: str, chain: list[str]) -> None:
         upper = os.path.join(place, "upper")
-        os.mkdir(upper, 0o755)
+        os.mkdir(upper)
         os.mkdir(os.path.join(place, "work"), 0o700)
-        os.chmod(upper, 0o755)
+        os.chmod(upper, 0o755)  # noqa: S103  # likewise
         if chain:  # overlayfs shows the upper directory's own attributes at the root
             below = self.layer_path(chain[0])
             info = os.lstat(below)

@@ -238,7 +238,9 @@ class TarReader:
         return [_decimal(line, "sparse map") for line in lines[1 : 1 + 2 * int(lines[0])]]
 
     def _set_sparse(self, entry: Entry, numbers: list[int]) -> None:
-        if len(numbers) % 2 or not 0 <= entry.size <= self._limits.max_bytes:
+        if entry.size > self._limits.max_bytes:
+            raise LayerTooLarge(f"a file of {entry.size} bytes; the limit is {self._limits.max_bytes}", limit="bytes")
+        if len(numbers) % 2 or entry.size < 0:
             raise LayerInvalid(f"{_show(entry.name)}: its sparse map is malformed", rule="sparse")
         pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
         end = 0

@@ -67,11 +67,10 @@ def _pax_time(mtime_ns: int) -> bytes:
 
 
 def _record(key: bytes, value: bytes) -> bytes:
-    length = len(key) + len(value) + 3
-    # The length counts its own digits.
-    while len(b"%d" % (length + len(b"%d" % length))) != len(b"%d" % length):
-        length += 1
-    total = length + len(b"%d" % length)
+    rest = len(key) + len(value) + 3
+    total = rest + len(b"%d" % rest)
+    if len(b"%d" % total) > len(b"%d" % rest):  # the length counts its own digits
+        total = rest + len(b"%d" % total)
     return b"%d %s=%s\n" % (total, key, value)
 
 
@@ -111,47 +110,72 @@ class TreeWriter:
 
     def entry(self, path: bytes, name: bytes, dir_fd: int, info: os.stat_result) -> Iterator[bytes]:
         """The entry `path`, which is `name` in `dir_fd`. Sockets and devices are left out: they mean nothing elsewhere."""
-        owner = {"uid": info.st_uid, "gid": info.st_gid, "mtime_ns": info.st_mtime_ns}
-        mode = stat.S_IMODE(info.st_mode)
         if stat.S_ISDIR(info.st_mode):
-            yield header(path + b"/", DIRECTORY, mode, extra=_portable(dir_fd, name), **owner)
+            yield _head(path + b"/", DIRECTORY, info, extra=_portable(dir_fd, name))
             return
         first = self._links.setdefault((info.st_dev, info.st_ino), path) if info.st_nlink > 1 else path
         if first != path:
-            yield header(path, HARDLINK, mode, link=first, **owner)
+            yield _head(path, HARDLINK, info, link=first)
         elif stat.S_ISREG(info.st_mode):
-            yield from self._file(path, name, dir_fd, info)
+            yield from _file(path, name, dir_fd)
         elif stat.S_ISLNK(info.st_mode):
-            yield header(path, SYMLINK, 0o777, link=os.readlink(name, dir_fd=dir_fd), **owner)
+            yield _head(path, SYMLINK, info, link=os.readlink(name, dir_fd=dir_fd))
         elif stat.S_ISFIFO(info.st_mode):
-            yield header(path, FIFO, mode, **owner)
+            yield _head(path, FIFO, info)
 
-    def _file(self, path: bytes, name: bytes, dir_fd: int, info: os.stat_result) -> Iterator[bytes]:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
-        try:
-            info = os.fstat(fd)  # of the file that is read, should it have grown since the walk saw it
-            owner = {"uid": info.st_uid, "gid": info.st_gid, "mtime_ns": info.st_mtime_ns}
-            extra = _portable(dir_fd, name)
-            extents = fs.data_extents(fd, info.st_size) if info.st_blocks * 512 + _SPARSE_MINIMUM <= info.st_size else []
-            if extents == [(0, info.st_size)] or info.st_blocks * 512 + _SPARSE_MINIMUM > info.st_size:
-                yield header(path, REGULAR, stat.S_IMODE(info.st_mode), size=info.st_size, extra=extra, **owner)
-                yield from _read(fd, 0, info.st_size)
-                yield bytes(-info.st_size % BLOCK)
-                return
-            if not extents or extents[-1][1] < info.st_size:
-                extents.append((info.st_size, info.st_size))  # GNU tar marks a hole at the end by an empty extent
-            text = b"%d\n" % len(extents) + b"".join(b"%d\n%d\n" % (start, end - start) for start, end in extents)
-            text += bytes(-len(text) % BLOCK)
-            stored = len(text) + sum(end - start for start, end in extents)
-            extra |= {b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0", b"GNU.sparse.name": path}
-            extra[b"GNU.sparse.realsize"] = b"%d" % info.st_size
-            shadow = os.path.join(os.path.dirname(path), b"GNUSparseFile.0", os.path.basename(path))
-            yield header(shadow, REGULAR, stat.S_IMODE(info.st_mode), size=stored, extra=extra, **owner) + text
-            for start, end in extents:
-                yield from _read(fd, start, end)
-            yield bytes(-stored % BLOCK)
-        finally:
-            os.close(fd)
+
+def _head(
+    path: bytes,
+    kind: bytes,
+    info: os.stat_result,
+    *,
+    size: int = 0,
+    link: bytes = b"",
+    extra: dict[bytes, bytes] | None = None,
+) -> bytes:
+    mode = stat.S_IMODE(info.st_mode)
+    return header(
+        path, kind, mode, uid=info.st_uid, gid=info.st_gid, mtime_ns=info.st_mtime_ns, size=size, link=link, extra=extra
+    )
+
+
+def _file(path: bytes, name: bytes, dir_fd: int) -> Iterator[bytes]:
+    # Non-blocking, and looked at again: a running container may have put a fifo here since the walk saw a file.
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            return
+        size, extra = info.st_size, _portable(dir_fd, name)
+        has_holes = info.st_blocks * 512 + _SPARSE_MINIMUM <= size
+        extents = fs.data_extents(fd, size) if has_holes else [(0, size)]
+        if extents == [(0, size)]:
+            yield _head(path, REGULAR, info, size=size, extra=extra)
+            yield from _read(fd, 0, size)
+            yield bytes(-size % BLOCK)
+        else:
+            yield from _sparse(path, fd, info, extents, extra)
+    finally:
+        os.close(fd)
+
+
+def _sparse(
+    path: bytes, fd: int, info: os.stat_result, extents: list[tuple[int, int]], extra: dict[bytes, bytes]
+) -> Iterator[bytes]:
+    """GNU's pax format 1.0: the map stands in front of the data."""
+    size = info.st_size
+    if not extents or extents[-1][1] < size:
+        extents.append((size, size))  # a hole at the end is marked by an empty extent
+    text = b"%d\n" % len(extents) + b"".join(b"%d\n%d\n" % (start, end - start) for start, end in extents)
+    text += bytes(-len(text) % BLOCK)
+    stored = len(text) + sum(end - start for start, end in extents)
+    extra |= {b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0", b"GNU.sparse.name": path}
+    extra[b"GNU.sparse.realsize"] = b"%d" % size
+    shadow = os.path.join(os.path.dirname(path), b"GNUSparseFile.0", os.path.basename(path))
+    yield _head(shadow, REGULAR, info, size=stored, extra=extra) + text
+    for start, end in extents:
+        yield from _read(fd, start, end)
+    yield bytes(-stored % BLOCK)
 
 
 def _read(fd: int, start: int, end: int) -> Iterator[bytes]:

@@ -136,7 +136,10 @@ def copy_attributes(source: str, target: str, info: os.stat_result) -> None:
 
 
 def copy(source: str, target: str) -> None:
-    """Copy a tree into the new directory `target`: hard links, holes, xattrs, fifos and sockets kept, extents shared if possible."""
+    """Copy a tree into the new directory `target`: hard links, holes, xattrs, fifos and sockets kept.
+
+    Extents are shared where the file system can.
+    """
     os.mkdir(target, 0o700)
     links: dict[tuple[int, int], bytes] = {}
     directories: list[tuple[str, str, os.stat_result]] = []

@@ -232,11 +232,10 @@ class Unpacker:
         keep = 0o7777 if self._rights.keep_setuid or entry.type == tarread.DIRECTORY else 0o1777
         os.fchmod(fd, entry.mode & keep)
         for key, value in entry.xattrs.items():
-            if key.startswith(b"user.") and not key.startswith(b"user.overlay."):
-                os.setxattr(fd, key, value)
-            elif key == b"security.capability" and self._rights.keep_capabilities:
-                os.setxattr(fd, key, value)
             # trusted.*, other security.* and overlayfs' own attributes would speak to our kernel, not to the container.
+            ordinary = key.startswith(b"user.") and not key.startswith(b"user.overlay.")
+            if ordinary or (key == b"security.capability" and self._rights.keep_capabilities):
+                os.setxattr(fd, key, value)
 
     def _set_directory_times(self) -> None:
         # Making children touched them; nothing changes any more now.

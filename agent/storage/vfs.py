@@ -1,4 +1,4 @@
-"""The vfs driver: every layer and container is a whole tree. Slow, needs nothing of the kernel, and is the yardstick of the others.
+"""The vfs driver: every layer and container is a whole tree. Slow, needs nothing of the kernel: the yardstick of the others.
 
 On file systems that share extents (btrfs, xfs) a copy costs metadata only.
 """
@@ -33,8 +33,8 @@ class Vfs(DirectoryDriver):
 
     @staticmethod
     def _plain_directory(directory: str) -> None:
-        os.mkdir(directory, 0o755)
-        os.chmod(directory, 0o755)
+        os.mkdir(directory)
+        os.chmod(directory, 0o755)  # noqa: S103  # what a root directory has; mkdir would obey the umask
 
     def _start_tree(self, directory: str, parent: str | None) -> None:
         if parent is None:

@@ -1,0 +1,233 @@
+"""What the container's first process does between clone3 and execve.
+
+It is a copy of the single-threaded parent: no thread of ours exists here, no lock may be waited for, nothing may return to the
+caller. Every failure travels back over the channel with the step it happened in.
+"""
+
+from __future__ import annotations
+
+import os
+
+from agent.protocol.errors import WharfError
+from agent.runtime import channel as wire
+from agent.runtime import devfs, hooks, launch, rootfs
+from agent.sys import cred, process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from agent.runtime.cgroup import Cgroup
+    from agent.runtime.channel import Channel
+    from agent.runtime.plan import Plan
+
+
+class Wires:
+    """The child's descriptors. `gate`: (start, status) of a container whose start is given by another process, or None."""
+
+    __slots__ = ("channel", "gate", "joins", "keep_fds", "keyring", "pivot", "stdio")
+
+    def __init__(self, channel: Channel, stdio: tuple[int, int, int], gate: tuple[int, int] | None) -> None:
+        self.channel = channel
+        self.stdio = stdio
+        self.gate = gate
+        self.joins: list[tuple[int, int]] = []  # descriptor, CLONE_NEW flag
+        self.keep_fds = 0
+        self.pivot = True
+        self.keyring = True
+
+    def close_others(self, more: list[int]) -> None:
+        """Every descriptor of the parent that the child has no use for."""
+        keep = [self.channel.fileno(), *self.stdio, *(self.gate or ()), *(fd for fd, _ in self.joins), *more]
+        process.close_all_but(keep + list(range(3, 3 + self.keep_fds)))
+
+    def fail(self, stage: str, error: BaseException) -> None:
+        number = error.errno or 0 if isinstance(error, OSError) else 0
+        if isinstance(error, WharfError):
+            text, number = error.detail, int(error.extra.get("errno") or number)
+        else:
+            text = f"{error.strerror} {error.filename or ''}".strip() if isinstance(error, OSError) else repr(error)
+        self.tell(b"E", wire.pack_failure(stage, number, text))
+
+    def tell(self, kind: bytes, payload: bytes) -> None:
+        """To whoever waits: the status pipe once the set-up is over and another process starts the container."""
+        if self.gate is not None and self.channel.fileno() < 0:
+            os.write(self.gate[1], kind + payload)
+        else:
+            self.channel.send(kind, payload)
+
+
+class Progress:
+    """The step under way, named in errors."""
+
+    __slots__ = ("stage",)
+
+    def __init__(self) -> None:
+        self.stage = "begin"
+
+
+def guarded(wires: Wires, body: Callable[[Progress], int]) -> NoReturn:
+    """Run `body`, report what it raises, end the process: with the shell's number if `body` returns execve's errno."""
+    progress = Progress()
+    try:
+        number = body(progress)
+        wires.tell(b"E", wire.pack_failure("exec", number, os.strerror(number)))
+        launch.exit_after(number)
+    except BaseException as error:  # noqa: BLE001  # nothing may return into the parent's frames
+        try:
+            wires.fail(progress.stage, error)
+        finally:
+            os._exit(1)
+    os._exit(1)
+
+
+def init(plan: Plan, cgroup: Cgroup, wires: Wires, supplied: rootfs.Supplied, staged: bool) -> NoReturn:
+    """The container's pid 1. `staged`: a first stage has already joined cgroups and namespaces."""
+    guarded(wires, lambda progress: _init(plan, cgroup, wires, supplied, staged, progress))
+
+
+def _init(plan: Plan, cgroup: Cgroup, wires: Wires, supplied: rootfs.Supplied, staged: bool, progress: Progress) -> int:
+    progress.stage = "isolate"
+    if staged:
+        os.setsid()
+    else:
+        wires.close_others(cgroup.tasks_fds)
+        launch.isolate(plan.process)
+        progress.stage = "cgroup"
+        cgroup.join()
+        progress.stage = "namespaces"
+        join(wires)
+    if plan.new_user:
+        progress.stage = "user namespace"
+        _become_root(wires, supplied, plan)
+    progress.stage = "namespaces"
+    _own_namespaces(plan)
+    if "prestart" in plan.hooks or "createRuntime" in plan.hooks:
+        wires.channel.send(b"H")
+        _await(wires, b"G")
+    progress.stage = "rootfs"
+    slave = _filesystem(plan, wires, supplied, progress)
+    return _launch(plan, wires, slave, progress)
+
+
+def join(wires: Wires) -> None:
+    for fd, flag in wires.joins:
+        process.setns(fd, flag)
+        os.close(fd)
+
+
+def _become_root(wires: Wires, supplied: rootfs.Supplied, plan: Plan) -> None:
+    """Wait for the maps, then take id 0 of the new namespace; the parent hands over what may not be mounted from inside."""
+    wires.channel.send(b"U")
+    payload, fds = _await(wires, b"G")
+    for word, fd in zip(payload.split(), fds, strict=True):
+        if word == b"root":
+            supplied.root = fd
+        elif word == b"sysfs":
+            supplied.sysfs = fd
+        else:
+            supplied.binds[int(word)] = fd
+    cred.set_ids(0, 0, [])
+    process.prctl(process.PR_SET_DUMPABLE, 0)
+
+
+def _own_namespaces(plan: Plan) -> None:
+    if plan.new_cgroup:
+        process.unshare(process.CLONE_NEWCGROUP)  # after joining: the cgroup we are in becomes the root
+    if plan.new_time:
+        process.unshare(process.CLONE_NEWTIME)
+        if plan.time_offsets:
+            fd = os.open("/proc/self/timens_offsets", os.O_WRONLY | os.O_CLOEXEC)
+            os.write(fd, plan.time_offsets.encode())
+            os.close(fd)
+        fd = os.open("/proc/self/ns/time_for_children", os.O_RDONLY | os.O_CLOEXEC)
+        process.setns(fd, process.CLONE_NEWTIME)
+        os.close(fd)
+    if plan.hostname:
+        process.sethostname(plan.hostname)
+    if plan.domainname:
+        process.setdomainname(plan.domainname)
+
+
+def _filesystem(plan: Plan, wires: Wires, supplied: rootfs.Supplied, progress: Progress) -> int:
+    """Root, console, sysctls, fences, pivot. Returns the terminal's slave or -1."""
+    root = rootfs.build(plan, supplied)
+    slave = -1
+    if plan.process.terminal:
+        progress.stage = "console"
+        master, slave = devfs.open_console(root)
+        devfs.mount_console(root, slave)
+        wires.channel.send(b"C", b"", [master])
+        os.close(master)
+    progress.stage = "sysctl"
+    if plan.sysctls:
+        rootfs.write_sysctls(plan.sysctls)
+    progress.stage = "paths"
+    rootfs.fence(root, plan)
+    if "createContainer" in plan.hooks:
+        progress.stage = "hook createContainer"
+        hooks.run(plan.hooks["createContainer"], "createContainer", _state(plan, "created"))
+    progress.stage = "pivot"
+    rootfs.enter(root, plan, wires.pivot)
+    return slave
+
+
+def _launch(plan: Plan, wires: Wires, slave: int, progress: Progress) -> int:
+    progress.stage = "process"
+    if wires.keyring:
+        try:
+            process.join_session_keyring(b"_ses." + plan.id.encode())
+        except OSError as error:
+            if error.errno not in (1, 38, 122):  # EPERM, ENOSYS, EDQUOT: the container then has none of its own
+                raise
+    if plan.personality is not None:
+        process.personality(plan.personality)
+    launch.enter_directory(plan.process.cwd, create=True)
+    launch.limits(plan.process)
+    env = launch.with_home(plan.process)
+    launch.wire_stdio(plan.process, wires.stdio, slave)
+    progress.stage = "capabilities"
+    launch.drop(plan.process, keep_admin=plan.seccomp is not None and not plan.process.no_new_privs)
+    progress.stage = "start"
+    wires.channel.send(b"R")
+    _await_start(wires)
+    if "startContainer" in plan.hooks:
+        progress.stage = "hook startContainer"
+        hooks.run(plan.hooks["startContainer"], "startContainer", _state(plan, "created"))
+    progress.stage = "seccomp"
+
+    def hand_over(fd: int) -> None:
+        wires.tell(b"L", b"%d" % fd)
+        _await_start(wires)  # the parent has taken its copy
+
+    return launch.execute(plan.process, plan.seccomp, plan.seccomp_flags, env, wires.keep_fds, hand_over)
+
+
+def _await(wires: Wires, expected: bytes) -> tuple[bytes, list[int]]:
+    kind, payload, fds = wires.channel.receive()
+    if kind != expected:
+        os._exit(1)  # the parent is gone or has given up
+    return payload, fds
+
+
+def _await_start(wires: Wires) -> None:
+    if wires.gate is None:
+        _await(wires, b"S")
+        return
+    if wires.channel.fileno() >= 0:
+        wires.channel.close()
+    if not os.read(wires.gate[0], 1):
+        os._exit(1)
+
+
+def _state(plan: Plan, status: str) -> dict[str, object]:
+    """The OCI state that a hook reads; the pid is ours as the container sees it."""
+    return {
+        "ociVersion": "1.2.0",
+        "id": plan.id,
+        "status": status,
+        "pid": os.getpid(),
+        "bundle": plan.bundle,
+        "annotations": plan.annotations,
+    }

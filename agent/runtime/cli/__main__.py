@@ -1,0 +1,5 @@
+"""`python -m agent.runtime.cli`."""
+
+from agent.runtime.cli.entry import main
+
+main()

@@ -1,0 +1,258 @@
+"""Create and start a container from a plan: the parent's side."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from agent.runtime import channel as wire
+from agent.runtime import child, hooks, rootfs, userns
+from agent.runtime.cgroup import Cgroup
+from agent.runtime.errors import ExecFailed, RuntimeFailed, exit_code
+from agent.sys import mountapi as api
+from agent.sys import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from agent.runtime.channel import Channel
+    from agent.runtime.plan import Plan
+
+
+class Stdio:
+    """Descriptors that become 0, 1, 2 of the container, inherited, never closed by us; ignored with a terminal."""
+
+    __slots__ = ("stderr_fd", "stdin_fd", "stdout_fd", "terminal")
+
+    def __init__(self, stdin_fd: int = 0, stdout_fd: int = 1, stderr_fd: int = 2, terminal: bool = False) -> None:
+        self.stdin_fd, self.stdout_fd, self.stderr_fd, self.terminal = stdin_fd, stdout_fd, stderr_fd, terminal
+
+
+class Init:
+    """A process that runs, or waits to run, in a container.
+
+    pid, pidfd (the caller's to close and to wait on), start_time (clock ticks since boot: with pid and boot id it names the
+    process), console_fd (pty master, the caller's to close) or -1.
+    """
+
+    __slots__ = ("_channel", "_plan", "cgroup", "console_fd", "pid", "pidfd", "start_time")
+
+    def __init__(self, plan: Plan, cgroup: Cgroup, channel: Channel | None) -> None:
+        self._plan = plan
+        self._channel = channel
+        self.cgroup = cgroup
+        self.pid = self.pidfd = self.console_fd = -1
+        self.start_time = 0
+
+    def start(self) -> None:
+        """Let the created process exec. Raises ExecFailed (extra.errno, extra.exit_code); it is then dead, but not reaped."""
+        channel, self._channel = self._channel, None
+        if channel is None:
+            raise RuntimeFailed("the container was started before, or is started through its gate", stage="start", errno=0)
+        try:
+            channel.send(b"S")
+            kind, payload, _ = channel.receive()
+            if kind == b"L":
+                self.deliver_listener(int(payload))
+                channel.send(b"S")
+                kind, payload, _ = channel.receive()
+        except BrokenPipeError as error:
+            raise RuntimeFailed("the container's process died before it was started", stage="start", errno=32) from error
+        finally:
+            channel.close()
+        if kind == b"E":
+            raise failure(payload, self._plan.process.args[0], self._plan.id)
+        if "poststart" in self._plan.hooks:
+            self._poststart()
+
+    def _poststart(self) -> None:
+        try:
+            hooks.run(self._plan.hooks["poststart"], "poststart", state_of(self._plan, "running", self.pid))
+        except RuntimeFailed:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)  # not reaped by us, so the number is still its own
+            raise
+
+    def abandon(self) -> None:
+        """Close the channel of a container that is started by another process, through its gate."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def deliver_listener(self, number: int) -> None:
+        """Send the seccomp listener and the container process state to the socket that the profile names."""
+        from agent.runtime import listener
+
+        listener.deliver(self._plan, self.pid, self.pidfd, number)
+
+
+def create(
+    plan: Plan,
+    io: Stdio,
+    *,
+    gate: tuple[int, int] | None = None,
+    keep_fds: int = 0,
+    pivot: bool = True,
+    keyring: bool = True,
+) -> Init:
+    """Namespaces, cgroup, root filesystem, identity: everything but the exec, for which the child waits.
+
+    Raises RuntimeFailed with extra.stage; nothing of a failed container is left. `gate`: (start, status) pipes through which
+    another process will start it. The calling process must have one thread.
+    """
+    cgroup = Cgroup(plan.cgroup_path)
+    cgroup.create(plan.resources)
+    init = Init(plan, cgroup, None)
+    try:
+        ours, theirs = wire.pair()
+        try:
+            wires = child.Wires(theirs, (io.stdin_fd, io.stdout_fd, io.stderr_fd), gate)
+            wires.keep_fds, wires.pivot, wires.keyring = keep_fds, pivot, keyring
+            wires.joins = [(_open_namespace(path), flag) for _, flag, path in plan.joins]
+            try:
+                init.pid, init.pidfd = _clone(plan, cgroup, wires)
+            finally:
+                for fd, _ in wires.joins:
+                    os.close(fd)
+                theirs.close()
+                cgroup.close()
+            converse(plan, init, ours, staged=_two_stages(plan))
+            init.start_time = process.start_time(init.pid)
+        except BaseException:
+            ours.close()
+            raise
+    except BaseException:
+        destroy(init)
+        raise
+    init._channel = ours
+    return init
+
+
+def _two_stages(plan: Plan) -> bool:
+    """Whether a process has to join namespaces before the one that runs can be cloned into new ones.
+
+    A pid namespace takes only later children; a namespace owned by the host cannot be joined from a new user namespace.
+    """
+    return bool(plan.joins) and (plan.new_user or any(kind in ("user", "pid") for kind, _, _ in plan.joins))
+
+
+def _open_namespace(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise RuntimeFailed(
+            f"namespace {path} cannot be opened: {error.strerror}", stage="namespaces", errno=error.errno
+        ) from error
+
+
+def _clone(plan: Plan, cgroup: Cgroup, wires: child.Wires) -> tuple[int, int]:
+    supplied = rootfs.Supplied()
+    if _two_stages(plan):
+        pid, pidfd = process.clone3(0, cgroup.unified_fd)
+        if pid == 0:
+            child.guarded(wires, lambda progress: _first_stage(plan, cgroup, wires, supplied, progress))
+        return pid, pidfd
+    pid, pidfd = process.clone3(plan.clone_flags, cgroup.unified_fd)
+    if pid == 0:
+        child.init(plan, cgroup, wires, supplied, staged=False)
+    return pid, pidfd
+
+
+def _first_stage(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootfs.Supplied, progress: child.Progress) -> int:
+    """Join what is to be joined, clone the container's process as our sibling, and be gone."""
+    from agent.runtime import launch
+
+    wires.close_others(cgroup.tasks_fds)
+    launch.isolate(plan.process)
+    progress.stage = "cgroup"
+    cgroup.join()
+    progress.stage = "namespaces"
+    child.join(wires)
+    wires.joins = []
+    if plan.new_user and any(kind == "network" for kind, _, _ in plan.joins):
+        # sysfs shows a network namespace, and only its owner's user namespace may mount it
+        supplied.sysfs = api.new_filesystem(b"sysfs", [], api.MOUNT_ATTR_RDONLY)
+    pid, pidfd = process.clone3(plan.clone_flags | process.CLONE_PARENT)
+    if pid == 0:
+        child.init(plan, cgroup, wires, supplied, staged=True)
+    wires.channel.send(b"P", b"%d" % pid, [pidfd])
+    os._exit(0)
+
+
+def converse(plan: Plan, init: Init, channel: Channel, staged: bool) -> None:
+    """Answer the child until it is ready (R), or raise what it reports."""
+    first = init.pidfd if staged else None
+    while True:
+        kind, payload, fds = channel.receive()
+        if kind == b"R":
+            return
+        if kind == b"P":
+            if first is not None:
+                reap(first)
+            init.pid, init.pidfd = int(payload), fds[0]
+        elif kind == b"C":
+            init.console_fd = fds[0]
+        elif kind == b"U":
+            userns.serve(plan, init.pid, channel)
+        elif kind == b"H":
+            for point in ("prestart", "createRuntime"):
+                hooks.run(plan.hooks.get(point, []), point, state_of(plan, "created", init.pid))
+            channel.send(b"G")
+        elif kind == b"E":
+            raise failure(payload, plan.process.args[0], plan.id)
+        else:
+            raise RuntimeFailed(
+                "the container's process died during its set-up; a memory limit too small for it, or a kill, is the usual cause",
+                stage="set-up",
+                errno=0,
+            )
+
+
+def failure(payload: bytes, program: bytes, id: str) -> RuntimeFailed:
+    """The error that the child reported."""
+    stage, number, text = wire.unpack_failure(payload)
+    if stage == "exec":
+        name = program.decode(errors="replace")
+        return ExecFailed(f"cannot run {name!r}: {text}", stage=stage, errno=number, exit_code=exit_code(number))
+    return RuntimeFailed(f"container {id} failed at {stage}: {text}", stage=stage, errno=number)
+
+
+def reap(pidfd: int) -> None:
+    """Wait for a child that is ending, and close its pidfd."""
+    try:
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    except ChildProcessError:
+        pass  # reaped by somebody else
+    os.close(pidfd)
+
+
+def kill_and_reap(init: Init) -> None:
+    try:
+        signal.pidfd_send_signal(init.pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # already dead
+    reap(init.pidfd)
+    init.pidfd = -1
+
+
+def destroy(init: Init) -> None:
+    """Kill and reap whatever a failed creation left, and remove its cgroup."""
+    if init.pidfd >= 0:
+        kill_and_reap(init)
+    if init.console_fd >= 0:
+        os.close(init.console_fd)
+        init.console_fd = -1
+    init.cgroup.kill()
+    init.cgroup.remove()
+
+
+def state_of(plan: Plan, status: str, pid: int) -> dict[str, Any]:
+    """The OCI state object (runtime-spec, "State")."""
+    return {
+        "ociVersion": "1.2.0",
+        "id": plan.id,
+        "status": status,
+        "pid": pid,
+        "bundle": plan.bundle,
+        "annotations": plan.annotations,
+    }

@@ -1,0 +1,62 @@
+"""OCI hooks: programs that run at six points of a container's life, with its state as JSON on standard input."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+
+from agent.runtime.errors import RuntimeFailed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def run(hooks: list[dict[str, Any]], point: str, state: dict[str, Any]) -> None:
+    """One after the other; the first that fails or outlives its timeout raises RuntimeFailed."""
+    import json
+
+    text = json.dumps(state).encode()
+    for hook in hooks:
+        _run_one(hook, point, text)
+
+
+def _run_one(hook: dict[str, Any], point: str, state: bytes) -> None:
+    path = hook["path"]
+    stdin = os.memfd_create("hook-state", os.MFD_CLOEXEC)
+    try:
+        os.write(stdin, state)
+        os.lseek(stdin, 0, os.SEEK_SET)
+        env = dict(item.split("=", 1) for item in hook.get("env") or () if "=" in item)
+        actions = [(os.POSIX_SPAWN_DUP2, stdin, 0)]
+        pid = os.posix_spawn(
+            path, hook.get("args") or [path], env, file_actions=actions, setsigmask=[], setsigdef=[signal.SIGPIPE]
+        )
+    except OSError as error:
+        raise RuntimeFailed(
+            f"{point} hook {path} cannot be started: {error}", stage=f"hook {point}", errno=error.errno
+        ) from error
+    finally:
+        os.close(stdin)
+    code = _wait(pid, hook.get("timeout"))
+    if code is None:
+        detail = f"{point} hook {path} ran longer than its timeout of {hook['timeout']} s and was killed"
+        raise RuntimeFailed(detail, stage=f"hook {point}", errno=0)
+    if code:
+        raise RuntimeFailed(f"{point} hook {path} failed with exit status {code}", stage=f"hook {point}", errno=0)
+
+
+def _wait(pid: int, timeout: float | None) -> int | None:
+    """Exit status, None if the time ran out."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        in_time = bool(poller.poll(None if timeout is None else timeout * 1000))
+        if not in_time:
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+    finally:
+        os.close(pidfd)
+    return os.waitstatus_to_exitcode(status) if in_time else None

@@ -1,0 +1,134 @@
+"""State of containers that the command line made: one directory a container, as runc keeps it.
+
+<root>/<id>/config.json   as it was at create; later edits of the bundle have no effect
+<root>/<id>/state.json    pid, start_time, boot_id, bundle, created, cgroup_path
+<root>/<id>/exec.fifo     there while the container waits to be started
+<root>/<id>/status.fifo   how the child tells `start` that its exec failed
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from typing import Any
+
+from agent.protocol.errors import Conflict, InvalidInput, NotFound
+from agent.runtime import plan as plans
+from agent.runtime.cgroup import Cgroup
+from agent.runtime.plan import Plan
+from agent.sys import process
+
+ID = re.compile(r"[A-Za-z0-9_+.-]{1,1024}")
+CGROUP_PARENT = "/wharf-runtime"
+
+
+class StateDirectory:
+    """One container's directory."""
+
+    def __init__(self, root: str, id: str) -> None:
+        if not ID.fullmatch(id) or id in (".", ".."):
+            raise InvalidInput(f"container id {id!r} is not valid; use letters, digits and _ + . -")
+        self.id = id
+        self.path = os.path.join(root, id)
+        self._state: dict[str, Any] | None = None
+
+    def make(self, config: dict[str, Any]) -> None:
+        os.makedirs(os.path.dirname(self.path), 0o711, exist_ok=True)
+        try:
+            os.mkdir(self.path, 0o700)
+        except FileExistsError:
+            raise Conflict(f"container with given ID already exists: {self.id}") from None
+        self._write("config.json", config)
+
+    def exists(self) -> bool:
+        return os.path.isdir(self.path)
+
+    def config(self) -> dict[str, Any]:
+        return self._read("config.json")
+
+    def state(self) -> dict[str, Any]:
+        if self._state is None:
+            self._state = self._read("state.json")
+        return self._state
+
+    def record(self, pid: int, start_time: int, plan: Plan) -> None:
+        state = {
+            "id": self.id,
+            "pid": pid,
+            "start_time": start_time,
+            "boot_id": boot_id(),
+            "bundle": plan.bundle,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "cgroup_path": plan.cgroup_path,
+        }
+        self._write("state.json", state)
+        self._state = state
+
+    def plan(self) -> Plan:
+        """The plan of the config as it was at create."""
+        bundle = self.state()["bundle"]
+        return plans.compile(self.config(), id=self.id, rootfs=None, cgroup_parent=CGROUP_PARENT, bundle=bundle)
+
+    def cgroup(self) -> Cgroup:
+        return Cgroup(self.state()["cgroup_path"])
+
+    def alive(self) -> bool:
+        state = self.state()
+        return state["boot_id"] == boot_id() and is_alive(state["pid"], state["start_time"])
+
+    def status(self) -> str:
+        """created, running, paused or stopped."""
+        if not self.alive():
+            return "stopped"
+        if os.path.exists(os.path.join(self.path, "exec.fifo")):
+            return "created"
+        return "paused" if self.cgroup().frozen() else "running"
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path)
+
+    def _write(self, name: str, value: dict[str, Any]) -> None:
+        path = os.path.join(self.path, name)
+        fd = os.open(path + ".tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, json.dumps(value).encode())
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(path + ".tmp", path)
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            with open(os.path.join(self.path, name), encoding="utf-8") as file:
+                found: dict[str, Any] = json.load(file)
+        except FileNotFoundError:
+            raise NotFound(f"container {self.id!r} does not exist") from None
+        return found
+
+
+def every(root: str) -> list[StateDirectory]:
+    """All containers under `root` whose creation got as far as a state."""
+    try:
+        names = sorted(os.listdir(root))
+    except FileNotFoundError:
+        return []
+    return [StateDirectory(root, name) for name in names if os.path.exists(os.path.join(root, name, "state.json"))]
+
+
+def boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def is_alive(pid: int, start_time: int) -> bool:
+    """Whether that very process runs: not another with its number, not a zombie."""
+    try:
+        if process.start_time(pid) != start_time:
+            return False
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -1,0 +1,102 @@
+"""User namespaces, the parent's part: id maps, and mounts that only the host may make.
+
+The child may not open a volume in a directory closed to others, nor mount sysfs of the host's network, nor shift ids. So every
+bind source and the root filesystem are copied or mounted here, detached, and handed over as descriptors.
+"""
+
+from __future__ import annotations
+
+import os
+
+from agent.runtime import rootfs
+from agent.runtime.errors import InvalidConfig
+from agent.sys import mountapi as api
+from agent.sys import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from agent.runtime.channel import Channel
+    from agent.runtime.mounts import MountStep
+    from agent.runtime.plan import Plan
+
+
+def serve(plan: Plan, pid: int, channel: Channel) -> None:
+    """Answer a child that waits in its new user namespace."""
+    _write(f"/proc/{pid}/uid_map", plan.uid_map)
+    _write(f"/proc/{pid}/gid_map", plan.gid_map)
+    made: list[tuple[bytes, int]] = []
+    owner = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        made.append((b"root", _root(plan.rootfs[0], owner)))
+        for position, step in enumerate(plan.mounts):
+            if step.kind == "bind":
+                made.append((b"%d" % position, _bind(step, owner)))
+        joined = any(kind == "network" for kind, _, _ in plan.joins)
+        if not joined and not plan.clone_flags & process.CLONE_NEWNET:
+            made.append((b"sysfs", api.new_filesystem(b"sysfs", [], api.MOUNT_ATTR_RDONLY)))
+        channel.send(b"G", b" ".join(word for word, _ in made), [fd for _, fd in made])
+    finally:
+        os.close(owner)
+        for _, fd in made:
+            os.close(fd)
+
+
+def _bind(step: MountStep, owner: int) -> int:
+    mount = rootfs.bind(step)
+    if step.idmap:
+        api.set_attributes(mount, api.MOUNT_ATTR_IDMAP, userns_fd=owner, recursive=step.recursive)
+    return mount
+
+
+def _root(step: MountStep, owner: int) -> int:
+    if not step.idmap:
+        return rootfs.root_filesystem(step)
+    if step.kind == "bind":
+        mount = api.clone_tree(api.AT_FDCWD, step.source)
+        api.set_attributes(mount, api.MOUNT_ATTR_IDMAP | step.attr_set, userns_fd=owner, propagation=api.MS_PRIVATE)
+        return mount
+    if step.fstype != b"overlay":
+        raise InvalidConfig(f"a root filesystem of type {step.fstype.decode()} cannot be shifted into a user namespace")
+    return _shifted_overlay(step, owner)
+
+
+def _shifted_overlay(step: MountStep, owner: int) -> int:
+    """An overlay cannot be shifted as a whole (EINVAL): shift each layer, then stack them by descriptor (Linux 6.13)."""
+    open_fds: list[int] = []
+
+    def shifted(path: bytes) -> int:
+        fd = api.clone_tree(api.AT_FDCWD, path)
+        open_fds.append(fd)
+        api.set_attributes(fd, api.MOUNT_ATTR_IDMAP, userns_fd=owner)
+        return fd
+
+    def below(directory: int, name: bytes) -> int:
+        fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
+        open_fds.append(fd)
+        return fd
+
+    try:
+        params: list[tuple[int, bytes, bytes | None, int]] = [
+            (api.FSCONFIG_SET_FD, b"lowerdir+", None, shifted(lower)) for lower in step.lowers
+        ]
+        places = {key: value for _, key, value, _ in step.params if key in (b"upperdir", b"workdir") and value}
+        if places:  # both have to lie on one mount
+            parents = {os.path.dirname(path) for path in places.values()}
+            if len(parents) != 1:
+                raise InvalidConfig("upperdir and workdir must lie in one directory, to be shifted together")
+            parent = shifted(parents.pop())
+            for key, path in places.items():
+                params.append((api.FSCONFIG_SET_FD, key, None, below(parent, os.path.basename(path))))
+        params += [param for param in step.params if param[1] not in places]
+        return api.new_filesystem(b"overlay", params, step.attr_set)
+    finally:
+        for fd in open_fds:
+            os.close(fd)
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)

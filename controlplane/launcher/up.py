@@ -1,0 +1,248 @@
+"""What `wharf up` starts, in which order, and the loop that keeps it alive."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from agent.protocol.errors import InvalidInput, Unavailable
+from controlplane.launcher import valkey
+from controlplane.launcher.child import Child, how
+from controlplane.launcher.layout import Layout
+from controlplane.launcher.privileges import ROOT, SystemUser, View, drop, needed_paths
+
+START_TIMEOUT = 120.0  # seconds until a child must be ready; a loaded machine may need a while to migrate
+TICK = 1.0
+
+
+class Leaving(Exception):
+    """SIGTERM or SIGINT came."""
+
+
+class Launcher:
+    """The parent. Single-threaded, for the kernel's parent-death signal follows the thread that forked."""
+
+    def __init__(self, layout: Layout, *, with_agent: bool, say: Callable[[str], None]) -> None:
+        self.layout = layout
+        self.with_agent = with_agent
+        self.say = say
+        self.user = SystemUser.find()
+        self.children: list[Child] = []
+        self.leaving = False
+        self.stage: Path | None = None
+        self.view: View | None = None
+        self.environment = self._environment()
+        self.address, self.port = os.environ.get("WHARF_ADDRESS", "0.0.0.0"), int(os.environ.get("WHARF_PORT", "8443"))  # noqa: S104
+
+    def _environment(self) -> dict[str, str]:
+        environment = {
+            **os.environ,
+            "WHARF_HOME": str(self.layout.home),
+            "DJANGO_SETTINGS_MODULE": os.environ.get("DJANGO_SETTINGS_MODULE", "controlplane.settings"),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",
+            "MALLOC_ARENA_MAX": "2",
+        }
+        environment.pop("NOTIFY_SOCKET", None)
+        if self.user is not None:
+            environment.update(HOME="/nonexistent", USER=self.user.name, LOGNAME=self.user.name)
+        return environment
+
+    # --- life -------------------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Starts everything and keeps it alive until a signal. Raises GivenUp, InvalidInput, Conflict or Unavailable."""
+        owner = (self.user.uid, self.user.gid) if self.user else None
+        self.layout.check()
+        self.layout.prepare(owner)
+        lock = self.layout.lock()
+        wake = self._catch_signals()
+        try:
+            self._prepare_view()
+            self._check_port()
+            self._start_all(owner, wake)
+            self._keep(wake)
+        except Leaving:
+            pass
+        finally:
+            self._stop_all()
+            if self.stage is not None:
+                self.stage.rmdir()
+            os.close(lock)
+
+    def _catch_signals(self) -> int:
+        read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(write)
+
+        def leave(number: int, frame: FrameType | None) -> None:
+            self.leaving = True
+
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, leave)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)  # only to wake the loop
+        return read
+
+    def _prepare_view(self) -> None:
+        if self.user is None:
+            return
+        paths = needed_paths()
+        for path in paths:
+            if not path.stat().st_mode & 0o001:
+                raise InvalidInput(f"{self.user.name}, as whom the control plane runs, cannot read {path}: chmod -R go+rX {path}")
+        writable = [self.layout.home]
+        if store := os.environ.get("WHARF_BLOB_STORE"):
+            writable.append(Path(store))
+        self.stage = Path(tempfile.mkdtemp(prefix="wharf-view-", dir="/run" if os.access("/run", os.W_OK) else None))
+        self.view = View(self.user, paths, writable, self.stage)
+        if self.view.needed:
+            self.say(
+                f"{self.user.name} may not enter {', '.join(map(str, self.view.hidden))}: it gets a view with our files only."
+            )
+
+    def _check_port(self) -> None:
+        with socket.socket(socket.AF_INET6 if ":" in self.address else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self.address, self.port))
+            except OSError as error:
+                raise Unavailable(f"Port {self.port} on {self.address}: {error.strerror}. WHARF_PORT chooses another.") from None
+
+    # --- children ---------------------------------------------------------------------------------------------------------------
+
+    def _start_all(self, owner: tuple[int, int] | None, wake: int) -> None:
+        if not os.environ.get("WHARF_REDIS_URL"):
+            self._start(self._child("valkey", valkey.command(self.layout.home), probe=self._valkey_answers), wake)
+        first = self._first_start()
+        python = [sys.executable, "-m"]
+        self._start(self._child("web", [*python, "controlplane.server"], owner=owner, notify=True), wake)
+        celery = ["celery", "-A", "controlplane.celery", "worker", "--pool", "threads", "-c", "4", "-l", "WARNING"]
+        quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+        self._start(self._child("worker", [*python, *celery, *quiet], owner=owner, notify=True), wake)
+        self._announce(first)
+        self._start_agent(wake)
+
+    def _child(self, name: str, command: list[str], *, notify: bool = False, root: bool = False, **options: Any) -> Child:
+        if notify:
+            options["notify"] = self.layout.run / f"{name}.notify"
+        wrapped = drop(command, None if root else self.user, None if root else self.view)
+        return Child(name, wrapped, self.environment, self.layout.logs / f"{name}.log", cwd=Path("/"), **options)
+
+    def _start(self, child: Child, wake: int) -> None:
+        """Starts it and returns when it is ready."""
+        self.children.append(child)
+        child.start()
+        deadline = time.monotonic() + START_TIMEOUT
+        while not child.ready:
+            if time.monotonic() > deadline:
+                raise Unavailable(f"{child.name} was not ready after {START_TIMEOUT:.0f} seconds.\n{child.tail()}")
+            self._wait(wake, 0.02 if child.probe else 0.2)
+            self._round()
+
+    def _valkey_answers(self) -> bool:
+        try:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(1)
+                client.connect(str(self.layout.home / "valkey.sock"))
+                client.sendall(b"PING\r\n")
+                return client.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+    def _first_start(self) -> dict[str, Any]:
+        """Migrates, makes what a home needs, in a process of its own; {"admin", "password" (None when it existed), …}."""
+        manage = [sys.executable, str(ROOT / "manage.py"), "first_start", "--json"]
+        return dict(self._ask(manage, "the preparation of the home"))
+
+    def _ask(self, command: list[str], what: str) -> Any:
+        """The JSON that a helper process prints."""
+        wrapped = drop(command, self.user, self.view)
+        with subprocess.Popen(wrapped, env=self.environment, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            out, errors = process.communicate()
+        if self.leaving:
+            raise Leaving
+        if process.returncode:
+            raise Unavailable(f"{what} failed {how(process.returncode)}.\n{errors.decode('utf-8', 'replace')[-2000:]}")
+        return json.loads(out)
+
+    def _announce(self, first: dict[str, Any]) -> None:
+        names = os.environ.get("WHARF_HOSTNAMES", "").replace(",", " ").split()
+        host = names[0] if names else self.address if self.address not in {"0.0.0.0", "::"} else socket.gethostname()  # noqa: S104
+        self.say(f"Console   https://{host}:{self.port}/")
+        if first.get("password"):
+            self.say(f"Sign in   {first['admin']} / {first['password']}    (the password is shown this once)")
+
+    def _start_agent(self, wake: int) -> None:
+        if not self.with_agent:
+            return
+        if os.geteuid() != 0:
+            self.say("No local node: containers need root. Join nodes with `wharf node token`.")
+            return
+        if importlib.util.find_spec("agent.__main__") is None:
+            self.say("No local node: this installation has no agent.")
+            return
+        home = self.layout.agent
+        if not (home / "node.crt").exists():
+            self._join(home)
+        self._start(self._child("agent", [sys.executable, "-m", "agent", "--home", str(home)], root=True), wake)
+
+    def _join(self, home: Path) -> None:
+        token = self._ask([sys.executable, "-m", "controlplane.launcher.local_node"], "the local node's token")["token"]
+        if token is None:
+            raise Unavailable("No guest makes a token for the local node. Start without it: wharf up --no-agent")
+        file = home / "join-token"
+        file.write_text("")
+        file.chmod(0o600)
+        file.write_text(token)
+        server = f"https://127.0.0.1:{self.port}"
+        command = [sys.executable, "-m", "agent", "join", "--home", str(home), "--server", server, "--token-file", str(file)]
+        done = subprocess.run(command, env=self.environment, cwd="/", capture_output=True, check=False)
+        file.unlink(missing_ok=True)
+        if done.returncode:
+            raise Unavailable(f"The local node could not join.\n{done.stderr.decode('utf-8', 'replace')[-2000:]}")
+
+    # --- loop -------------------------------------------------------------------------------------------------------------------
+
+    def _keep(self, wake: int) -> None:
+        while True:
+            self._wait(wake, TICK)
+            self._round()
+
+    def _wait(self, wake: int, seconds: float) -> None:
+        """Until a child dies, says something, a signal comes, or `seconds` have passed. Raises Leaving."""
+        if self.leaving:
+            raise Leaving
+        due = [child.restart_at - time.monotonic() for child in self.children if not child.running]
+        listeners = [child.listener for child in self.children if child.listener is not None and child.running]
+        pidfds = [child.pidfd for child in self.children if child.running]
+        readable, _, _ = select.select([wake, *listeners, *pidfds], [], [], max(0.0, min([seconds, *due])))
+        if wake in readable:
+            os.read(wake, 512)
+        if self.leaving:
+            raise Leaving
+
+    def _round(self) -> None:
+        for child in self.children:
+            code = child.reap()
+            if code is not None:
+                self.say(f"{child.name} ended {how(code)}; it is started again.")
+            if not child.running and time.monotonic() >= child.restart_at:
+                child.start()
+            child.look()
+
+    def _stop_all(self) -> None:
+        """Agent, worker, web, Valkey. Containers stay: their supervisor is no child of ours."""
+        for child in reversed(self.children):
+            child.stop()

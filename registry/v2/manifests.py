@@ -1,0 +1,140 @@
+"""GET, HEAD, PUT and DELETE of a manifest, by tag or by digest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from agent.protocol.errors import InvalidInput, WharfError
+from agent.protocol.oci import (
+    MAX_MANIFEST_BYTES,
+    Descriptor,
+    Digest,
+    Manifest,
+    ManifestTooLarge,
+    check_tag,
+    parse_manifest,
+)
+from registry.actions import manifests, pulls
+from registry.errors import ManifestUnknown
+from registry.queries import content
+from registry.queries.content import ManifestRow
+from registry.storage import open_store
+from registry.storage.store import DigestMismatch
+from registry.v2.auth import Credentials, admit
+from registry.v2.request import Request
+from registry.v2.response import Response
+from registry.v2.threads import files, rows
+
+MAX_TAGS = 100
+MAX_CONFIG_BYTES = 1 << 20  # a config beyond this is not read for its platform
+
+
+class TooManyTags(WharfError):
+    code = "too_many_tags"
+    status = 414
+
+
+def _target(text: str) -> str:
+    """A checked digest or tag."""
+    return str(Digest.parse(text)) if ":" in text else check_tag(text)
+
+
+def _headers(row: ManifestRow) -> dict[str, str]:
+    return {"docker-content-digest": row.digest, "content-type": row.media_type, "etag": f'"{row.digest}"'}
+
+
+async def head(request: Request, name: str, target: str) -> Response:
+    row = await rows(_find, Credentials.of(request), name, _target(target))
+    return Response(200, _headers(row), length=len(row.content))
+
+
+async def get(request: Request, name: str, target: str) -> Response:
+    # Whatever Accept says: a stored manifest is never converted and never refused.
+    row = await rows(_find, Credentials.of(request), name, _target(target))
+    pulls.count(name)
+    return Response(200, _headers(row), row.content)
+
+
+def _find(credentials: Credentials, name: str, target: str) -> ManifestRow:
+    admit(credentials, name, "pull")
+    row = content.manifest(name, target)
+    if row is None:
+        raise ManifestUnknown(f"{name} has no manifest {target}", target=target)
+    return row
+
+
+async def put(request: Request, name: str, target: str) -> Response:
+    tags, named = _names(request, target)
+    credentials = Credentials.of(request)
+    await rows(admit, credentials, name, "pull", "push")
+    raw = await request.body(
+        MAX_MANIFEST_BYTES, ManifestTooLarge(f"the manifest has more than {MAX_MANIFEST_BYTES} bytes; that is the limit")
+    )
+    document = parse_manifest(raw, request.headers.get("content-type", ""))
+    digest = document.digest(named.algorithm if named else "sha256")
+    if named is not None and digest != named:
+        raise DigestMismatch(f"the manifest hashes to {digest}, not to {named}")
+    platforms = await _platforms(document)
+    await rows(_put, credentials, name, document, digest, tags, platforms)
+    headers = {"location": f"/v2/{name}/manifests/{target}", "docker-content-digest": str(digest)}
+    if document.subject is not None:
+        headers["oci-subject"] = str(document.subject.digest)
+    return Response(201, headers, tags=tuple(tags) if named else ())
+
+
+def _names(request: Request, target: str) -> tuple[list[str], Digest | None]:
+    """The tags to set, and the digest when the manifest is pushed by digest."""
+    wanted = request.query.get("tag", [])
+    if ":" not in target:
+        if wanted:
+            raise InvalidInput("tag parameters belong to a push by digest")
+        return [check_tag(target)], None
+    if len(wanted) > MAX_TAGS:
+        raise TooManyTags(f"{len(wanted)} tags in one push; at most {MAX_TAGS}")
+    return [check_tag(tag) for tag in dict.fromkeys(wanted)], Digest.parse(target)
+
+
+def _put(
+    credentials: Credentials, name: str, document: Manifest, digest: Digest, tags: Sequence[str], platforms: Sequence[str]
+) -> None:
+    # Judged again, for the body may have been long in coming; the decision is cached.
+    caller = admit(credentials, name, "pull", "push")
+    manifests.put_manifest(caller.actor, name, document, digest, tags, platforms)
+
+
+async def _platforms(document: Manifest) -> list[str]:
+    """["linux/amd64"] of an image by its config, of an index by its children; for people, so nothing here refuses a push."""
+    if document.is_index:
+        return sorted({str(child.platform) for child in document.manifests if child.platform and child.platform.os != "unknown"})
+    if document.config is None or not document.config.size or document.config.size > MAX_CONFIG_BYTES:
+        return []
+    return await files(_platform_of, document.config)
+
+
+def _platform_of(config: Descriptor) -> list[str]:
+    blob = open_store().open(config.digest)
+    if blob is None:
+        return []
+    try:
+        data = json.loads(blob.read_at(0, config.size))
+    except ValueError:
+        return []
+    finally:
+        blob.close()
+    if not isinstance(data, dict) or not data.get("os") or not data.get("architecture"):
+        return []
+    return ["/".join(str(data[key]) for key in ("os", "architecture", "variant") if data.get(key))]
+
+
+async def delete(request: Request, name: str, target: str) -> Response:
+    await rows(_delete, Credentials.of(request), name, _target(target))
+    return Response(202)
+
+
+def _delete(credentials: Credentials, name: str, target: str) -> None:
+    caller = admit(credentials, name, "delete")
+    if ":" in target:
+        manifests.delete_manifest(caller.actor, name, target)
+    else:
+        manifests.delete_tag(caller.actor, name, target)
