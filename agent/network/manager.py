@@ -280,7 +280,7 @@ class Networks:
             return Reconciler(self, self._sandboxes, self._netns_dir).run(live)
 
     def intact(self) -> bool:
-        """Whether nobody changed our packet filter: cheap enough to ask every few seconds; if not, `sync`."""
+        """Whether our packet filter is whole: cheap enough to ask every few seconds; if not, `sync` mends it."""
         with self._lock:
             return self.bridges.firewall.intact()
 
@@ -367,9 +367,7 @@ class Networks:
             self._unplug(endpoint, reached.container_id)
         if reached.ports:
             self.ports.release(reached.ports)
-            with contextlib.suppress(
-                NetworkFailed
-            ):  # what made the attach fail is the error to tell; the next change tries again
+            with contextlib.suppress(NetworkFailed):  # the attach's own error is the one to tell; the next change tries again
                 self.bridges.firewall.rewrite()
 
     def _attached(self, sandbox: Sandbox) -> Attached:

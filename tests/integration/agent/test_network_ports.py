@@ -194,7 +194,9 @@ def test_internal_networks_publish_nothing(lab: Lab) -> None:
         container(lab, manager, "c1", AttachSpec("vault"), ports=(PortSpec(80, 8080),))
 
 
-@pytest.mark.parametrize("wreck", ["flush ruleset", "delete table ip wharf"])
+@pytest.mark.parametrize(
+    "wreck", ["flush ruleset", "delete table ip wharf", "flush chain ip wharf leaving", "flush map ip wharf ports"]
+)
 def test_ports_heal_after_somebody_flushed_the_ruleset(lab: Lab, wreck: str) -> None:
     manager = lab.manager()
     first, _ = container(lab, manager, "c1", ports=(PortSpec(80, 8080),))
