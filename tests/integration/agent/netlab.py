@@ -143,18 +143,24 @@ class Lab:
         threading.Thread(target=_echo_udp if udp else _echo_tcp, args=(sock, name), daemon=True).start()
 
     def close(self) -> None:
-        for sock in self._servers:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-            sock.close()
-        for space in list(self._spaces):
-            self.leave(space)
-        for manager in self.managers:
-            self.on_node(manager.close)
-        if self.managers:
-            self.on_node(self.managers[-1].teardown)
-        for space in self._own:
-            space.close()
+        """Every step is taken, whatever the ones before it raise."""
+        with contextlib.ExitStack() as steps:
+            for space in self._own:
+                steps.callback(space.close)
+            if self.managers:
+                steps.callback(self.on_node, self.managers[-1].teardown)
+            for manager in self.managers:
+                steps.callback(self.on_node, manager.close)
+            for space in list(self._spaces):
+                steps.callback(self.leave, space)
+            for sock in self._servers:
+                steps.callback(_hang_up, sock)
+
+
+def _hang_up(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()
 
 
 def _echo_tcp(sock: socket.socket, name: str) -> None:
