@@ -172,6 +172,16 @@ def test_a_removed_users_name_gives_a_new_user_no_old_rights(people, tree):
     assert not explain(actor_of_user(again), "Collection View", tree["prod"]).allowed
 
 
+def test_a_private_collection_with_content_outlives_its_user_and_keeps_the_name(people, tree):
+    inner = actions.create_collection(SYSTEM, Collection.objects.get(path="/Shared/Private/bob/"), "kept")
+    users.delete_user(SYSTEM, people.bob)
+    with pytest.raises(Conflict, match="earlier user"):
+        users.create_user(SYSTEM, "bob", None)
+    inner.refresh_from_db()
+    users.delete_user(SYSTEM, people.charlie)
+    assert not Collection.objects.filter(path="/Shared/Private/charlie/").exists()
+
+
 # --- REST -----------------------------------------------------------------------------------------------------------------------
 
 
