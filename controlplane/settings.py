@@ -15,6 +15,7 @@ from csp.constants import NONCE, NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.functional import SimpleLazyObject
 
+from controlplane import house
 from controlplane.home import default_home, secret_key
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -70,7 +71,7 @@ ALLOWED_HOSTS = [*HOSTNAMES, "localhost", "127.0.0.1", "[::1]"] if HOSTNAMES els
 CSRF_TRUSTED_ORIGINS = _words("WHARF_TRUSTED_ORIGINS")
 
 # Guests are plugged in by name; each may have <guest>.api.urls, .console.urls, .console.nav, .jobs, .asgi, .cli.app
-GUESTS = ["registry", "nodes"]
+GUESTS = list(house.GUESTS)
 
 INSTALLED_APPS = [
     "django.contrib.auth",  # AnonymousUser and login(); its Permission and Group tables stay empty
