@@ -46,7 +46,7 @@ class Collected:
 
 
 def candidates(grace: float) -> Collected:
-    """The dry run: reads only, and says what a run now would do. A blob that loses its last link in it stays for another grace."""
+    """The dry run: reads only, and says what a run would do. A blob that loses its last link in it stays for another grace."""
     cutoff = timezone.now() - timedelta(seconds=grace)
     links = _unused_links(cutoff)
     staying = RepositoryBlob.objects.filter(blob=OuterRef("pk"))

@@ -17,10 +17,10 @@ from agent.protocol.oci import Descriptor, Digest
 from agent.protocol.oci import Manifest as Document
 from controlplane import events
 from controlplane.api.actor import Actor
-from registry.actions.blobs import stale_before
 from registry.actions.repositories import ensure_repository
 from registry.errors import ManifestBlobUnknown, ManifestUnknown, RepositoryUnknown, SizeInvalid
 from registry.models import Blob, Manifest, ManifestBlob, ManifestChild, Repository, RepositoryBlob, Tag, TagChange
+from registry.queries.content import stale_before
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from registry.storage.store import DigestMismatch
 from registry.v2.auth import Credentials, admit
 from registry.v2.request import Request
 from registry.v2.response import Response
-from registry.v2.threads import files, rows
+from registry.v2.threads import files, rows, writes
 
 MAX_TAGS = 100
 
@@ -73,7 +73,7 @@ async def put(request: Request, name: str, target: str) -> Response:
     if named is not None and digest != named:
         raise DigestMismatch(f"the manifest hashes to {digest}, not to {named}")
     platforms = await files(platforms_of, document)
-    await rows(_put, credentials, name, document, digest, tags, platforms)
+    await writes(_put, credentials, name, document, digest, tags, platforms)
     headers = {"location": f"/v2/{name}/manifests/{target}", "docker-content-digest": str(digest)}
     if document.subject is not None:
         headers["oci-subject"] = str(document.subject.digest)
@@ -101,7 +101,7 @@ def _put(
 
 
 async def delete(request: Request, name: str, target: str) -> Response:
-    await rows(_delete, Credentials.of(request), name, _target(target))
+    await writes(_delete, Credentials.of(request), name, _target(target))
     return Response(202)
 
 

@@ -154,7 +154,8 @@ MEASURES: list[tuple[str, Callable[[Peer], float]]] = [
 def token(url: str, password: str) -> str:
     connection = Peer(url, {}).connect()
     basic = base64.b64encode(f"alice:{password}".encode()).decode()
-    connection.request("GET", f"/v2/token?scope={quote(f'repository:{NAME}:pull,push')}", headers={"Authorization": f"Basic {basic}"})
+    scope = quote(f"repository:{NAME}:pull,push")
+    connection.request("GET", f"/v2/token?scope={scope}", headers={"Authorization": f"Basic {basic}"})
     return str(json.loads(connection.getresponse().read())["token"])
 
 
@@ -175,8 +176,8 @@ def main(rounds: int) -> None:
                 a, b = statistics.median(ours), statistics.median(theirs)
                 print(f"{label:36}{a:10.0f}{b:10.0f}{a / b:7.2f}x", flush=True)
             process = server.processes[0]
-            rss = next(line for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if line.startswith("RssAnon"))
-            print(f"ours, {rss}")
+            status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+            print("ours,", *(line for line in status if line.startswith("RssAnon")))
 
 
 if __name__ == "__main__":

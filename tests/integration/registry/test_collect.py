@@ -187,61 +187,83 @@ def test_expired_uploads_and_orphaned_files_go(
     assert store.size(kept) is not None
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_nothing_reachable_is_ever_lost(store: FilesystemStore, later: Callable[[float], None], seed: int) -> None:
-    rand = random.Random(seed)
-    names = ["admin/a", "admin/b", "other/c"]
+class Walk:
+    """Random writes of three repositories, in the registry's own order, with the clock moving on between them."""
+
+    names = ("admin/a", "admin/b", "other/c")
     data = [f"bytes {number}".encode() for number in range(8)]
 
-    def push_image() -> None:
-        name, parts = rand.choice(names), rand.sample(data, rand.randint(1, 4))
+    def __init__(self, store: FilesystemStore, later: Callable[[float], None], seed: int) -> None:
+        self.store, self.later, self.rand = store, later, random.Random(seed)
+        writes = [self.push, self.push, self.delete_manifest, self.delete_tag, self.delete_blob, self.lease, self.release]
+        self.steps = [*writes, self.collect, self.collect, self.wait]
+
+    def step(self) -> None:
+        self.rand.choice(self.steps)()
+
+    def push(self) -> None:
+        name, parts = self.rand.choice(self.names), self.rand.sample(self.data, self.rand.randint(1, 4))
         for part in parts:
             if not world.head_blob(name, world.digest_of(part)) and not world.mount(name, world.digest_of(part), ""):
-                world.push_blob(store, name, part)
-            if rand.random() < 0.3:
-                later(rand.random() * GRACE * 0.2)
-            if rand.random() < 0.3:
-                run(store)
-        world.push_manifest(name, world.manifest_of(parts[0], parts[1:]), f"t{rand.randint(0, 3)}")
+                world.push_blob(self.store, name, part)
+            if self.rand.random() < 0.3:
+                self.later(self.rand.random() * GRACE * 0.2)
+            if self.rand.random() < 0.3:
+                run(self.store)
+        world.push_manifest(name, world.manifest_of(parts[0], parts[1:]), f"t{self.rand.randint(0, 3)}")
 
-    def delete_something() -> None:
-        name = rand.choice(names)
-        row = Manifest.objects.filter(repository__full_name=name).order_by("?").first()
-        tag = Tag.objects.filter(repository__full_name=name).order_by("?").first()
-        if row is not None and rand.random() < 0.5:
-            manifests.delete_manifest(SYSTEM, name, row.digest)
-        elif tag is not None:
-            manifests.delete_tag(SYSTEM, name, tag.name)
+    def delete_manifest(self) -> None:
+        row = Manifest.objects.select_related("repository").order_by("?").first()
+        if row is not None:
+            manifests.delete_manifest(SYSTEM, row.repository.full_name, row.digest)
 
-    def delete_blob() -> None:
+    def delete_tag(self) -> None:
+        row = Tag.objects.select_related("repository").order_by("?").first()
+        if row is not None:
+            manifests.delete_tag(SYSTEM, row.repository.full_name, row.name)
+
+    def delete_blob(self) -> None:
         try:
-            blobs.delete_blob(rand.choice(names), world.digest_of(rand.choice(data)))
+            blobs.delete_blob(self.rand.choice(self.names), world.digest_of(self.rand.choice(self.data)))
         except WharfError:
             pass  # absent, or needed by a manifest: both are right answers
 
-    def lease() -> None:
+    def lease(self) -> None:
         row = Manifest.objects.order_by("?").first()
         if row is not None:
-            leases.lease(row.digest, f"task/{rand.randint(0, 2)}")
+            leases.lease(row.digest, f"task/{self.rand.randint(0, 2)}")
 
-    def gc() -> None:
+    def release(self) -> None:
+        leases.release(f"task/{self.rand.randint(0, 2)}")
+
+    def collect(self) -> None:
         said = collect.candidates(GRACE)
-        done = run(store)
+        done = run(self.store)
         assert (said.links, said.blobs, said.size) == (done.links, done.blobs, done.size)
 
-    steps = [push_image, push_image, delete_something, delete_something, delete_blob, lease, gc, gc]
-    steps += [lambda: later(rand.random() * 2 * GRACE), lambda: leases.release(f"task/{rand.randint(0, 2)}")]
+    def wait(self) -> None:
+        self.later(self.rand.random() * 2 * GRACE)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_nothing_reachable_is_ever_lost(store: FilesystemStore, later: Callable[[float], None], seed: int) -> None:
+    walk = Walk(store, later, seed)
     for number in range(120):
-        rand.choice(steps)()
+        walk.step()
         if number % 6 == 0:
             assert world.lost_blobs(store) == [], f"after step {number} of seed {seed}"
     assert world.lost_blobs(store) == []
+
+
+def test_everything_unreachable_goes_in_the_end(store: FilesystemStore, later: Callable[[float], None]) -> None:
+    walk = Walk(store, later, 99)
+    for _ in range(60):
+        walk.step()
     Repository.objects.all().delete()
-    leases.release("task/0")
-    leases.release("task/1")
-    leases.release("task/2")
+    for number in range(3):
+        leases.release(f"task/{number}")
     for _ in range(3):
         later(GRACE + 60)
         run(store)
-    assert not Blob.objects.exists(), "and everything unreachable goes in the end"
+    assert not Blob.objects.exists()
     assert list(store.blobs()) == []

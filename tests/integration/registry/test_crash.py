@@ -19,12 +19,16 @@ from tests.integration.registry.server import RegistryServer, registry_server
 SIZE = 6 << 20
 
 
+def _head(server: RegistryServer, location: str, token: str, length: str) -> bytes:
+    lines = [f"PATCH {location} HTTP/1.1", f"Host: {server.host}", f"Authorization: Bearer {token}", length, "", ""]
+    return "\r\n".join(lines).encode()
+
+
 def _send_until(server: RegistryServer, location: str, token: str, data: bytes, stop: int, at_stop: threading.Event) -> None:
     """PATCH `data` as a chunked stream, pausing after `stop` bytes until the connection dies."""
     sock = socket.create_connection(("127.0.0.1", server.port), timeout=30)
     try:
-        head = f"PATCH {location} HTTP/1.1\r\nHost: {server.host}\r\nAuthorization: Bearer {token}\r\nTransfer-Encoding: chunked\r\n\r\n"
-        sock.sendall(head.encode())
+        sock.sendall(_head(server, location, token, "Transfer-Encoding: chunked"))
         sent = 0
         while sent < stop:
             piece = data[sent : min(sent + 60_000, stop)]
@@ -128,9 +132,7 @@ def test_a_client_that_vanishes_leaves_its_whole_batches(server: RegistryServer,
     location = alice.start(name)
     token = alice.tokens[next(key for key in alice.tokens if name in key)]
     sock = socket.create_connection(("127.0.0.1", server.port), timeout=30)
-    sock.sendall(
-        f"PATCH {location} HTTP/1.1\r\nHost: {server.host}\r\nAuthorization: Bearer {token}\r\nContent-Length: {len(data)}\r\n\r\n".encode()
-    )
+    sock.sendall(_head(server, location, token, f"Content-Length: {len(data)}"))
     sock.sendall(data[: 3 << 20])
     sock.close()
 

@@ -196,7 +196,8 @@ def test_a_personal_token_is_a_password_and_a_bearer_and_keeps_its_scopes(server
     secret = python_settings(
         server,
         "alice = User.objects.get(username='alice')\n"
-        f"print(users.create_token(actor_of_user(alice), alice, 'ci-{name[-6:]}', ['Repository View', 'Repository Pull'], None)[1])\n",
+        f"made = users.create_token(actor_of_user(alice), alice, 'ci-{name[-6:]}', ['Repository View', 'Repository Pull'])\n"
+        "print(made[1])\n",
     ).strip()
     for headers in (basic("alice", secret), {"Authorization": f"Bearer {secret}"}):
         plain(server).call("GET", f"/v2/{name}/manifests/v1", headers=headers, expect=200)
