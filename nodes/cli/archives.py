@@ -17,7 +17,6 @@ from typing import IO, Any, Protocol
 
 from agent.protocol.errors import WharfError
 from agent.protocol.oci import (
-    INDEX_TYPES,
     MAX_MANIFEST_BYTES,
     MEDIA_OCI_CONFIG,
     MEDIA_OCI_INDEX,
@@ -161,26 +160,21 @@ def _of_layout(source: Source, wanted: str) -> Image:
 def _choose(index: Manifest, wanted: str) -> Descriptor:
     names = {item.annotations.get(REF_NAME, ""): item for item in index.manifests}
     full = {item.annotations.get("io.containerd.image.name", ""): item for item in index.manifests}
+    known = ", ".join(filter(None, names))
     if wanted:
         found = names.get(wanted) or full.get(wanted)
         if found is None:
-            raise Failure(
-                f"The archive holds no {wanted}; it holds {', '.join(filter(None, names)) or 'images without names'}.", 3
-            )
+            raise Failure(f"The archive holds no {wanted}; it holds {known or 'images without names'}.", 3)
         return found
     if len(index.manifests) != 1:
-        raise Failure(
-            f"The archive holds {len(index.manifests)} images: say --ref with one of {', '.join(filter(None, names))}.", 2
-        )
+        raise Failure(f"The archive holds {len(index.manifests)} images: say --ref with one of {known}.", 2)
     return index.manifests[0]
 
 
 def _collect(source: Source, manifest: Manifest, children: list[Manifest], blobs: dict[Digest, Blob]) -> None:
     for child in manifest.manifests:
         if source.part(_blob_name(child.digest)) is None:
-            raise Failure(
-                f"The archive lacks the image for {child.platform or child.digest}: save it for all platforms, or for one."
-            )
+            raise Failure(f"The archive lacks the image for {child.platform or child.digest}: save all platforms, or just one.")
         parsed = parse_manifest(_document(source, child.digest), child.media_type)
         _collect(source, parsed, children, blobs)
         children.append(parsed)
@@ -215,9 +209,8 @@ def _of_docker(source: Source, wanted: str, told: Callable[[str], None]) -> Imag
 
 def assemble(config: bytes, layers: list[Blob]) -> Image:
     """An OCI image of a configuration and its layers' blobs."""
-    blob = Blob(
-        Descriptor(MEDIA_OCI_CONFIG, Digest("sha256", hashlib.sha256(config).hexdigest()), len(config), {}), _kept(iter([config]))
-    )
+    descriptor = Descriptor(MEDIA_OCI_CONFIG, Digest("sha256", hashlib.sha256(config).hexdigest()), len(config), {})
+    blob = Blob(descriptor, _kept(iter([config])))
     document = {
         "schemaVersion": 2,
         "mediaType": MEDIA_OCI_MANIFEST,
@@ -226,8 +219,3 @@ def assemble(config: bytes, layers: list[Blob]) -> Image:
     }
     unique = {item.descriptor.digest: item for item in [blob, *layers]}
     return Image(tuple(unique.values()), (), parse_manifest(json.dumps(document, separators=(",", ":")).encode()))
-
-
-def image_index(image: Image) -> bool:
-    """Is it an index of several platforms?"""
-    return image.top.media_type in INDEX_TYPES

@@ -6,6 +6,7 @@ OCI image-spec, "Layer" and "DiffID": a diff_id hashes the plain tar, a blob's d
 from __future__ import annotations
 
 import hashlib
+import sys
 import tarfile
 import tempfile
 import zlib
@@ -13,11 +14,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
-from agent.protocol.oci import MEDIA_OCI_LAYER, MEDIA_OCI_LAYER_GZIP, MEDIA_OCI_LAYER_ZSTD, Descriptor, Digest
+from agent.protocol.oci import MEDIA_OCI_LAYER_GZIP, MEDIA_OCI_LAYER_ZSTD, Descriptor, Digest
 from controlplane.cli.session import Failure
 
 PIECE = 1 << 20  # bytes read at once
 LEVEL = 6  # of gzip
+BLOCK = 512  # bytes of a tar's header
 _MAGIC = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ\0", "xz"), (b"BZh", "bzip2"))
 _KEPT = {"gzip": MEDIA_OCI_LAYER_GZIP, "zstd": MEDIA_OCI_LAYER_ZSTD}
 
@@ -87,6 +89,13 @@ def _decompressor(kind: str) -> Callable[[], _Decompressor]:
     return lambda: zstandard.ZstdDecompressor().decompressobj()
 
 
+def _damage() -> tuple[type[Exception], ...]:
+    """What the decompressors raise for bytes that are not theirs: of the modules that are loaded at all."""
+    named = (("lzma", "LZMAError"), ("zstandard", "ZstdError"))
+    others = [getattr(sys.modules[module], name) for module, name in named if module in sys.modules]
+    return (zlib.error, OSError, EOFError, *others)
+
+
 def plain(pieces: Iterator[bytes], kind: str) -> Iterator[bytes]:
     """The bytes without compression; several members after each other are one, as gzip -d has it. Raises Failure."""
     if not kind:
@@ -104,76 +113,84 @@ def plain(pieces: Iterator[bytes], kind: str) -> Iterator[bytes]:
                 if getattr(machine, "eof", False):
                     data, machine, fresh = machine.unused_data, make(), True
                     data = data.lstrip(b"\0")  # gzip: padding after the last member
-    except Failure:
-        raise
-    except Exception as error:
-        if type(error).__name__ not in {"error", "LZMAError", "OSError", "ZstdError", "EOFError"}:
-            raise
+    except _damage() as error:
         raise Failure(f"The {kind} data is damaged: {error}") from None
     if not fresh and not getattr(machine, "eof", True):
         raise Failure(f"The {kind} data ends too early.")
 
 
-def check_tar(head: bytes) -> None:
-    """Raises Failure when the first 512 bytes are no tar header (POSIX.1-2001 pax: its checksum)."""
-    if not head.strip(b"\0"):
+def tar_pieces(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """`pieces` unchanged. Raises Failure when they do not begin as a tar does (POSIX.1-2001, pax: a header's checksum)."""
+    head = b""
+    for data in pieces:
+        if len(head) < BLOCK:
+            head += data[:BLOCK]
+            if len(head) >= BLOCK:
+                _check_header(head[:BLOCK])
+        yield data
+    if len(head) < BLOCK:
+        raise Failure("This is no tar archive of a root file system: it is shorter than one block.")
+
+
+def _check_header(block: bytes) -> None:
+    if not block.strip(b"\0"):
         return  # two blocks of zeros are an empty archive
     try:
-        tarfile.TarInfo.frombuf(head[:512], "utf-8", "surrogateescape")
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
         raise Failure("This is no tar archive of a root file system.") from None
 
 
 def pack(part: Part, advance: Callable[[int], None] = lambda count: None) -> Layer:
-    """A layer from a tar archive, plain or compressed. gzip and zstd stay byte for byte; the rest becomes gzip, in a file
-    without a name that lives as long as this process. Raises Failure."""
+    """A layer from a tar archive, plain or compressed: gzip and zstd stay byte for byte, the rest becomes gzip.
+
+    `advance` hears of the bytes read. Raises Failure when the data is damaged or no tar.
+    """
     with part.open() as file:
         kind = compression(file.read(8))
-    inner, outer = hashlib.sha256(), hashlib.sha256()
-    keep = kind in _KEPT
-    packed: IO[bytes] | None = None
-    squeeze = zlib.compressobj(LEVEL, zlib.DEFLATED, 31)  # 31: a gzip header without a time, so that equal layers are equal
+    return _keep(part, kind, advance) if kind in _KEPT else _squeeze(part, kind, advance)
 
-    def store(data: bytes) -> None:
-        nonlocal size
-        if packed is not None:
-            packed.write(data)
-        outer.update(data)
-        size += len(data)
 
-    def source() -> Iterator[bytes]:
+def _keep(part: Part, kind: str, advance: Callable[[int], None]) -> Layer:
+    outer = hashlib.sha256()
+
+    def read() -> Iterator[bytes]:
         for data in part.pieces():
-            if keep:
-                store(data)
+            outer.update(data)
             advance(len(data))
             yield data
 
-    size = 0
-    if not keep:
-        packed = tempfile.TemporaryFile(prefix="wharf-layer-")  # noqa: SIM115  # kept open by _HELD
-        _HELD.append(packed)
-    head = b""
-    for data in plain(source(), kind):
-        if len(head) < 512:
-            head += data[:512]
-            if len(head) >= 512:
-                check_tar(head)
+    inner = hashlib.sha256()
+    for data in tar_pieces(plain(read(), kind)):
         inner.update(data)
-        if not keep:
-            store(squeeze.compress(data))
-    if len(head) < 512:
-        raise Failure("This is no tar archive of a root file system: it is shorter than one block.")
-    if packed is not None:
-        store(squeeze.flush())
-        packed.flush()
-    where = part if packed is None else Part(f"/proc/self/fd/{packed.fileno()}", 0, size)
-    descriptor = Descriptor(_KEPT.get(kind, MEDIA_OCI_LAYER_GZIP), Digest("sha256", outer.hexdigest()), size, {})
+    descriptor = Descriptor(_KEPT[kind], Digest("sha256", outer.hexdigest()), part.size, {})
+    return Layer(Blob(descriptor, part), f"sha256:{inner.hexdigest()}")
+
+
+def _squeeze(part: Part, kind: str, advance: Callable[[int], None]) -> Layer:
+    """Into a file without a name that lives as long as this process."""
+
+    def read() -> Iterator[bytes]:
+        for data in part.pieces():
+            advance(len(data))
+            yield data
+
+    file = tempfile.TemporaryFile(prefix="wharf-layer-")  # noqa: SIM115  # kept open by _HELD
+    _HELD.append(file)
+    inner, outer = hashlib.sha256(), hashlib.sha256()
+    squeeze = zlib.compressobj(LEVEL, zlib.DEFLATED, 31)  # 31: a gzip header without a time, so that equal layers are equal
+    for data in tar_pieces(plain(read(), kind)):
+        inner.update(data)
+        packed = squeeze.compress(data)
+        outer.update(packed)
+        file.write(packed)
+    packed = squeeze.flush()
+    outer.update(packed)
+    file.write(packed)
+    file.flush()
+    where = Part(f"/proc/self/fd/{file.fileno()}", 0, file.tell())
+    descriptor = Descriptor(MEDIA_OCI_LAYER_GZIP, Digest("sha256", outer.hexdigest()), where.size, {})
     return Layer(Blob(descriptor, where), f"sha256:{inner.hexdigest()}")
 
 
 _HELD: list[IO[bytes]] = []  # temporary files end with the process
-
-
-def media_type_of(head: bytes) -> str:
-    """A layer's media type by its first bytes."""
-    return _KEPT.get(compression(head), MEDIA_OCI_LAYER)

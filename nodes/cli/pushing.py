@@ -1,4 +1,4 @@
-"""Pushing to /v2/ (OCI distribution-spec 1.1, "Push"): blobs first, in chunks that go on where a broken line stopped, then manifests."""
+"""Pushing to /v2/ (OCI distribution-spec 1.1, "Push"): blobs, in chunks that go on where a broken line stopped; then manifests."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from nodes.cli.archives import Image
 from nodes.cli.layers import Blob
 
 CHUNK = 64 << 20  # bytes a PATCH: small enough that a proxy's limit of a request's time is kept
+SMALL = 64 << 10  # bytes: a blob up to this goes in one request
 ATTEMPTS = 6  # in a row without a byte more: then the line counts as gone
 PAUSE = 0.5  # seconds before the second attempt, doubled from there on
 Advance = Callable[[Blob, int], None]
@@ -30,7 +31,7 @@ class Pusher:
 
     session: Session
     repository: str
-    advance: Advance = lambda blob, count: None  # a default, not a name
+    advance: Advance = lambda blob, count: None
     client: Any = field(default=None)
 
     def __enter__(self) -> Pusher:
@@ -67,6 +68,9 @@ class Pusher:
         if answer.status_code == 200:
             self.advance(blob, blob.part.size)
             return
+        if blob.part.size <= SMALL:
+            self._whole(blob)
+            return
         place, offset = self._begin(), 0
         failures = 0
         while True:
@@ -84,6 +88,13 @@ class Pusher:
                     failures = 0
                 self.advance(blob, reached - offset)
                 offset = reached
+
+    def _whole(self, blob: Blob) -> None:
+        path = f"/v2/{self.repository}/blobs/uploads/?digest={blob.descriptor.digest}"
+        data = b"".join(blob.part.pieces())
+        headers = {"Content-Type": "application/octet-stream"}
+        self._expect(self._patiently(lambda: self._ask("POST", path, content=data, headers=headers)), 201)
+        self.advance(blob, blob.part.size)
 
     def _begin(self) -> str:
         answer = self._patiently(lambda: self._ask("POST", f"/v2/{self.repository}/blobs/uploads/"))
@@ -200,6 +211,6 @@ def push(session: Session, image: Image, to: Reference, *, quiet: bool = False) 
     """All of `image` under `to`, with a progress bar on a terminal; its digest. Raises Failure."""
     from nodes.cli.progress import Bar
 
-    with Bar(f"Pushing {to}", image.size, quiet=quiet or session.as_json) as bar:
-        with Pusher(session, to.repository, lambda blob, count: bar.advance(count)) as pusher:
-            return pusher.push(image, to.tag or "latest")
+    bar = Bar(f"Pushing {to}", image.size, quiet=quiet or session.as_json)
+    with bar, Pusher(session, to.repository, lambda blob, count: bar.advance(count)) as pusher:
+        return pusher.push(image, to.tag or "latest")
