@@ -1,4 +1,4 @@
-"""Pushing to /v2/ (OCI distribution-spec 1.1, "Push"): blobs, in chunks that go on where a broken line stopped; then manifests."""
+"""Pushing to /v2/ (OCI distribution-spec 1.1, "Push"): blobs, in chunks that go on after a broken line; then manifests."""
 
 from __future__ import annotations
 
