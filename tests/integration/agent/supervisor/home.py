@@ -20,7 +20,28 @@ from agent.supervisor.client import Supervisor
 from agent.supervisor.processes import start_time
 from agent.sys.mount import Mount
 
-APPLETS = ["sh", "cat", "sleep", "echo", "true", "yes", "head", "tail", "seq", "dd", "printf", "kill", "stty", "id", "wc", "touch", "test", "ls", "od", "usleep"]
+APPLETS = [
+    "sh",
+    "cat",
+    "sleep",
+    "echo",
+    "true",
+    "yes",
+    "head",
+    "tail",
+    "seq",
+    "dd",
+    "printf",
+    "kill",
+    "stty",
+    "id",
+    "wc",
+    "touch",
+    "test",
+    "ls",
+    "od",
+    "usleep",
+]
 DEADLINE = 30.0  # s
 _numbers = itertools.count()
 

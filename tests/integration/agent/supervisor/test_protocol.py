@@ -255,7 +255,38 @@ async def test_modules_stay_few(home: Home) -> None:
     names = set(done.stdout.split())
     outside = {name for name in names if not name.startswith(("agent", "_", "encodings"))}
     allowed = set(
-        ["abc", "builtins", "codecs", "collections", "ctypes", "ctypes._endian", "errno", "fcntl", "functools", "gc", "genericpath", "heapq", "io", "itertools", "keyword", "marshal", "operator", "os", "os.path", "posix", "posixpath", "reprlib", "select", "stat", "struct", "sys", "termios", "time", "types", "zipimport"]
+        [
+            "abc",
+            "builtins",
+            "codecs",
+            "collections",
+            "ctypes",
+            "ctypes._endian",
+            "errno",
+            "fcntl",
+            "functools",
+            "gc",
+            "genericpath",
+            "heapq",
+            "io",
+            "itertools",
+            "keyword",
+            "marshal",
+            "operator",
+            "os",
+            "os.path",
+            "posix",
+            "posixpath",
+            "reprlib",
+            "select",
+            "stat",
+            "struct",
+            "sys",
+            "termios",
+            "time",
+            "types",
+            "zipimport",
+        ]
     )
     assert outside <= allowed, f"not allowed: {sorted(outside - allowed)}"
     assert not names & {"_hashlib", "_ssl", "agent.protocol.codec"}
