@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 
@@ -86,7 +86,7 @@ class Application:
         for prefix, app in self.mounts:
             if path == prefix or path.startswith(prefix + "/"):
                 return app
-        return django_application
+        return cast(App, django_application)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

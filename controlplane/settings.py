@@ -15,6 +15,7 @@ from csp.constants import NONCE, NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.functional import SimpleLazyObject
 
+from controlplane import house
 from controlplane.home import default_home, secret_key
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -70,7 +71,7 @@ ALLOWED_HOSTS = [*HOSTNAMES, "localhost", "127.0.0.1", "[::1]"] if HOSTNAMES els
 CSRF_TRUSTED_ORIGINS = _words("WHARF_TRUSTED_ORIGINS")
 
 # Guests are plugged in by name; each may have <guest>.api.urls, .console.urls, .console.nav, .jobs, .asgi, .cli.app
-GUESTS = ["registry", "nodes"]
+GUESTS = list(house.GUESTS)
 
 INSTALLED_APPS = [
     "django.contrib.auth",  # AnonymousUser and login(); its Permission and Group tables stay empty
@@ -117,6 +118,7 @@ ASGI_APPLICATION = "controlplane.asgi.application"
 TEMPLATES: list[dict[str, Any]] = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [str(Path(__file__).parent.parent / guest / "console" / "templates") for guest in GUESTS],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -124,6 +126,7 @@ TEMPLATES: list[dict[str, Any]] = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "csp.context_processors.nonce",
+                "controlplane.console.context.frame",
             ]
         },
     }
@@ -141,7 +144,7 @@ def database(url: str) -> dict[str, Any]:
     if parts.scheme == "sqlite":
         return {
             "ENGINE": "django.db.backends.sqlite3",
-            "NAME": unquote(parts.path) or ":memory:",
+            "NAME": unquote(parts.path).replace("//", "/", 1) or ":memory:",
             "OPTIONS": {
                 # DEFERRED turns a read into a write half-way and fails at once when another writer came between
                 "transaction_mode": "IMMEDIATE",
@@ -222,6 +225,7 @@ LOGIN_REDIRECT_URL = "/"
 # account AND address: by the account alone anybody could lock the administrator out
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_FAILURE_LIMIT = _number("WHARF_LOGIN_FAILURES", 8)
+LOGIN_FAILURES_PER_ADDRESS = _number("WHARF_LOGIN_FAILURES_PER_ADDRESS", 100)
 AXES_COOLOFF_TIME = _number("WHARF_LOGIN_COOLOFF_MINUTES", 15) / 60  # hours
 AXES_RESET_ON_SUCCESS = True
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
@@ -249,7 +253,8 @@ DEFAULT_NEW_USER_ROLE = _text("WHARF_DEFAULT_NEW_USER_ROLE", "Restricted Control
 # --- what browsers may do -------------------------------------------------------------------------------------------------------
 
 SECURE_CONTENT_TYPE_NOSNIFF = True
-SECURE_REFERRER_POLICY = "no-referrer"
+# other sites learn nothing; "no-referrer" would make browsers send `Origin: null` with forms, which the CSRF check must refuse
+SECURE_REFERRER_POLICY = "same-origin"
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 SECURE_HSTS_SECONDS = _number("WHARF_HSTS_SECONDS", 0)  # off by default: a self-signed first start must not lock a browser out
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES else None
@@ -308,8 +313,8 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "SERVE_INCLUDE_SCHEMA": False,
     "COMPONENT_SPLIT_REQUEST": True,
-    "ENUM_NAME_OVERRIDES": {},
-    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "controlplane.api.schema.add_problems"],
+    # enumerations stay in their place: drf-spectacular's hook that names them stumbles over every second "state"
+    "POSTPROCESSING_HOOKS": ["controlplane.api.schema.add_problems"],
 }
 
 # --- the rest -------------------------------------------------------------------------------------------------------------------

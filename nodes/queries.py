@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db.models import Q, QuerySet
-
 from agent.protocol import codec
 from agent.protocol.messages import Action as ActionMessage
 from agent.protocol.messages import TaskAssignment
@@ -158,14 +156,6 @@ def may_pull(node_id: str, repository: str) -> bool:
     pulls = queued.filter(kind__in=["image_pull", "container_create"]).values_list("args", flat=True)
     images = [str(args.get("reference") or args.get("spec", {}).get("image", "")) for args in pulls]
     return any(Reference.parse(image).repository == repository for image in images if image)
-
-
-def called(rows: QuerySet[Container], text: str) -> QuerySet[Container]:
-    """Those of `rows` that `text` may mean: by our id, the runtime's id or a prefix of it (at least 4 characters), or by name."""
-    exact = rows.filter(Q(pk=text) | Q(container_id=text) | Q(name=text))
-    if len(text) < 4 or exact.exists():
-        return exact
-    return rows.filter(container_id__startswith=text)
 
 
 def samples(node_id: str, container_id: str = "") -> list[dict[str, Any]]:

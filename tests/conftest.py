@@ -20,6 +20,18 @@ def _clean_caches() -> Iterator[None]:
         cache.clear()
 
 
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """Before PostgreSQL's test database is dropped, the sessions of asyncio's worker threads are ended: nobody else can."""
+    yield
+    from django.db import connection
+
+    if connection.vendor == "postgresql":
+        with django_db_blocker.unblock(), connection.cursor() as cursor:
+            others = "datname = current_database() AND pid <> pg_backend_pid()"
+            cursor.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+
+
 @pytest.fixture
 def people(db: Any) -> Any:
     """Alice, Bob, Charlie and the administrator: see tests.cast."""

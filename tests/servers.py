@@ -60,8 +60,8 @@ def postgresql() -> Iterator[str]:
             "max_connections=60",
         ]
         server = [str(binaries / "postgres"), "-D", str(data), *(word for item in settings for word in ("-c", item))]
-        log = (base / "log").open("wb")
-        process = subprocess.Popen(server, stdout=log, stderr=log, cwd=base, env=environment, **options)  # type: ignore[call-overload]
+        with (base / "log").open("wb") as log:
+            process = subprocess.Popen(server, stdout=log, stderr=log, cwd=base, env=environment, **options)  # type: ignore[call-overload]
         ready = [str(binaries / "pg_isready"), "-h", str(sockets), "-U", "wharf", "-d", "postgres"]
         wait_for(
             lambda: subprocess.run(ready, capture_output=True, env=environment, check=False).returncode == 0,
@@ -87,7 +87,6 @@ def valkey() -> Iterator[str]:
 
     base = Path(tempfile.mkdtemp(prefix="wharf-vk-", dir="/tmp"))
     path = base / "valkey.sock"
-    log = (base / "log").open("wb")
     command = [
         str(get_binary_path()),
         "--port",
@@ -101,7 +100,8 @@ def valkey() -> Iterator[str]:
         "--dir",
         str(base),
     ]
-    process = subprocess.Popen(command, stdout=log, stderr=log)
+    with (base / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         wait_for(path.exists, process, base / "log")
         yield f"unix://{path}"

@@ -8,7 +8,8 @@ import os
 import shutil
 import tempfile
 
-if "WHARF_HOME" not in os.environ:
+# a worker of xdist inherits the home of the process that started it, and must not share its files with the other workers
+if "WHARF_HOME" not in os.environ or "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["WHARF_HOME"] = tempfile.mkdtemp(prefix="wharf-test-")
     atexit.register(shutil.rmtree, os.environ["WHARF_HOME"], ignore_errors=True)
 os.environ.setdefault("WHARF_REDIS_URL", "memory://")
@@ -20,5 +21,3 @@ PASSWORD_HASHERS = ["tests.hashers.CheapArgon2"]
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):  # noqa: F405
     # a file, not memory: threads of one test must meet the real locks
     DATABASES["default"]["TEST"] = {"NAME": f"{HOME}/test.sqlite3"}  # noqa: F405
-if STATIC_ROOT:  # noqa: F405
-    STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # noqa: F405  # whitenoise warns about a missing directory

@@ -21,7 +21,7 @@ class SchemaDocument(SpectacularAPIView):
 
     operations = {"get": PUBLIC}
     authentication_classes = ()
-    renderer_classes = (OpenApiYamlRenderer, OpenApiJsonRenderer)
+    renderer_classes = [OpenApiYamlRenderer, OpenApiJsonRenderer]
 
 
 class HealthSerializer(serializers.Serializer[Any]):

@@ -11,7 +11,8 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.conf import settings
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.core.exceptions import ValidationError as ModelInvalid
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -20,7 +21,7 @@ from django.views.decorators.csrf import csrf_exempt
 from rest_framework import exceptions as rest
 from rest_framework.views import set_rollback
 
-from agent.protocol.errors import Denied, Internal, InvalidInput, NotFound, Throttled, Unauthenticated, WharfError
+from agent.protocol.errors import Denied, Internal, InvalidInput, NotFound, Throttled, TooLarge, Unauthenticated, WharfError
 from controlplane.api.errors import MethodNotAllowed, NotAcceptable, UnsupportedMediaType
 
 log = structlog.get_logger(__name__)
@@ -43,6 +44,9 @@ def translate(error: Exception) -> WharfError | None:
     if isinstance(error, ModelInvalid):
         fields: Any = error.message_dict if hasattr(error, "error_dict") else {"": error.messages}
         return InvalidInput("Some fields cannot be accepted; see errors.", errors=list(_flatten(fields)))
+    if isinstance(error, RequestDataTooBig):
+        limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        return TooLarge(f"The body is larger than {limit} bytes.", limit=limit)
     if isinstance(error, SuspiciousOperation):
         return InvalidInput("The request was refused: its headers or its body are malformed.")
     return None
@@ -62,7 +66,7 @@ def _from_rest(error: rest.APIException) -> WharfError:
     if isinstance(error, rest.ValidationError):
         return InvalidInput("Some fields cannot be accepted; see errors.", errors=list(_flatten(error.detail)))
     if isinstance(error, rest.Throttled):
-        wait = float(error.wait or 1)
+        wait = float(getattr(error, "wait", None) or 1)
         return Throttled(f"Too many requests: try again in {int(wait) + 1} seconds.", retry_after=wait)
     for kind, ours in simple.items():
         if isinstance(error, kind):
@@ -102,11 +106,9 @@ def document(error: WharfError, instance: str = "") -> dict[str, Any]:
 
 def response(error: WharfError, request: HttpRequest | None = None) -> HttpResponse:
     """A problem document as a plain Django response, with the headers that belong to its status."""
-    answer = HttpResponse(
-        json.dumps(document(error, request.path if request is not None else ""), default=str),
-        status=error.status,
-        content_type=CONTENT_TYPE,
-    )
+    body = document(error, request.path if request is not None else "")
+    answer = HttpResponse(json.dumps(body, default=str), status=error.status, content_type=CONTENT_TYPE)
+    answer["X-Request-ID"] = body["request_id"]
     if isinstance(error, Throttled):
         answer["Retry-After"] = str(int(error.retry_after) + 1)
     if error.status == 401:

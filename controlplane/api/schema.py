@@ -47,8 +47,25 @@ def add_problems(result: dict[str, Any], generator: Any, request: Any, public: b
         "description": "Any error.",
         "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
+    _drop_ranges(result["components"]["schemas"])
     for methods in result.get("paths", {}).values():
         for operation in methods.values():
             if isinstance(operation, dict) and "responses" in operation:
                 operation["responses"].setdefault("default", answer)
     return result
+
+
+def _drop_ranges(node: Any) -> None:
+    """Removes bounds and widths of integer columns: they are the database's (SQLite's are wider), the document is for both."""
+    if isinstance(node, dict):
+        for name in ("minimum", "maximum"):
+            value = node.get(name)
+            if isinstance(value, int) and abs(value) >= 32767:
+                del node[name]
+        if node.get("type") == "integer" and node.get("format") == "int64":
+            del node["format"]
+        for item in node.values():
+            _drop_ranges(item)
+    elif isinstance(node, list):
+        for item in node:
+            _drop_ranges(item)

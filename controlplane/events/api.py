@@ -135,7 +135,7 @@ def _still_valid(actor: Actor) -> bool:
         return True
     if actor.token_id and not user.tokens.filter(pk=actor.token_id, revoked_at=None).exists():
         return False
-    return type(user)._default_manager.filter(pk=user.pk, is_active=True, is_admin=actor.is_admin).exists()
+    return bool(type(user)._default_manager.filter(pk=user.pk, is_active=True, is_admin=actor.is_admin).exists())
 
 
 class ReportSerializer(serializers.Serializer[Any]):

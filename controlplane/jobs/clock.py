@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
+from typing import Any
 
 from django.db import connection
 from django.db.models import DateTimeField, DurationField, ExpressionWrapper, Value
 from django.db.models.functions import Now
 
 
-def ahead(seconds: float) -> ExpressionWrapper:
+def ahead(seconds: float) -> ExpressionWrapper[Any]:
     """An SQL expression: now plus `seconds`."""
     return ExpressionWrapper(
         Now() + Value(datetime.timedelta(seconds=seconds), output_field=DurationField()), output_field=DateTimeField()

@@ -45,6 +45,7 @@ class Child:
         probe: Callable[[], bool] | None = None,
         notify: Path | None = None,
         owner: tuple[int, int] | None = None,
+        umask: int = 0o077,
     ) -> None:
         self.name = name
         self.command = command
@@ -52,6 +53,7 @@ class Child:
         self.log = log
         self.cwd = cwd
         self.probe = probe
+        self.umask = umask
         self.process: subprocess.Popen[bytes] | None = None
         self.pidfd = -1
         self.ready = False
@@ -87,7 +89,7 @@ class Child:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                umask=0o077,
+                umask=self.umask,
             )
         self.pidfd = os.pidfd_open(self.process.pid)
         self.ready = self.probe is None and self.listener is None

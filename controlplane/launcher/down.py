@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import select
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 
 from agent.protocol.errors import Unavailable
 from controlplane.launcher.layout import Layout
+from controlplane.launcher.local_agent import LocalAgent
 
 TIMEOUT = 60.0  # seconds for four children of ten each, and a little
 
@@ -24,11 +23,12 @@ def down(layout: Layout, say: Callable[[str], None]) -> None:
     else:
         _end(pid)
         say("The control plane is down.")
-    if os.geteuid() == 0 and layout.agent.is_dir() and importlib.util.find_spec("agent.__main__") is not None:
-        done = subprocess.run([sys.executable, "-m", "agent", "down", "--home", str(layout.agent)], check=False)
+    agent = LocalAgent(layout)
+    if os.geteuid() == 0 and agent.joined:
+        done = subprocess.run(agent.command("down", *agent.places), check=False, cwd="/", capture_output=True, text=True)
         if done.returncode:
-            raise Unavailable(f"The local node's containers did not all end (exit code {done.returncode}).")
-        say("The local node's containers are down.")
+            raise Unavailable(f"The local node's containers did not all end .\n{done.stderr[-2000:]}")
+        say(f"The local node is down: {done.stdout.strip()}.")
 
 
 def _end(pid: int) -> None:

@@ -132,6 +132,14 @@ class View:
         return lines if writes else [*lines, f"mount -o remount,bind,ro,nosuid {target}"]
 
 
+def bind_fate(command: list[str]) -> list[str]:
+    """`command` as a child of this very process that dies with it, with all its rights: for the agent alone.
+
+    It must not carry no_new_privs either: its containers would inherit that, and no sudo in them would work.
+    """
+    return ["setpriv", "--pdeathsig", "KILL", "--", "/bin/sh", "-c", _ORPHAN_CHECK, "sh", str(os.getpid()), *command]
+
+
 def drop(command: list[str], user: SystemUser | None, view: View | None) -> list[str]:
     """`command` as a child of this very process: dies with us, gains no rights by exec, is `user` in `view` when given."""
     fate = ["--pdeathsig", "KILL", "--no-new-privs"]

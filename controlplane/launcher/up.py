@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import select
@@ -10,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +19,8 @@ from agent.protocol.errors import InvalidInput, Unavailable
 from controlplane.launcher import valkey
 from controlplane.launcher.child import Child, how
 from controlplane.launcher.layout import Layout
-from controlplane.launcher.privileges import ROOT, SystemUser, View, drop, needed_paths
+from controlplane.launcher.local_agent import LocalAgent
+from controlplane.launcher.privileges import ROOT, SystemUser, View, bind_fate, drop, needed_paths
 
 START_TIMEOUT = 120.0  # seconds until a child must be ready; a loaded machine may need a while to migrate
 TICK = 1.0
@@ -41,7 +40,6 @@ class Launcher:
         self.user = SystemUser.find()
         self.children: list[Child] = []
         self.leaving = False
-        self.stage: Path | None = None
         self.view: View | None = None
         self.environment = self._environment()
         self.address, self.port = os.environ.get("WHARF_ADDRESS", "0.0.0.0"), int(os.environ.get("WHARF_PORT", "8443"))  # noqa: S104
@@ -72,15 +70,13 @@ class Launcher:
         wake = self._catch_signals()
         try:
             self._prepare_view()
-            self._check_port()
+            self._check_ports()
             self._start_all(owner, wake)
             self._keep(wake)
         except Leaving:
             pass
         finally:
             self._stop_all()
-            if self.stage is not None:
-                self.stage.rmdir()
             os.close(lock)
 
     def _catch_signals(self) -> int:
@@ -105,20 +101,25 @@ class Launcher:
         writable = [self.layout.home]
         if store := os.environ.get("WHARF_BLOB_STORE"):
             writable.append(Path(store))
-        self.stage = Path(tempfile.mkdtemp(prefix="wharf-view-", dir="/run" if os.access("/run", os.W_OK) else None))
-        self.view = View(self.user, paths, writable, self.stage)
+        stage = (
+            self.layout.run / "view"
+        )  # stays an empty directory: what is mounted there exists in the children's namespaces only
+        stage.mkdir(mode=0o700, exist_ok=True)
+        self.view = View(self.user, paths, writable, stage)
         if self.view.needed:
             self.say(
                 f"{self.user.name} may not enter {', '.join(map(str, self.view.hidden))}: it gets a view with our files only."
             )
 
-    def _check_port(self) -> None:
-        with socket.socket(socket.AF_INET6 if ":" in self.address else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((self.address, self.port))
-            except OSError as error:
-                raise Unavailable(f"Port {self.port} on {self.address}: {error.strerror}. WHARF_PORT chooses another.") from None
+    def _check_ports(self) -> None:
+        for variable, default in (("WHARF_PORT", "8443"), ("WHARF_NODE_PORT", "8444")):
+            port = int(os.environ.get(variable, default))
+            with socket.socket(socket.AF_INET6 if ":" in self.address else socket.AF_INET) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((self.address, port))
+                except OSError as error:
+                    raise Unavailable(f"Port {port} on {self.address}: {error.strerror}. {variable} chooses another.") from None
 
     # --- children ---------------------------------------------------------------------------------------------------------------
 
@@ -134,10 +135,10 @@ class Launcher:
         self._announce(first)
         self._start_agent(wake)
 
-    def _child(self, name: str, command: list[str], *, notify: bool = False, root: bool = False, **options: Any) -> Child:
+    def _child(self, name: str, command: list[str], *, notify: bool = False, **options: Any) -> Child:
         if notify:
             options["notify"] = self.layout.run / f"{name}.notify"
-        wrapped = drop(command, None if root else self.user, None if root else self.view)
+        wrapped = drop(command, self.user, self.view)
         return Child(name, wrapped, self.environment, self.layout.logs / f"{name}.log", cwd=Path("/"), **options)
 
     def _start(self, child: Child, wake: int) -> None:
@@ -190,28 +191,24 @@ class Launcher:
         if os.geteuid() != 0:
             self.say("No local node: containers need root. Join nodes with `wharf node token`.")
             return
-        if importlib.util.find_spec("agent.__main__") is None:
-            self.say("No local node: this installation has no agent.")
-            return
-        home = self.layout.agent
-        if not (home / "node.crt").exists():
-            self._join(home)
-        self._start(self._child("agent", [sys.executable, "-m", "agent", "--home", str(home)], root=True), wake)
+        agent = LocalAgent(self.layout)
+        environment = {**self.environment, "HOME": "/root", "USER": "root", "LOGNAME": "root"}
+        if not agent.joined:
+            self._join(agent, environment)
+        command = bind_fate(agent.command("run", *agent.places))
+        # umask: the directories of images and containers have the modes that the agent gives them
+        self._start(Child("agent", command, environment, self.layout.logs / "agent.log", cwd=Path("/"), umask=0o022), wake)
 
-    def _join(self, home: Path) -> None:
+    def _join(self, agent: LocalAgent, environment: dict[str, str]) -> None:
         token = self._ask([sys.executable, "-m", "controlplane.launcher.local_node"], "the local node's token")["token"]
         if token is None:
             raise Unavailable("No guest makes a token for the local node. Start without it: wharf up --no-agent")
-        file = home / "join-token"
-        file.write_text("")
-        file.chmod(0o600)
-        file.write_text(token)
-        server = f"https://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "agent", "join", "--home", str(home), "--server", server, "--token-file", str(file)]
-        done = subprocess.run(command, env=self.environment, cwd="/", capture_output=True, check=False)
-        file.unlink(missing_ok=True)
+        everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # where a listener on all addresses is reached from here
+        server = f"{everywhere.get(self.address, self.address)}:{self.port}"
+        command = agent.command("join", "--token", "-", server)
+        done = subprocess.run(command, env=environment, cwd="/", input=token, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise Unavailable(f"The local node could not join.\n{done.stderr.decode('utf-8', 'replace')[-2000:]}")
+            raise Unavailable(f"The local node could not join.\n{done.stderr[-2000:]}")
 
     # --- loop -------------------------------------------------------------------------------------------------------------------
 
@@ -227,7 +224,8 @@ class Launcher:
         due = [child.restart_at - time.monotonic() for child in self.children if not child.running]
         listeners = [child.listener for child in self.children if child.listener is not None and child.running]
         pidfds = [child.pidfd for child in self.children if child.running]
-        readable, _, _ = select.select([wake, *listeners, *pidfds], [], [], max(0.0, min([seconds, *due])))
+        watched: list[Any] = [wake, *listeners, *pidfds]
+        readable, _, _ = select.select(watched, [], [], max(0.0, min([seconds, *due])))
         if wake in readable:
             os.read(wake, 512)
         if self.leaving:

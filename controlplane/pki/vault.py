@@ -23,7 +23,7 @@ def _kek() -> AESGCM:
 
 
 def seal(plain: bytes, bound_to: str) -> bytes:
-    """`plain` under AES-256-GCM: 12 bytes nonce, then ciphertext and tag. `bound_to` (not stored) must be the same when opened."""
+    """`plain` under AES-256-GCM: 12 bytes nonce, then ciphertext and tag. `bound_to` (not stored) must be equal when opened."""
     nonce = os.urandom(_NONCE)
     return nonce + _kek().encrypt(nonce, plain, bound_to.encode())
 
@@ -33,4 +33,4 @@ def unseal(sealed: bytes, bound_to: str) -> bytes:
     try:
         return _kek().decrypt(sealed[:_NONCE], sealed[_NONCE:], bound_to.encode())
     except InvalidTag:
-        raise Internal(f"A sealed key does not open with {settings.KEK_FILE}: it is of another home or was changed.") from None
+        raise Internal(f"A sealed key does not open with {settings.KEK_FILE}: another home's, or changed.") from None

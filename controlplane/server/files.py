@@ -11,7 +11,7 @@ import contextlib
 import os
 import select
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 
 from uvicorn.protocols.http.flow_control import FlowControl
 
@@ -108,7 +108,8 @@ async def _writable(out: int, lost: asyncio.Event) -> None:
     loop.add_writer(out, wake)
     lost_wait = loop.create_task(lost.wait())
     try:
-        done, _ = await asyncio.wait({ready, lost_wait}, timeout=STALL, return_when=asyncio.FIRST_COMPLETED)
+        waiting: set[asyncio.Future[Any]] = {ready, lost_wait}
+        done, _ = await asyncio.wait(waiting, timeout=STALL, return_when=asyncio.FIRST_COMPLETED)
         if ready not in done:
             raise Gone("the client stopped reading")
     finally:

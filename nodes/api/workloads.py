@@ -19,6 +19,7 @@ from agent.protocol.errors import InvalidInput
 from agent.protocol.spec import ServiceSpec
 from agent.protocol.states import TaskState
 from controlplane.api import access
+from controlplane.api.filters import Filters
 from controlplane.api.views import ModelRoutes
 from controlplane.rbac import collections
 from nodes import actions
@@ -33,7 +34,7 @@ from nodes.api.serializers import (
 from nodes.models import Service, Task
 
 
-class ServiceFilter(filters.FilterSet):
+class ServiceFilter(Filters):
     name = filters.CharFilter(lookup_expr="iexact")
     collection = filters.CharFilter(field_name="collection__path", lookup_expr="iexact")
 
@@ -173,7 +174,7 @@ class Services(ModelRoutes):
         return self.get_paginated_response(TaskSerializer(page, many=True).data)
 
 
-class TaskFilter(filters.FilterSet):
+class TaskFilter(Filters):
     service = filters.CharFilter(field_name="service_id")
     node = filters.CharFilter(field_name="node_id")
     live = filters.BooleanFilter(method="by_live", label="Wanted tasks only, or ended ones only.")

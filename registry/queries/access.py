@@ -16,7 +16,7 @@ ACTIONS = {"pull": "Repository Pull", "push": "Repository Push", "delete": "Repo
 
 
 def allowed_actions(actor: Actor, full_name: str, asked: Iterable[str] = ACTIONS) -> frozenset[str]:
-    """Those of `asked` that `actor` may do in `full_name`, also before it exists: then what a creator could do after creating it."""
+    """Those of `asked` that `actor` may do in `full_name`; before it exists, what its creator could do."""
     wanted = set(ACTIONS) if "*" in asked else set(asked) & set(ACTIONS)
     repository = Repository.objects.select_related("collection", "namespace").filter(full_name=full_name).first()
     if repository is None:
@@ -45,7 +45,7 @@ def may_create(actor: Actor, full_name: str) -> bool:
 
 
 def owns_namespace(actor: Actor, name: str) -> bool:
-    """Is `name` the user's own name, or that of an organisation they own? A namespace that exists decides by its recorded owner."""
+    """Is `name` the user's own, or that of an organisation they own? A namespace that exists decides by its recorded owner."""
     namespace = Namespace.objects.filter(name=name).first()
     if namespace is None:
         kind, owner_id = owner_of(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pwd
 import shutil
@@ -17,6 +18,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from controlplane.launcher.layout import Layout
+from controlplane.launcher.local_agent import LocalAgent
 from tests.integration.controlplane.stores import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,10 +35,11 @@ def free_port() -> int:
 
 
 class Up:
-    """One `wharf up --no-agent`."""
+    """One `wharf up`."""
 
-    def __init__(self, home: Path, *, prefix: tuple[str, ...] = (), root: Path = ROOT) -> None:
+    def __init__(self, home: Path, *, prefix: tuple[str, ...] = (), root: Path = ROOT, agent: bool = False) -> None:
         self.home = home
+        self.options = [] if agent else ["--no-agent"]
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("WHARF_", "DJANGO_"))},
             "WHARF_HOME": str(home),
@@ -51,7 +55,7 @@ class Up:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [*self.command, "up", "--no-agent"], env=self.environment, cwd=self.root, stdout=self.out, stderr=self.out
+            [*self.command, "up", *self.options], env=self.environment, cwd=self.root, stdout=self.out, stderr=self.out
         )
 
     def started(self) -> None:
@@ -84,7 +88,7 @@ class Up:
     def pid_of(self, name: str) -> int | None:
         """The launcher's child of that name, found as the kernel sees it."""
         assert self.process is not None
-        marks = {"valkey": "valkey-server", "web": "controlplane.server", "worker": "celery"}
+        marks = {"valkey": "valkey-server", "web": "controlplane.server", "worker": "celery", "agent": "--home"}
         for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
             with contextlib.suppress(OSError):
                 if marks[name] in Path(f"/proc/{pid}/cmdline").read_text():
@@ -147,6 +151,44 @@ def test_first_start_prints_the_password_once_and_nothing_runs_as_root(up: Up) -
     assert "Nothing is up" in up.call("down").stdout
     up.started()
     assert up.said().count("shown this once") == 1
+
+
+def wharf(up: Up, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    environment = {**up.environment, "WHARF_CONFIG": str(up.home.with_suffix(".json"))}
+    command = [sys.executable, "-m", "controlplane.cli.main", *arguments]
+    return subprocess.run(
+        command, env=environment, cwd=ROOT, input=stdin, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+@is_root
+def test_the_command_line_signs_in_and_works(up: Up) -> None:
+    up.started()
+    password = up.said().split("admin / ")[1].split()[0]
+    server = f"https://127.0.0.1:{up.environment['WHARF_PORT']}"
+    try:
+        wrong = wharf(up, "login", server, "-u", "admin", "--password-stdin", stdin="not it\n")
+        assert wrong.returncode == 4, wrong.stderr
+        other = wharf(up, "login", server, "-u", "admin", "--password-stdin", "--ca-digest", "0" * 64, stdin=password)
+        assert other.returncode == 4
+        assert "another control plane" in other.stderr
+        assert wharf(up, "login", server, "-u", "admin", "--password-stdin", stdin=f"{password}\n").returncode == 0
+        done = wharf(up, "job", "run", "jobs.sleep", '{"seconds": 0.1}', "-f")
+        assert (done.returncode, done.stdout) == (0, "Sleeping for 0.1 s.\n"), done.stderr
+        failed = wharf(up, "job", "run", "jobs.fail", "-f")
+        assert failed.returncode == 1
+        assert "on purpose" in failed.stderr
+        listed = json.loads(wharf(up, "job", "ls", "--kind", "jobs.fail", "--json").stdout)
+        assert [row["state"] for row in listed] == ["error"]
+        assert wharf(up, "job", "inspect", "nosuch").returncode == 3
+        assert "unchanged" in wharf(up, "audit", "verify").stdout
+        assert "job.created" in wharf(up, "event", "ls").stdout
+        assert wharf(up, "user", "create", "bob").returncode == 0
+        assert wharf(up, "user", "rm", "bob").returncode == 0
+        assert wharf(up, "logout").returncode == 0
+        assert wharf(up, "job", "ls").returncode == 4
+    finally:
+        up.home.with_suffix(".json").unlink(missing_ok=True)
 
 
 @is_root
@@ -236,6 +278,43 @@ def test_a_clone_where_the_user_may_not_go() -> None:
     finally:
         up.close()
         shutil.rmtree(closed)
+
+
+@is_root
+def test_a_local_node_joins_survives_kill_9_and_leaves_nothing() -> None:
+    home = Path(tempfile.mkdtemp(prefix="wharf-node-"))
+    up = Up(home, agent=True)
+    try:
+        up.started()
+        log = home / "log" / "agent.log"
+        wait_for(lambda: log.exists() and "link up" in log.read_text(), "the agent's link is up", 60)
+        old = up.pid_of("agent")
+        assert old is not None
+        assert uid_of(old) == 0
+        assert "NoNewPrivs:\t0" in Path(f"/proc/{old}/status").read_text(), "containers would inherit it"
+        os.kill(old, signal.SIGKILL)
+        wait_for(lambda: log.read_text().count("link up") == 2, "the agent is back", 60)
+        assert up.call("down").returncode == 0
+        assert up.ended()
+        mark = LocalAgent(Layout(home)).places[1].removeprefix("/run/wharfinger-")
+        left = [
+            *Path("/run").glob(f"*{mark}*"),
+            *Path("/sys/fs/cgroup").glob(f"*/*{mark}*"),
+            *Path("/sys/class/net").glob(f"*{mark}*"),
+        ]
+        assert left == []
+        assert not [pid for pid in Path("/proc").glob("[0-9]*") if mark in _command(pid)]
+    finally:
+        up.close()
+        up.call("down")
+        shutil.rmtree(home)
+
+
+def _command(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_text()
+    except OSError:
+        return ""
 
 
 @is_root

@@ -6,7 +6,6 @@ import inspect
 from typing import Any
 
 from django.db.models import QuerySet
-from django_filters import rest_framework as filters
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import status
 from rest_framework.decorators import action
@@ -14,6 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from agent.protocol.errors import Denied, InvalidInput
+from controlplane.api.filters import Filters
 from controlplane.api.views import ApiView, ModelRoutes
 from controlplane.jobs import actions, cron
 from controlplane.jobs.api.serializers import (
@@ -33,7 +33,7 @@ from controlplane.jobs.models import Job, ScheduleRow, Worker
 CHUNKS = 100  # log chunks a page, at most 6.4 MB
 
 
-class JobFilter(filters.FilterSet):
+class JobFilter(Filters):
     class Meta:
         model = Job
         fields = {"kind": ["exact", "startswith"], "state": ["exact"], "schedule": ["exact"], "actor_kind": ["exact"]}
@@ -113,6 +113,7 @@ class JobKinds(ApiView):
     """What can run in the background here."""
 
     operations = {"get": "Job View"}
+    queryset = Job.objects.none()
     serializer_class = JobKindSerializer
     pagination_class = None
 

@@ -15,6 +15,7 @@ from agent.protocol.errors import InvalidInput, NotFound
 from controlplane.api import access
 from controlplane.api.access import AUTHENTICATED
 from controlplane.api.actor import Actor, actor_of_user
+from controlplane.api.filters import Filters
 from controlplane.api.views import ApiView, ModelRoutes
 from controlplane.rbac import actions, collections
 from controlplane.rbac.api.serializers import (
@@ -34,7 +35,7 @@ from controlplane.rbac.models import Collection, Grant, Role, RoleVersion
 from controlplane.users.models import User
 
 
-class CollectionFilter(filters.FilterSet):
+class CollectionFilter(Filters):
     path = filters.CharFilter(lookup_expr="iexact")
     below = filters.CharFilter(field_name="path", lookup_expr="istartswith")
 
@@ -119,7 +120,7 @@ class Roles(ModelRoutes):
         return Response(RoleVersionSerializer(rows, many=True).data)
 
 
-class GrantFilter(filters.FilterSet):
+class GrantFilter(Filters):
     role = filters.CharFilter(field_name="role__name")
     collection = filters.CharFilter(field_name="collection__path", lookup_expr="iexact")
 

@@ -17,7 +17,7 @@ class CollectionSerializer(serializers.ModelSerializer[Collection]):
 
 
 class NewCollectionSerializer(serializers.Serializer[Any]):
-    parent = serializers.CharField(max_length=1024, help_text='A path: "/Shared".')
+    parent = serializers.CharField(max_length=1024, help_text='A path: "/Shared".')  # type: ignore[assignment]  # Field.parent
     name = serializers.CharField(max_length=100)
 
 

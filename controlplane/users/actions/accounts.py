@@ -56,7 +56,7 @@ def create_user(
 
 def _clean(user: User) -> None:
     try:
-        user.clean_fields(exclude={"password", "id"})
+        user.clean_fields(exclude={"id", "password", "password_changed_at", "last_login"})
     except ValidationError as error:
         problems = [{"field": name, "code": "invalid", "detail": " ".join(texts)} for name, texts in error.message_dict.items()]
         raise InvalidInput("Some fields cannot be accepted; see errors.", errors=problems) from None
@@ -117,7 +117,7 @@ def set_password(
 
 
 def delete_user(actor: Actor, user: User, *, expected: int | None = None) -> None:
-    """Removes the account, its tokens, sessions, memberships and grants. Its private collection stays: things may live in it."""
+    """Removes the account, its tokens, sessions, memberships and grants. Its private collection goes when it is empty."""
     versions.check(user, expected)
     with transaction.atomic():
         key, name = user.pk, user.username

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
-from django_filters import rest_framework as filters
 from drf_spectacular.utils import extend_schema
 from rest_framework import status
 from rest_framework.decorators import action
@@ -12,6 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from controlplane.api.access import AUTHENTICATED
+from controlplane.api.filters import Filters
 from controlplane.api.views import ApiView, ModelRoutes
 from controlplane.users import actions
 from controlplane.users.api.serializers import (
@@ -24,7 +24,7 @@ from controlplane.users.api.serializers import (
 from controlplane.users.models import User
 
 
-class UserFilter(filters.FilterSet):
+class UserFilter(Filters):
     class Meta:
         model = User
         fields = {"username": ["exact", "startswith"], "is_admin": ["exact"], "is_active": ["exact"]}
@@ -95,4 +95,4 @@ class Me(ApiView):
     serializer_class = UserSerializer
 
     def get(self, request: Request) -> Response:
-        return Response(UserSerializer(request.user).data)
+        return Response(UserSerializer(cast(User, request.user)).data)

@@ -13,6 +13,7 @@ from rest_framework.response import Response
 
 from agent.protocol.errors import NotFound
 from controlplane.api import access
+from controlplane.api.filters import Filters
 from controlplane.api.views import ModelRoutes
 from controlplane.users import actions
 from controlplane.users.api.serializers import (
@@ -105,7 +106,7 @@ class Organisations(ModelRoutes):
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
-class TeamFilter(filters.FilterSet):
+class TeamFilter(Filters):
     organisation = filters.CharFilter(field_name="organisation__name")
     name = filters.CharFilter()
 

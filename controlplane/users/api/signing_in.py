@@ -15,6 +15,7 @@ from rest_framework.response import Response
 from agent.protocol.errors import NotFound
 from controlplane.api.access import PUBLIC
 from controlplane.api.actor import actor_of_user, address_of
+from controlplane.api.filters import Filters
 from controlplane.api.throttles import LoginThrottle
 from controlplane.api.views import ApiView, ModelRoutes
 from controlplane.users import actions
@@ -51,7 +52,7 @@ class Login(ApiView):
         return Response({**TokenSerializer(token).data, "token": text}, status=status.HTTP_201_CREATED)
 
 
-class TokenFilter(filters.FilterSet):
+class TokenFilter(Filters):
     username = filters.CharFilter(field_name="user__username")
     active = filters.BooleanFilter(field_name="revoked_at", lookup_expr="isnull")
 

@@ -1,10 +1,8 @@
-"""A PostgreSQL cluster and a Valkey of our own, in temporary directories."""
+"""A Valkey that tests kill and start again, and a wait with a deadline. (tests.servers has the ones that just run.)"""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -13,7 +11,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import redis
 
 from controlplane.launcher.valkey import command as valkey_command
@@ -65,50 +62,4 @@ def valkey() -> Iterator[Valkey]:
     finally:
         if server.process is not None and server.process.poll() is None:
             server.kill()
-        shutil.rmtree(directory)
-
-
-def _as_postgres() -> list[str]:
-    if os.geteuid() != 0:
-        return []
-    try:
-        pwd.getpwnam("postgres")
-    except KeyError:
-        pytest.skip("this machine has no user postgres (Debian package postgresql)")
-    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-
-
-def _binaries() -> Path:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not found:
-        pytest.skip("this machine has no PostgreSQL server (Debian package postgresql)")
-    return found[-1].parent
-
-
-@contextlib.contextmanager
-def postgres() -> Iterator[str]:
-    """The URL of an empty database on a cluster of its own."""
-    binaries, prefix = _binaries(), _as_postgres()
-    directory = Path(tempfile.mkdtemp(prefix="wharf-pg-"))
-    if prefix:
-        shutil.chown(directory, "postgres", "postgres")
-    data = directory / "data"
-    initdb = [str(binaries / "initdb"), "-D", str(data), "-U", "wharf", "--auth=trust", "-N", "-E", "UTF8", "--locale=C"]
-    server = None
-    try:
-        subprocess.run([*prefix, *initdb], check=True, stdout=subprocess.DEVNULL, cwd="/")
-        options = ["-k", str(directory), "-h", "", "-c", "fsync=off", "-c", "shared_buffers=32MB"]
-        server = subprocess.Popen(
-            [*prefix, str(binaries / "postgres"), "-D", str(data), *options],
-            cwd="/",
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        ready = [str(binaries / "pg_isready"), "-h", str(directory), "-q"]
-        wait_for(lambda: subprocess.run(ready, check=False).returncode == 0, "postgres is ready")
-        yield f"postgresql://wharf@/postgres?host={directory}"
-    finally:
-        if server is not None:
-            server.send_signal(signal.SIGINT)
-            server.wait(30)
         shutil.rmtree(directory)

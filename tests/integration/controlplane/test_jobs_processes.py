@@ -18,10 +18,14 @@ from typing import Any
 
 import pytest
 
-from tests.integration.controlplane.stores import Valkey, postgres, valkey, wait_for
+from tests import servers
+from tests.integration.controlplane.stores import Valkey, valkey, wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [
+    pytest.mark.timeout(240),
+    pytest.mark.skipif("WHARF_DATABASE_URL" in os.environ, reason="runs on databases of its own, whatever the suite runs on"),
+]
 
 
 class Cluster:
@@ -93,7 +97,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     with contextlib.ExitStack() as stack:
         directory = Path(tempfile.mkdtemp(prefix="wharf-jobs-"))
         stack.callback(shutil.rmtree, directory)
-        url = stack.enter_context(postgres()) if request.param == "postgres" else f"sqlite:///{directory}/db.sqlite3"
+        url = stack.enter_context(servers.postgresql()) if request.param == "postgres" else f"sqlite:///{directory}/db.sqlite3"
         made = Cluster(directory, url, stack.enter_context(valkey()))
         stack.callback(made.close)
         made.ask("migrate")
