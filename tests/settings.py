@@ -8,7 +8,8 @@ import os
 import shutil
 import tempfile
 
-if "WHARF_HOME" not in os.environ:
+# a worker of xdist inherits the home of the process that started it, and must not share its files with the other workers
+if "WHARF_HOME" not in os.environ or "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["WHARF_HOME"] = tempfile.mkdtemp(prefix="wharf-test-")
     atexit.register(shutil.rmtree, os.environ["WHARF_HOME"], ignore_errors=True)
 os.environ.setdefault("WHARF_REDIS_URL", "memory://")

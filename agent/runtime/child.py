@@ -11,7 +11,7 @@ import os
 from agent.protocol.errors import WharfError
 from agent.runtime import channel as wire
 from agent.runtime import devfs, hooks, launch, rootfs
-from agent.sys import cred, process
+from agent.sys import cred, loopback, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -144,6 +144,8 @@ def _own_namespaces(plan: Plan) -> None:
         fd = os.open("/proc/self/ns/time_for_children", os.O_RDONLY | os.O_CLOEXEC)
         process.setns(fd, process.CLONE_NEWTIME)
         os.close(fd)
+    if plan.clone_flags & process.CLONE_NEWNET:
+        loopback.up()
     if plan.hostname:
         process.sethostname(plan.hostname)
     if plan.domainname:

@@ -36,6 +36,9 @@ def main(arguments: list[str]) -> int:
     except WharfError as error:
         print(f"wharf: {error.detail}", file=sys.stderr)  # noqa: T201  # likewise
         return 1
+    except OSError as error:  # a directory that is not ours, a full disk
+        print(f"wharf: {error}", file=sys.stderr)  # noqa: T201  # likewise
+        return 1
     return 0
 
 

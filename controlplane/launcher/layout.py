@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from agent.protocol.errors import Conflict, InvalidInput
+from agent.protocol.errors import Conflict, Denied, InvalidInput
 from controlplane.launcher.valkey import SOCKET_PATH_LIMIT
 
 SYSTEM_USER = "wharfinger"
@@ -76,6 +76,8 @@ class Layout:
             fd = os.open(self.lock_file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
+        except PermissionError:
+            raise Denied(f"What is up on {self.home} belongs to another user: run this as root.") from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

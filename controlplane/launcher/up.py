@@ -70,7 +70,7 @@ class Launcher:
         wake = self._catch_signals()
         try:
             self._prepare_view()
-            self._check_port()
+            self._check_ports()
             self._start_all(owner, wake)
             self._keep(wake)
         except Leaving:
@@ -111,13 +111,15 @@ class Launcher:
                 f"{self.user.name} may not enter {', '.join(map(str, self.view.hidden))}: it gets a view with our files only."
             )
 
-    def _check_port(self) -> None:
-        with socket.socket(socket.AF_INET6 if ":" in self.address else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((self.address, self.port))
-            except OSError as error:
-                raise Unavailable(f"Port {self.port} on {self.address}: {error.strerror}. WHARF_PORT chooses another.") from None
+    def _check_ports(self) -> None:
+        for variable, default in (("WHARF_PORT", "8443"), ("WHARF_NODE_PORT", "8444")):
+            port = int(os.environ.get(variable, default))
+            with socket.socket(socket.AF_INET6 if ":" in self.address else socket.AF_INET) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((self.address, port))
+                except OSError as error:
+                    raise Unavailable(f"Port {port} on {self.address}: {error.strerror}. {variable} chooses another.") from None
 
     # --- children ---------------------------------------------------------------------------------------------------------------
 

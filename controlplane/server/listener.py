@@ -140,6 +140,7 @@ def configure(app: Any, *, context: ssl.SSLContext | None, certificate: str = ""
         ws_max_size=1 << 20,
         lifespan="off",
         log_config=None,
+        log_level="warning",  # uvicorn tells of every websocket that opens and closes: 10,000 links would fill the log
         access_log=False,
         server_header=False,
         proxy_headers=False,

@@ -153,6 +153,14 @@ def test_built_in_roles_hold_what_the_reference_says():
     assert all(verb in {"View", "View Tasks", "History", "Search"} for verbs in view.values() for verb in verbs)
     assert not any(kind in full for kind in ("User", "Role", "Grant", "Token", "Team"))
     assert builtin.operations("None") == {}
+    assert builtin.operations("Scheduler") == {"Node": {"View": [], "Schedule": []}}
+    assert "Update" not in full["Node"]
+    assert {"Exec", "Attach"} <= set(full["Container"])
+    assert not {"Exec", "Attach"} & set(restricted["Container"])
+    gates = {gate for verbs in restricted.values() for allowed in verbs.values() for gate in allowed}
+    assert gates <= {"Bridge Networking Mode"}
+    assert set(builtin.operations("Registry Read")["Repository"]) == {"View", "Pull"}
+    assert "Push" in builtin.operations("Registry Read-Write")["Repository"]
 
 
 def test_built_in_grant_is_made_once_and_its_removal_is_respected():

@@ -70,7 +70,10 @@ async def test_stop_of_a_paused_container_thaws_it(home: Home) -> None:
 
 
 async def test_kill_of_all_reaches_every_process(home: Home) -> None:
-    await home.sh("c1", "trap 'echo one' USR1; sh -c \"trap 'echo two; exit' USR1; echo ready; while :; do sleep 0.02; done\"; wait; sleep 60")
+    await home.sh(
+        "c1",
+        "trap 'echo one' USR1; sh -c \"trap 'echo two; exit' USR1; echo ready; while :; do sleep 0.02; done\"; wait; sleep 60",
+    )
     await until(lambda: home.output("c1"), "it is ready")
     await home.client.kill("c1", signal.SIGUSR1, all=True)
     await until(lambda: b"two" in home.output("c1"), "the inner shell got it")

@@ -4,6 +4,7 @@ import asyncio
 import glob
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -138,17 +139,25 @@ async def test_another_user_may_open_dev_stdout(home: Home) -> None:
     assert (home.output("c1"), home.output("c1", "stderr")) == (b"again\n", b"wrong\n")
 
 
-async def test_a_full_disk_drops_output_and_harms_nothing(home: Home) -> None:
-    await home.make("c1", "sh", "-c", "echo one; sleep 0.1; echo two; exit 3")
-    log = Path(home.statedir, "c1", "logs", "json.log")
-    log.unlink()
-    log.symlink_to("/dev/full")
-    # the next launch opens the log anew
-    await home.client.start("c1")
-    await home.client.wait("c1")
-    await home.client.start("c1")
-    assert (await home.client.wait("c1"))["exit_code"] == 3
-    log.unlink()
+async def test_a_full_disk_drops_output_and_harms_nothing(tmp_path: Path, rootfs: Path) -> None:
+    (tmp_path / "state").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path / "state")], check=True)
+    home = Home(tmp_path, rootfs)
+    try:
+        await home.open()
+        await home.run("c1", "sh", "-c", "seq 1 100000; exit 3", config=None)
+        assert (await home.client.wait("c1"))["exit_code"] == 3
+        assert home.lines("c1")  # whole lines, up to the full disk
+        with pytest.raises(RemoteError):
+            await home.run("c2", "true")
+        assert [record["id"] for record in await home.client.list()] == ["c1"]
+        await home.client.delete("c1")
+        await home.run("c3", "echo", "room again")
+        assert (await home.client.wait("c3"))["exit_code"] == 0
+        assert home.output("c3") == b"room again\n"
+        await home.close()
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path / "state")], check=True)
 
 
 async def test_exec_pipes(home: Home) -> None:
