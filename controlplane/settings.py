@@ -118,6 +118,7 @@ ASGI_APPLICATION = "controlplane.asgi.application"
 TEMPLATES: list[dict[str, Any]] = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [str(Path(__file__).parent.parent / guest / "console" / "templates") for guest in GUESTS],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -125,6 +126,7 @@ TEMPLATES: list[dict[str, Any]] = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "csp.context_processors.nonce",
+                "controlplane.console.context.frame",
             ]
         },
     }
@@ -223,6 +225,7 @@ LOGIN_REDIRECT_URL = "/"
 # account AND address: by the account alone anybody could lock the administrator out
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_FAILURE_LIMIT = _number("WHARF_LOGIN_FAILURES", 8)
+LOGIN_FAILURES_PER_ADDRESS = _number("WHARF_LOGIN_FAILURES_PER_ADDRESS", 100)
 AXES_COOLOFF_TIME = _number("WHARF_LOGIN_COOLOFF_MINUTES", 15) / 60  # hours
 AXES_RESET_ON_SUCCESS = True
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
@@ -250,7 +253,8 @@ DEFAULT_NEW_USER_ROLE = _text("WHARF_DEFAULT_NEW_USER_ROLE", "Restricted Control
 # --- what browsers may do -------------------------------------------------------------------------------------------------------
 
 SECURE_CONTENT_TYPE_NOSNIFF = True
-SECURE_REFERRER_POLICY = "no-referrer"
+# other sites learn nothing; "no-referrer" would make browsers send `Origin: null` with forms, which the CSRF check must refuse
+SECURE_REFERRER_POLICY = "same-origin"
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 SECURE_HSTS_SECONDS = _number("WHARF_HSTS_SECONDS", 0)  # off by default: a self-signed first start must not lock a browser out
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES else None

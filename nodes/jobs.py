@@ -40,6 +40,8 @@ class Reconciler:
         self._due = 0.0  # unix seconds of the database's clock: a timer of the orchestrator
         self._full_at = 0.0
         self._tidy_at = 0.0
+        # seconds to rest after a step: as long as it took, so that a storm of hints takes half a core at most
+        self._rest = 0.0
 
     def step(self) -> bool:
         """Sweep and, when something happened or is due, reconcile. False when another process holds the watch."""
@@ -73,17 +75,20 @@ class Reconciler:
         try:
             while not stop.is_set():
                 self.wake.clear()
+                began = time.monotonic()
                 try:
                     self.step()
                 except DatabaseError as error:
                     log.warning("reconciler_database_away", error=str(error))
                     connection.close()
+                self._rest = min(time.monotonic() - began, EVERY)
                 self._pause(stop)
         finally:
             self._leave()
 
     def _pause(self, stop: threading.Event) -> None:
-        deadline = time.monotonic() + EVERY
+        stop.wait(self._rest)
+        deadline = time.monotonic() + EVERY - self._rest
         while not stop.is_set() and not self.wake.is_set() and (left := deadline - time.monotonic()) > 0:
             self.wake.wait(min(left, 0.25))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db.models import Q, QuerySet
+from django.db.models import Count
 
 from agent.protocol import codec
 from agent.protocol.messages import Action as ActionMessage
@@ -160,14 +161,6 @@ def may_pull(node_id: str, repository: str) -> bool:
     return any(Reference.parse(image).repository == repository for image in images if image)
 
 
-def called(rows: QuerySet[Container], text: str) -> QuerySet[Container]:
-    """Those of `rows` that `text` may mean: by our id, the runtime's id or a prefix of it (at least 4 characters), or by name."""
-    exact = rows.filter(Q(pk=text) | Q(container_id=text) | Q(name=text))
-    if len(text) < 4 or exact.exists():
-        return exact
-    return rows.filter(container_id__startswith=text)
-
-
 def samples(node_id: str, container_id: str = "") -> list[dict[str, Any]]:
     """The ring of a node or of one of its containers, oldest first: {"at": unix seconds, ...counters as reported}."""
     found: list[dict[str, Any]] = []
@@ -203,3 +196,18 @@ def stream_sources(containers: Iterable[str], service_id: str) -> list[StreamSou
         )
         for row in wanted
     ]
+
+
+def task_counts(services: Iterable[Service]) -> dict[str, dict[str, int]]:
+    """Service id -> observed state -> number of wanted tasks, for a page of services in one query."""
+    rows = (
+        Task.objects.live()
+        .filter(service__in=[service.pk for service in services])
+        .order_by()
+        .values_list("service_id", "observed")
+        .annotate(number=Count("pk"))
+    )
+    counts: dict[str, dict[str, int]] = defaultdict(dict)
+    for service_id, observed, number in rows:
+        counts[service_id][TaskState(observed).name.lower()] = number
+    return counts

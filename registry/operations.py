@@ -9,6 +9,7 @@ from controlplane.api.actor import Actor
 
 OPERATIONS = {
     "Repository": ["View", "Pull", "Push", "Scan", "Tag Delete", "Create", "Update", "Access", "Delete", "Policy"],
+    "Registry": ["View", "Collect Garbage", "Rotate Keys"],
 }
 _OF_PUBLIC = frozenset({"Repository View", "Repository Pull"})
 
@@ -29,3 +30,4 @@ def own_repository(actor: Actor, operation: str) -> Q | None:
 
 def register_all() -> None:
     register("Repository", "registry.Repository", OPERATIONS["Repository"], own=own_repository)
+    register("Registry", "", OPERATIONS["Registry"], collection="", admin_only=True)

@@ -21,7 +21,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
-from agent.images.errors import ImageUnknown, RegistryDenied, RegistryUnauthenticated, RegistryUnavailable
+from agent.images.errors import ImageUnknown, RegistryDenied, RegistryUnauthenticated, RegistryUnavailable, RegistryUntrusted
 from agent.protocol.errors import InvalidInput, Throttled, WharfError
 from agent.protocol.oci import MAX_MANIFEST_BYTES
 
@@ -154,7 +154,15 @@ class RegistryClient:
             send = dict(headers or {})
             if self._authorization and _origin(url) == _origin(self.endpoint.url):
                 send["Authorization"] = self._authorization  # other hosts (a redirect to object storage) never see it
-            response = await self._http.send(self._http.build_request(method, url, headers=send, content=content), stream=True)
+            request = self._http.build_request(method, url, headers=send, content=content)
+            try:
+                response = await self._http.send(request, stream=True)
+            except httpx.ConnectError as error:
+                if "CERTIFICATE_VERIFY_FAILED" not in str(error):
+                    raise
+                raise RegistryUntrusted(
+                    f"registry {self.endpoint.url}: {error}. Configure the authority that signed it"
+                ) from error
             if response.status_code not in _REDIRECTS or method not in ("GET", "HEAD"):
                 return response
             await response.aclose()

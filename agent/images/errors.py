@@ -6,7 +6,7 @@ WharfError
   ├── InvalidInput    ─ ImageInvalid, ArchiveInvalid
   ├── Unauthenticated ─ RegistryUnauthenticated
   ├── Denied          ─ RegistryDenied
-  └── Unavailable     ─ RegistryUnavailable
+  └── Unavailable     ─ RegistryUnavailable, RegistryUntrusted
 """
 
 from __future__ import annotations
@@ -48,3 +48,11 @@ class RegistryDenied(Denied):
 
 class RegistryUnavailable(Unavailable):
     code = "registry_unavailable"
+
+
+class RegistryUntrusted(Unavailable):
+    """Its certificate is not one that we were told to believe. No retry: somebody has to look."""
+
+    code = "registry_untrusted"
+    status = 502
+    retry = False

@@ -20,12 +20,18 @@ from agent.images.errors import ImageInUse, ImageInvalid, ImageUnknown, Referenc
 from agent.images.image import Image, LayerBlob, chain_of, config_id, from_row, parse_config, to_row
 from agent.images.store import ContentStore
 from agent.images.transfers import Transfers
-from agent.protocol.errors import InvalidInput
+from agent.protocol.errors import Internal, InvalidInput
 from agent.protocol.oci import Digest, Reference
 from agent.storage import durable
 from agent.storage.driver import GraphDriver
 from agent.storage.errors import LayerInUse
 from agent.storage.table import check_container
+
+
+class ImageStoreMisplaced(Internal):
+    """A mistake in our own wiring: garbage collection would miss the other drivers' images."""
+
+    code = "image_store_misplaced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +44,13 @@ class Removed:
 
 
 class ImageStore:
+    """`root` is `<data>/image/<driver's name>`: its siblings are the other drivers' rows, whose blobs are not garbage."""
+
     def __init__(self, root: str, content: ContentStore, driver: GraphDriver) -> None:
-        self.root = os.path.join(root, "image", driver.name)
-        self._all_drivers = os.path.join(root, "image")
+        if os.path.basename(root) != driver.name:
+            raise ImageStoreMisplaced(f"the images of driver {driver.name} belong in <data>/image/{driver.name}, not in {root}")
+        self.root = root
+        self._all_drivers = os.path.dirname(root)
         self.content = content
         self.driver = driver
         self.transfers = Transfers()
@@ -124,13 +134,18 @@ class ImageStore:
         references = list(references)
         with self._lock:
             identifier = str(self.content.put(config))
-            digest = str(self.content.put(manifest))
             known = self._row(identifier)
-            digests = set(known["repo_digests"] if known else ())
-            digests |= {repo_digest(ref, str(ref.digest)) for ref in references if ref.digest}
-            kept = set(known["indexes"] if known else ()) | {str(index) for index in indexes}
-            image = Image(
-                identifier, digest, manifest_type, parsed, layers, chain, size, (), tuple(sorted(digests)), tuple(sorted(kept))
+            image = Image(identifier, "", manifest_type, parsed, layers, chain, size)
+            if known and known["repo_digests"] and not any(ref.digest for ref in references):
+                # The same image out of an archive: the manifest that registries know it by stays, and a push keeps its digest.
+                image = self._load(known, {})
+            else:
+                image = replace(image, manifest=str(self.content.put(manifest)))
+            digests = {repo_digest(ref, str(ref.digest)) for ref in references if ref.digest}
+            image = replace(
+                image,
+                repo_digests=tuple(sorted(digests.union(known["repo_digests"] if known else ()))),
+                indexes=tuple(sorted({str(index) for index in indexes}.union(known["indexes"] if known else ()))),
             )
             durable.write_json(self._image_path(identifier), to_row(image))
             self._move_tags({canonical(ref): identifier for ref in references if ref.tag or not ref.digest})

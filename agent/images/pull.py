@@ -13,7 +13,7 @@ from agent.images.download import download
 from agent.images.errors import ImageInvalid
 from agent.images.image import Image, LayerBlob, chain_of, layers_of, parse_config
 from agent.images.images import ImageStore
-from agent.images.threads import in_thread
+from agent.images.threads import entered, in_thread
 from agent.images.transfers import Progress, Together
 from agent.protocol.oci import (
     INDEX_TYPES,
@@ -70,12 +70,12 @@ async def pull(
     if config_blob is None or config_blob.size > _MAX_CONFIG:
         raise ImageInvalid(f"{ref}: its configuration is missing or larger than {_MAX_CONFIG} bytes")
     pins = [str(found.top_digest), str(config_blob.digest), *(str(layer.digest) for layer in found.manifest.layers)]
-    with store.pinned(pins):
+    async with entered(store.pinned(pins)):
         await _fetch(config_blob, ref, store, endpoint, _silent)
         config = await in_thread(store.content.read, config_blob.digest)
         _check_platform(parse_config(config), platform)
         layers = layers_of(found.manifest, parse_config(config))
-        with store.pinned(chain_of([layer.diff_id for layer in layers])):
+        async with entered(store.pinned(chain_of([layer.diff_id for layer in layers]))):
             await _layers(layers, found.manifest, ref, store, endpoint, report)
             return await in_thread(_register, store, ref, found, config, layers)
 

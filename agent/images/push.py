@@ -9,18 +9,25 @@ from urllib.parse import quote
 
 import httpx
 
-from agent.images.distribution import ATTEMPTS, RegistryClient, RegistryEndpoint, RegistryRefused, as_unavailable, pause
+from agent.images.distribution import ATTEMPTS, RegistryClient, RegistryEndpoint, as_unavailable, pause
 from agent.images.errors import ImageUnknown, RegistryUnavailable
 from agent.images.image import Image
 from agent.images.images import ImageStore, canonical
 from agent.images.manifests import compressed_for_push
-from agent.images.threads import in_thread
+from agent.images.threads import entered, in_thread
 from agent.images.transfers import CONCURRENT, Progress, Together
-from agent.protocol.errors import Throttled
+from agent.protocol.errors import Throttled, Unavailable
 from agent.protocol.oci import Descriptor, Digest, Reference, parse_manifest
 from agent.storage.errors import DigestMismatch
 
 CHUNK: Final = 8 << 20
+_SESSIONS: Final = 8  # upload sessions begun for one blob before we give up
+# Unknown session, or one that is not where its state says: distribution answers so after a cut PATCH.
+_LOST: Final = (404, 416)
+
+
+class SessionLost(Unavailable):
+    code = "upload_session_lost"
 
 
 async def push(
@@ -38,7 +45,8 @@ async def push(
     costs one piece. Progress as of `pull`, with statuses uploading|uploaded|exists|mounted.
     """
     image = await in_thread(store.get, image_id or canonical(ref))
-    with store.pinned([image.id, image.manifest, *image.chain, *(str(layer.digest) for layer in image.layers)]):
+    pins = [image.id, image.manifest, *image.chain, *(str(layer.digest) for layer in image.layers)]
+    async with entered(store.pinned(pins)):
         image = await in_thread(compressed_for_push, store, image)
         raw = await in_thread(store.content.read, Digest.parse(image.manifest))
         manifest = parse_manifest(raw, image.manifest_type)
@@ -119,23 +127,40 @@ class _Upload:
         return self._client.location(response)
 
     async def _send(self, digest: Digest, location: str) -> None:
+        """Upload through as many sessions as it takes: some registries drop a session whose connection broke."""
         with await in_thread(self._content.open, digest) as file:
-            size = os.fstat(file.fileno()).st_size
-            offset = failures = 0
-            while offset < size:
+            for attempt in range(1, _SESSIONS + 1):
                 try:
-                    location = await self._piece(location, file, offset, size)
-                    offset = min(offset + self._chunk, size)
-                    failures = 0
-                except (httpx.TransportError, RegistryUnavailable, Throttled, RegistryRefused) as error:
-                    failures += 1
-                    if failures >= ATTEMPTS or (isinstance(error, RegistryRefused) and error.extra.get("status") != 416):
-                        raise as_unavailable(error, self._client.endpoint.url) from error
-                    await pause(failures, at_least=getattr(error, "retry_after", 0.0))
-                    location, offset = await self._where(location, offset)
-                self._report(digest, "uploading", offset, size)
+                    await self._session(digest, location, file)
+                    return
+                except SessionLost:
+                    if await self._present(digest):  # the closing PUT did arrive, only its answer was lost
+                        return
+                    if attempt == _SESSIONS:
+                        raise
+                    await pause(attempt)
+                    location = await self._begin(digest)
+                    if not location:
+                        return
+
+    async def _session(self, digest: Digest, location: str, file: IO[bytes]) -> None:
+        size = os.fstat(file.fileno()).st_size
+        offset = failures = 0
+        while offset < size:
+            try:
+                location = await self._piece(location, file, offset, size)
+                offset, failures = min(offset + self._chunk, size), 0
+            except (httpx.TransportError, RegistryUnavailable, Throttled) as error:
+                failures += 1
+                if failures >= ATTEMPTS:
+                    raise as_unavailable(error, self._client.endpoint.url) from error
+                await pause(failures, at_least=getattr(error, "retry_after", 0.0))
+                location, offset = await self._where(location)
+            self._report(digest, "uploading", offset, size)
         glue = "&" if "?" in location else "?"
-        await self._client.request("PUT", f"{location}{glue}digest={quote(str(digest))}", expect=(201,), content=b"")
+        url = f"{location}{glue}digest={quote(str(digest))}"
+        response, _ = await self._client.request("PUT", url, expect=(201, *_LOST), content=b"")
+        _check_session(response)
 
     async def _piece(self, location: str, file: IO[bytes], offset: int, size: int) -> str:
         length = min(self._chunk, size - offset)
@@ -145,15 +170,20 @@ class _Upload:
             "Content-Range": f"{offset}-{offset + len(data) - 1}",
             "Content-Length": str(len(data)),
         }
-        async with self._client.stream("PATCH", location, expect=(202,), headers=headers, content=data) as response:
+        async with self._client.stream("PATCH", location, expect=(202, *_LOST), headers=headers, content=data) as response:
+            _check_session(response)
             return self._client.location(response)
 
-    async def _where(self, location: str, offset: int) -> tuple[str, int]:
+    async def _where(self, location: str) -> tuple[str, int]:
         """Ask the session how much it has (distribution-spec, "Pushing a blob in chunks"): (URL to go on with, offset)."""
-        response, _ = await self._client.request("GET", location, expect=(202, 204))
-        text = response.headers.get("range", "")
-        last = text.rpartition("-")[2]
+        response, _ = await self._client.request("GET", location, expect=(202, 204, *_LOST))
+        _check_session(response)
+        last = response.headers.get("range", "").rpartition("-")[2]
         fresh = self._client.location(response) if "location" in response.headers else location
         # "0-0" means one byte or none; distribution says it of an empty session.
-        received = int(last) + 1 if last.isdigit() and last != "0" else 0
-        return fresh, received
+        return fresh, int(last) + 1 if last.isdigit() and last != "0" else 0
+
+
+def _check_session(response: httpx.Response) -> None:
+    if response.status_code in _LOST:
+        raise SessionLost(f"the registry forgot an upload session: {response.status_code} at {response.request.url.path}")

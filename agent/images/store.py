@@ -6,11 +6,14 @@ that a download goes on after a broken connection or a restart of the agent.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
+import time
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import IO, Final
 
@@ -18,10 +21,22 @@ from agent.images.errors import BlobUnknown
 from agent.protocol.errors import Conflict
 from agent.protocol.oci import Digest
 from agent.storage import durable
-from agent.storage.errors import DigestMismatch
+from agent.storage.errors import DigestMismatch, NoSpace
 
 _PIECE: Final = 1 << 20
+_STALE_SECONDS: Final = 7 * 86400
 _ALGORITHMS: Final = ("sha256", "sha512")
+
+
+@contextmanager
+def disk_full_explained() -> Iterator[None]:
+    """Turn the kernel's ENOSPC and EDQUOT into `NoSpace`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise NoSpace("the disk is full: remove unused images or enlarge the disk, then try again") from error
 
 
 class IngestBusy(Conflict):
@@ -59,10 +74,11 @@ class Ingest:
     def write(self, data: bytes) -> None:
         self._hash.update(data)
         view = memoryview(data)
-        while view:
-            written = os.pwrite(self._fd, view, self.offset)
-            self.offset += written
-            view = view[written:]
+        with disk_full_explained():
+            while view:
+                written = os.pwrite(self._fd, view, self.offset)
+                self.offset += written
+                view = view[written:]
 
     def restart(self) -> None:
         """Forget what arrived so far."""
@@ -88,9 +104,11 @@ class ContentStore:
         for algorithm in _ALGORITHMS:
             os.makedirs(os.path.join(root, "blobs", algorithm), mode=0o700, exist_ok=True)
         os.makedirs(os.path.join(root, "ingest"), mode=0o700, exist_ok=True)
-        for name in os.listdir(os.path.join(root, "ingest")):
-            if name.endswith(".new"):  # a local `put` that a crash cut off; nobody can resume it
-                durable.remove(os.path.join(root, "ingest", name))
+        with os.scandir(os.path.join(root, "ingest")) as entries:
+            for entry in entries:
+                # A local `put` that a crash cut off cannot go on; an arrival could, but nobody has asked for it for days.
+                if entry.name.endswith(".new") or time.time() - entry.stat().st_mtime > _STALE_SECONDS:
+                    durable.remove(entry.path)
 
     def path(self, digest: Digest) -> str:
         return os.path.join(self.root, "blobs", digest.algorithm, digest.hex)
@@ -136,7 +154,7 @@ class ContentStore:
         hasher = hashlib.new(digest.algorithm if digest else algorithm)
         temporary = os.path.join(self.root, "ingest", f"{uuid.uuid4().hex}.new")
         try:
-            with open(temporary, "xb") as file:
+            with disk_full_explained(), open(temporary, "xb") as file:
                 for piece in (data,) if isinstance(data, bytes) else data:
                     hasher.update(piece)
                     file.write(piece)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -27,3 +28,13 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
         if not task.cancelled():
             task.exception()  # retrieved, so that asyncio does not report it as forgotten
         raise
+
+
+@asynccontextmanager
+async def entered(manager: AbstractContextManager[object]) -> AsyncIterator[None]:
+    """A context manager whose entry and exit may wait for a lock: both happen in threads, not on the event loop."""
+    await in_thread(manager.__enter__)
+    try:
+        yield
+    finally:
+        await in_thread(manager.__exit__, None, None, None)

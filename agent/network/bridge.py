@@ -41,11 +41,11 @@ def ensure(route: Netlink, sysctls: Sysctls, network: Network) -> int:
         f"configure bridge {network.bridge}",
         route,
         [
-            rtnetlink.new_address(link.index, network.gateway, network.prefix),
+            rtnetlink.new_address(link.ifindex, network.gateway, network.prefix),
             rtnetlink.set_link(network.bridge, up=True, link_local=True),
         ],
     )
-    return link.index
+    return link.ifindex
 
 
 def remove(route: Netlink, name: str) -> None:
@@ -77,7 +77,7 @@ def join(
         route,
         rtnetlink.new_veth(endpoint.veth, bridge_index, netns_fd, endpoint.interface, endpoint.mac, network.mtu),
     )
-    index = rtnetlink.link(inner, endpoint.interface).index
+    index = rtnetlink.link(inner, endpoint.interface).ifindex
     messages = [
         rtnetlink.new_address(index, endpoint.address, endpoint.prefix, _broadcast(network)),
         rtnetlink.set_link(index=index, up=True),

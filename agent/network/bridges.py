@@ -39,7 +39,7 @@ class Bridges:
         with Netlink() as route:
             if network.id in self._up:
                 with contextlib.suppress(NetlinkError):  # ENODEV: somebody removed it; made anew below
-                    return rtnetlink.link(route, network.bridge).index
+                    return rtnetlink.link(route, network.bridge).ifindex
             index = bridge.ensure(route, self._sysctls, network)
         self._up.add(network.id)
         self._forward()

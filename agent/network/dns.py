@@ -8,6 +8,7 @@ forwarded to the node's resolvers. One thread serves all containers over UDP; a 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import selectors
@@ -21,8 +22,10 @@ from agent.network.dnswire import Question
 from agent.network.names import Book
 
 PATIENCE = 2.0  # seconds for one upstream server, as a resolver library has it
-MAX_WAITING = 256  # forwarded queries of one container at a time, TCP connections 16: nobody may eat the agent's descriptors
-MAX_CONNECTIONS = 16
+# Nobody may eat the agent's descriptors: forwarded queries of one container and of all, TCP connections of one container
+MAX_WAITING, MAX_WAITING_IN_ALL, MAX_CONNECTIONS = 128, 2048, 16
+
+log = logging.getLogger(__name__)
 
 
 class _Waiting:
@@ -126,7 +129,7 @@ class DnsServer:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._woken, 4096)
                 else:
-                    key.data()
+                    self._guarded(key.data)
             with self._lock:
                 changes, self._changes = self._changes, []
             for change in changes:
@@ -134,6 +137,13 @@ class DnsServer:
             self._expire()
             if self._stopped:
                 return
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """One question that we cannot digest must not silence the resolver of every container."""
+        try:
+            work()
+        except Exception:
+            log.exception("a name query failed")
 
     def _pause(self) -> float | None:
         if not self._waiting:
@@ -162,7 +172,7 @@ class DnsServer:
         answer = self._answer(desk.container_id, data, question)
         if answer is not None:
             _send(desk.udp, answer, client)
-        elif len(desk.waiting) < MAX_WAITING:
+        elif len(desk.waiting) < MAX_WAITING and len(self._waiting) < MAX_WAITING_IN_ALL:
             waiting = _Waiting(desk, client, data, question)
             desk.waiting.add(waiting)
             self._waiting.add(waiting)
@@ -188,12 +198,9 @@ class DnsServer:
             server = servers[waiting.tried]
             waiting.tried += 1
             waiting.server = random.SystemRandom().randrange(1 << 16)
-            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
             try:
-                sock.connect((server, self._port))
-                sock.send(waiting.server.to_bytes(2, "big") + waiting.data[2:])
+                sock = _sent(server, self._port, waiting.server.to_bytes(2, "big") + waiting.data[2:])
             except OSError:
-                sock.close()
                 continue
             waiting.sock = sock
             waiting.deadline = time.monotonic() + PATIENCE
@@ -266,6 +273,18 @@ class DnsServer:
                 if answer is not None and answer[:2] == data[:2]:
                     return answer
         return dnswire.failure(data, question)
+
+
+def _sent(server: str, port: int, data: bytes) -> socket.socket:
+    """A fresh non-blocking socket on which `data` has been sent to a server."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        sock.connect((server, port))
+        sock.send(data)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _send(sock: socket.socket, data: bytes, client: tuple[str, int]) -> None:

@@ -33,22 +33,25 @@ class Firewall:
         self._generation = -1
         self._sock: NftSocket | None = None
         self.guard = False
+        self._stale = False  # a change could not be made: the table is no longer what the records say
 
     def rewrite(self) -> None:
         """Write the whole table anew: level-triggered, whatever is there now."""
         try:
-            self._commit(self._whole)
+            self._commit(lambda _: self._whole())
         except NetlinkError as error:
             raise _failed("write the packet filter", error) from error
 
     def change(self, *, add: Sequence[PublishedPort] = (), remove: Sequence[PublishedPort] = ()) -> None:
-        """Publish and withdraw ports. `networks` and `ports` must give the state after the change already: if the table turns
-        out to be gone or different (somebody flushed the ruleset), it is written whole."""
+        """Publish and withdraw ports. `networks` and `ports` must give the state after the change already: if the table is not
+        as we left it (somebody flushed the ruleset), it is written whole."""
         if not add and not remove:
             return
-        table = self._table
+        table, stale, expected = self._table, self._stale, len([*self._ports()]) - len(add) + len(remove)
 
-        def build() -> list[Message]:
+        def build(generation: int) -> list[Message]:
+            if stale or not self._whole_at(generation, expected):
+                return self._whole()
             return [*nft.port_elements(table, remove, remove=True), *nft.port_elements(table, add)]
 
         try:
@@ -59,21 +62,30 @@ class Firewall:
             self.rewrite()
 
     def intact(self) -> bool:
-        """Whether our table still has all its rules; nothing is read if nobody committed anything since we last looked."""
-        sock = self._socket()
-        generation = sock.generation()
+        """Whether our table still has all its rules and ports; nothing is read if nobody committed since we last looked."""
+        generation = self._socket().generation()
+        if not self._whole_at(generation, len([*self._ports()])):
+            return False
+        self._generation = generation
+        return True
+
+    def _whole_at(self, generation: int, ports: int) -> bool:
+        """Whether the table at this generation has every rule, and as many ports as it should."""
         if generation == self._generation:
             return True
+        sock = self._socket()
         if self._table not in nftables.tables(sock, nft.FAMILY):
             return False
-        wanted = sum(1 for message in self._whole() if message.type & 0xFF == nftables.NEWRULE)
-        complete = len(nftables.rules(sock, nft.FAMILY, self._table)) == wanted
-        if complete:
-            self._generation = generation
-        return complete
+        rules = sum(1 for message in self._whole() if message.type & 0xFF == nftables.NEWRULE)
+        maps = (nft.PORTS, nft.BOUND)
+        try:
+            published = sum(len(nftables.keys(sock, nft.FAMILY, self._table, name)) for name in maps)
+        except NetlinkError:  # ENOENT: a map is gone
+            return False
+        return published == ports and len(nftables.rules(sock, nft.FAMILY, self._table)) == rules
 
     def remove(self) -> None:
-        self._commit(lambda: nft.removal(self._table))
+        self._commit(lambda _: nft.removal(self._table))
 
     def close(self) -> None:
         if self._sock is not None:
@@ -95,17 +107,20 @@ class Firewall:
     def _whole(self) -> list[Message]:
         return nft.ruleset(self._table, self._networks(), self._ports(), self._protect, guard=self.guard)
 
-    def _commit(self, build: Callable[[], list[Message]]) -> None:
+    def _commit(self, build: Callable[[int], list[Message]]) -> None:
+        """Commit what `build` makes of the generation it is given, again for each newer one. Until then the table is stale."""
         sock = self._socket()
+        self._stale = True
         for _ in range(_ATTEMPTS):
+            generation = sock.generation()
             try:
-                generation = sock.generation()
-                sock.transaction(build(), generation)
+                sock.transaction(build(generation), generation)
             except NetlinkError as error:
                 if error.errno not in _AGAIN:
                     raise
                 continue
             self._generation = generation + 1
+            self._stale = False
             return
         raise NetworkFailed(
             f"the nf_tables ruleset changed {_ATTEMPTS} times while ours was being written: another program rewrites it in a loop"

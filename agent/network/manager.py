@@ -12,21 +12,22 @@ import errno
 import ipaddress
 import os
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from agent.network import bridge, files, names, records
+from agent.network import bridge, files
+from agent.network.addresses import Addresses
 from agent.network.attach import Attached, AttachSpec, Report, outward
 from agent.network.bridges import Bridges, taken
 from agent.network.dns import DnsServer
 from agent.network.errors import AlreadyAttached, InvalidNetwork, NetworkFailed, NetworkInUse, NetworkNotFound, NotAttached
-from agent.network.ipam import AddressPool
 from agent.network.names import Book
-from agent.network.naming import Naming, mac_of
+from agent.network.naming import Naming
 from agent.network.networks import DEFAULT, NetworkStore
 from agent.network.ports import PortTable
 from agent.network.reconcile import Reconciler
-from agent.network.records import Endpoint, Network, PublishedPort, Sandbox
+from agent.network.records import Endpoint, Network, Sandbox
+from agent.network.sandboxes import Sandboxes
 from agent.protocol.spec import NetworkMode, NetworkSpec, PortSpec, Protocol
 from agent.sys import netns, rtnetlink
 from agent.sys.netlink import Netlink
@@ -37,6 +38,7 @@ class Networks:
 
     state_dir: survives reboots (networks). run_dir: does not (netns files, sandboxes, sysctls); best on a tmpfs.
     prefix: of every kernel name of ours. protect_ports: ports of the node that containers cannot open (TCP and UDP).
+    subnets: pools instead of Docker's. upstream: the resolvers that names of no container are asked of.
     """
 
     def __init__(
@@ -47,26 +49,27 @@ class Networks:
         prefix: str = "wharf",
         protect_ports: Sequence[int] = (),
         subnets: Sequence[ipaddress.IPv4Network] = (),
+        upstream: Callable[[], Sequence[str]] = files.upstream,
     ) -> None:
         self.naming = Naming(prefix)
         self._lock = threading.RLock()
         self._netns_dir = os.path.join(run_dir, "netns")
         self._run = os.path.join(run_dir, "network")
-        self._records = os.path.join(self._run, "sandboxes")
-        os.makedirs(self._records, mode=0o700, exist_ok=True)
         netns.prepare_directory(self._netns_dir)
         self.store = NetworkStore(state_dir, self.naming, subnets)
-        self._sandboxes = {sandbox.container_id: sandbox for sandbox in records.read_all(self._records, Sandbox)}
+        self._sandboxes = Sandboxes(os.path.join(self._run, "sandboxes"))
+        self._addresses = Addresses(self._run, self._sandboxes, self.naming)
         self._inner: dict[str, Netlink] = {}  # a socket inside each fresh sandbox, until it is attached
-        self._pools: dict[str, AddressPool] = {}
         self.ports = PortTable()
-        self.bridges = Bridges(self.store, prefix, os.path.join(self._run, "sysctl.json"), self._published, tuple(protect_ports))
-        self._book: Book | None = None
+        self.bridges = Bridges(
+            self.store, prefix, os.path.join(self._run, "sysctl.json"), self._sandboxes.published, tuple(protect_ports)
+        )
+        self._upstream = upstream
         self._dns = DnsServer(self.book, self._resolvers_for)
 
     # -- networks
 
-    def list(self) -> list[Network]:
+    def list(self) -> Sequence[Network]:
         with self._lock:
             self._default()
             return self.store.list()
@@ -96,10 +99,9 @@ class Networks:
                 raise NetworkInUse(f"network {network.name!r} is in use by {', '.join(members)}", containers=members)
             self.store.remove(network)
             self.bridges.lower(network)
-            self._pool(network).forget()
-            del self._pools[network.id]
+            self._addresses.forget(network)
 
-    def prune(self) -> list[Network]:
+    def prune(self) -> Sequence[Network]:
         """Remove every user network that no container is on; returns them."""
         with self._lock:
             idle = [network for network in self.store.list() if network.name != DEFAULT and not self.members(network)]
@@ -107,15 +109,10 @@ class Networks:
                 self.remove(network.id)
             return idle
 
-    def members(self, network: Network) -> list[tuple[str, Endpoint]]:
+    def members(self, network: Network) -> Sequence[tuple[str, Endpoint]]:
         """(container id, endpoint) of everything on a network."""
         with self._lock:
-            return [
-                (sandbox.container_id, endpoint)
-                for sandbox in self._sandboxes.values()
-                for endpoint in sandbox.endpoints
-                if endpoint.network_id == network.id
-            ]
+            return [*self._sandboxes.members(network.id)]
 
     # -- sandboxes
 
@@ -135,11 +132,11 @@ class Networks:
                     return path
                 self.detach(container_id)  # its namespace is gone: begin anew
             netns.drop(path)
-            self._save(Sandbox(container_id, mode, name))
+            self._sandboxes.put(Sandbox(container_id, mode, name))
             try:
                 inner = netns.create(path, bridge.open_loopback)
             except OSError as error:
-                self._discard(container_id)
+                self._sandboxes.discard(container_id)
                 raise NetworkFailed(f"cannot make a network namespace: {error.strerror or error}", errno=error.errno) from error
             self._keep_inner(container_id, inner)
             return path
@@ -175,7 +172,7 @@ class Networks:
             joined = [(self.get(spec.network), spec) for spec in networks or (AttachSpec(DEFAULT),)]
             try:
                 planned = self._plan(sandbox, joined, ports)
-                self._save(planned)
+                self._sandboxes.put(planned)
                 self._connect(planned, planned.endpoints)
                 self.bridges.firewall.change(add=planned.ports)
                 self.serve_names(container_id)
@@ -191,15 +188,15 @@ class Networks:
             network = self.get(spec.network)
             if any(endpoint.network_id == network.id for endpoint in before.endpoints):
                 raise AlreadyAttached(f"container {container_id[:12]} is on network {network.name} already")
-            endpoint = self._allocate(before, network, spec)
+            endpoint = self._addresses.allocate(before, network, spec)
             after = replace(before, endpoints=(*before.endpoints, endpoint))
             try:
-                self._save(after)
+                self._sandboxes.put(after)
                 self._connect(after, (endpoint,))
                 self.serve_names(container_id)
             except BaseException:
                 self._unplug(endpoint, container_id)
-                self._save(before)
+                self._sandboxes.put(before)
                 raise
             return self._attached(after)
 
@@ -215,7 +212,7 @@ class Networks:
             out = outward(left, self._internal())
             moved = tuple(replace(port, address=out.address) for port in before.ports) if out else ()
             after = replace(left, ports=moved)
-            self._save(after)
+            self._sandboxes.put(after)
             if moved != before.ports:
                 self.bridges.firewall.change(remove=before.ports, add=moved)
             if not moved:
@@ -234,16 +231,18 @@ class Networks:
             sandbox = self._sandboxes.get(container_id)
             if sandbox is None:
                 return
-            self._sandboxes[container_id] = replace(sandbox, ports=())
+            self._sandboxes.hold(replace(sandbox, ports=()))
             if sandbox.ports:
-                self.bridges.firewall.change(remove=sandbox.ports)
-                self.ports.release(sandbox.ports)
+                try:
+                    self.bridges.firewall.change(remove=sandbox.ports)
+                finally:
+                    self.ports.release(sandbox.ports)
             self._dns.close(container_id)
             self._close_inner(container_id)
             netns.drop(self.path(container_id))
             for endpoint in sandbox.endpoints:
                 self._free(endpoint, container_id)
-            self._discard(container_id)
+            self._sandboxes.discard(container_id)
             if any(port.protocol is Protocol.UDP for port in sandbox.ports):
                 self.bridges.firewall.forget({port.address for port in sandbox.ports})
 
@@ -256,9 +255,7 @@ class Networks:
 
     def book(self) -> Book:
         with self._lock:
-            if self._book is None:
-                self._book = names.write(self._sandboxes.values())
-            return self._book
+            return self._sandboxes.book()
 
     def serve_names(self, container_id: str) -> None:
         """Answer the DNS questions of a container that is on a user network."""
@@ -270,7 +267,7 @@ class Networks:
             sandbox = self._sandboxes.get(container_id)
             if sandbox is None or outward(sandbox, self._internal()) is None:
                 return ()  # an internal network leads nowhere, by DNS neither
-        return files.upstream()
+        return tuple(self._upstream())
 
     # -- the whole
 
@@ -283,7 +280,7 @@ class Networks:
             return Reconciler(self, self._sandboxes, self._netns_dir).run(live)
 
     def intact(self) -> bool:
-        """Whether nobody changed our packet filter: cheap enough to ask every few seconds; if not, `sync`."""
+        """Whether our packet filter is whole: cheap enough to ask every few seconds; if not, `sync` mends it."""
         with self._lock:
             return self.bridges.firewall.intact()
 
@@ -315,51 +312,22 @@ class Networks:
         except NetworkNotFound:
             return self.store.create(NetworkSpec(DEFAULT), taken())
 
-    def _published(self) -> Iterator[PublishedPort]:
-        for sandbox in self._sandboxes.values():
-            yield from sandbox.ports
-
     def _internal(self) -> set[str]:
         return {network.id for network in self.store.list() if network.internal}
-
-    def _pool(self, network: Network) -> AddressPool:
-        pool = self._pools.get(network.id)
-        if pool is None:
-            pool = AddressPool(network.subnet, network.gateway, os.path.join(self._run, f"turn-{network.id[:16]}.json"))
-            for container_id, endpoint in self.members(network):
-                pool.restore(endpoint.address, container_id)
-            self._pools[network.id] = pool
-        return pool
 
     def _plan(self, sandbox: Sandbox, joined: Sequence[tuple[Network, AttachSpec]], ports: Sequence[PortSpec]) -> Sandbox:
         """Reserve addresses and ports; what was reserved is remembered in `_sandboxes` at once, for the way back."""
         for network, spec in joined:
             if any(endpoint.network_id == network.id for endpoint in sandbox.endpoints):
                 raise InvalidNetwork(f"network {network.name} is named twice")
-            sandbox = replace(sandbox, endpoints=(*sandbox.endpoints, self._allocate(sandbox, network, spec)))
-            self._sandboxes[sandbox.container_id] = sandbox
+            sandbox = replace(sandbox, endpoints=(*sandbox.endpoints, self._addresses.allocate(sandbox, network, spec)))
+            self._sandboxes.hold(sandbox)
         if not ports:
             return sandbox
         out = outward(sandbox, self._internal())
         if out is None:
             raise InvalidNetwork("ports cannot be published from internal networks: join one that is not internal")
         return replace(sandbox, ports=self.ports.publish(sandbox.container_id, ports, out.address))
-
-    def _allocate(self, sandbox: Sandbox, network: Network, spec: AttachSpec) -> Endpoint:
-        address = self._pool(network).allocate(sandbox.container_id, spec.address)
-        taken = {endpoint.interface for endpoint in sandbox.endpoints}
-        number = next(number for number in range(len(taken) + 1) if f"eth{number}" not in taken)
-        return Endpoint(
-            network_id=network.id,
-            network=network.name,
-            interface=f"eth{number}",
-            veth=self.naming.veth(),
-            address=address,
-            prefix=network.prefix,
-            gateway=network.gateway,
-            mac=mac_of(address),
-            aliases=spec.aliases,
-        )
 
     def _connect(self, sandbox: Sandbox, endpoints: Sequence[Endpoint]) -> None:
         out = outward(sandbox, self._internal())
@@ -390,16 +358,17 @@ class Networks:
 
     def _free(self, endpoint: Endpoint, container_id: str) -> None:
         with contextlib.suppress(NetworkNotFound):
-            self._pool(self.store.get(endpoint.network_id)).free(endpoint.address, container_id)
+            self._addresses.free(self.store.get(endpoint.network_id), endpoint, container_id)
 
     def _withdraw(self, reached: Sandbox, *, back_to: Sandbox) -> None:
         """Undo a failed attach, however far it came."""
-        self._save(back_to)
-        if reached.ports:
-            self.ports.release(reached.ports)
-            self.bridges.firewall.rewrite()
+        self._sandboxes.put(back_to)
         for endpoint in reached.endpoints:
             self._unplug(endpoint, reached.container_id)
+        if reached.ports:
+            self.ports.release(reached.ports)
+            with contextlib.suppress(NetworkFailed):  # the attach's own error is the one to tell; the next change tries again
+                self.bridges.firewall.rewrite()
 
     def _attached(self, sandbox: Sandbox) -> Attached:
         out = outward(sandbox, self._internal())
@@ -412,16 +381,6 @@ class Networks:
             gateway=out.gateway if out else "",
             mac=first.mac if first else "",
         )
-
-    def _save(self, sandbox: Sandbox) -> None:
-        self._sandboxes[sandbox.container_id] = sandbox
-        self._book = None
-        records.write(os.path.join(self._records, f"{sandbox.container_id}.json"), sandbox)
-
-    def _discard(self, container_id: str) -> None:
-        self._sandboxes.pop(container_id, None)
-        self._book = None
-        records.erase(os.path.join(self._records, f"{container_id}.json"))
 
     def _keep_inner(self, container_id: str, inner: Netlink) -> Netlink:
         self._inner[container_id] = inner

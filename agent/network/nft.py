@@ -139,7 +139,6 @@ class _Builder:
         same = [nf.meta(nf.META_IIFNAME), nf.meta(nf.META_OIFNAME, nf.R0 + 4), nf.lookup("same")]
         self._rule("leaving", "same network", same, [nf.accept()])
         self._rule("leaving", "internal stays in", _iif("internal"), [nf.drop()])
-        self._rule("leaving", "nothing into internal", _oif("internal"), [nf.drop()])
         self._rule("leaving", "published ports", published, [nf.accept()])
         self._rule("leaving", "isolation", _oif("bridges"), [nf.drop()])
         self._rule("leaving", "egress", [nf.accept()])

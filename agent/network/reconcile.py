@@ -87,7 +87,7 @@ class Reconciler:
     def _in_order(self, endpoint: Endpoint, links: Mapping[str, Link]) -> bool:
         veth = links.get(endpoint.veth)
         master = links[self._owner.store.get(endpoint.network_id).bridge]
-        return veth is not None and veth.up and veth.master == master.index
+        return veth is not None and veth.up and veth.master == master.ifindex
 
     def _repair(self, sandbox: Sandbox, endpoint: Endpoint, links: Mapping[str, Link], *, default: bool) -> None:
         if endpoint.veth not in links:
@@ -95,7 +95,7 @@ class Reconciler:
             return
         master = links[self._owner.store.get(endpoint.network_id).bridge]
         with Netlink() as route:
-            route.batch(rtnetlink.enslave(endpoint.veth, master.index))
+            route.batch(rtnetlink.enslave(endpoint.veth, master.ifindex))
 
     def _restore_ports(self) -> list[PublishedPort]:
         lost = []

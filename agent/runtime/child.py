@@ -11,7 +11,7 @@ import os
 from agent.protocol.errors import WharfError
 from agent.runtime import channel as wire
 from agent.runtime import devfs, hooks, launch, rootfs
-from agent.sys import cred, process
+from agent.sys import cred, loopback, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -144,6 +144,8 @@ def _own_namespaces(plan: Plan) -> None:
         fd = os.open("/proc/self/ns/time_for_children", os.O_RDONLY | os.O_CLOEXEC)
         process.setns(fd, process.CLONE_NEWTIME)
         os.close(fd)
+    if plan.clone_flags & process.CLONE_NEWNET:
+        loopback.up()
     if plan.hostname:
         process.sethostname(plan.hostname)
     if plan.domainname:
@@ -167,7 +169,8 @@ def _filesystem(plan: Plan, wires: Wires, supplied: rootfs.Supplied, progress: P
     rootfs.fence(root, plan)
     if "createContainer" in plan.hooks:
         progress.stage = "hook createContainer"
-        hooks.run(plan.hooks["createContainer"], "createContainer", _state(plan, "created"))
+        # the host's procfs is still there, and knows us by the host's number
+        hooks.run(plan.hooks["createContainer"], "createContainer", _state(plan, int(os.readlink("/proc/self"))))
     progress.stage = "pivot"
     rootfs.enter(root, plan, wires.pivot)
     return slave
@@ -194,7 +197,7 @@ def _launch(plan: Plan, wires: Wires, slave: int, progress: Progress) -> int:
     _await_start(wires)
     if "startContainer" in plan.hooks:
         progress.stage = "hook startContainer"
-        hooks.run(plan.hooks["startContainer"], "startContainer", _state(plan, "created"))
+        hooks.run(plan.hooks["startContainer"], "startContainer", _state(plan, os.getpid()))
     progress.stage = "seccomp"
 
     def hand_over(fd: int) -> None:
@@ -221,13 +224,13 @@ def _await_start(wires: Wires) -> None:
         os._exit(1)
 
 
-def _state(plan: Plan, status: str) -> dict[str, object]:
-    """The OCI state that a hook reads; the pid is ours as the container sees it."""
+def _state(plan: Plan, pid: int) -> dict[str, object]:
+    """The OCI state that a hook in the container reads."""
     return {
         "ociVersion": "1.2.0",
         "id": plan.id,
-        "status": status,
-        "pid": os.getpid(),
+        "status": "created",
+        "pid": pid,
         "bundle": plan.bundle,
         "annotations": plan.annotations,
     }

@@ -4,8 +4,8 @@ It never seeks, holds one header at a time, and knows nothing of file systems: `
 Sources: POSIX.1-2017 pax, "ustar Interchange Format" and "pax Header Block"; GNU tar manual, "Basic Tar Format" and
 "Storing Sparse Files"; libarchive tar(5) for SCHILY.xattr.
 
-`tarfile` in stream mode was measured and not taken: three times the CPU per entry, no bound on extended headers, and
-sparse maps only after the whole header was believed.
+`tarfile` in stream mode was measured and not taken: 2.3 times the CPU for the headers of a Debian layer, no bound on extended
+headers, and no extraction filters before Python 3.11.4.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ def everything(house: House, handed: dict[str, Any] | None) -> None:
     for id_ in sorted(os.listdir(house.context.statedir)):
         try:
             _container(house, id_, containers.get(id_))
-        except (WharfError, OSError, KeyError, TypeError, ValueError) as error:
-            report(error)  # one damaged directory must not keep the others' supervisor from starting
+        except Exception as error:  # noqa: BLE001  # one damaged directory must not keep the others' supervisor from starting
+            report(error)
     if handed:
         _connections(house, handed)
 

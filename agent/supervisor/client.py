@@ -23,7 +23,9 @@ from agent.sys.mount import Mount
 PATIENCE = 20.0  # s that a question waits for a supervisor
 _FIRST, _LAST = 0.02, 2.0  # s between two attempts to reconnect
 _EVENTS = 10_000  # events a slow reader may lag behind before it gets the list instead
-_REPEATABLE = frozenset({"state", "list", "stats", "top", "stop", "wait", "exec_wait", "exec_state", "resize", "hello", "update", "config"})
+_REPEATABLE = frozenset(
+    {"state", "list", "stats", "top", "stop", "wait", "exec_wait", "exec_state", "resize", "hello", "update", "config"}
+)
 
 ContainerRecord = dict[str, Any]  # see supervisor.record
 Records = list[ContainerRecord]

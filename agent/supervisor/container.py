@@ -86,6 +86,7 @@ class Container:
         self._init = init
         self.record.begun(init.pid, init.start_time)
         self.process = self.context.processes.track(init.pid, init.pidfd, init.start_time, self.ended)
+        self.context.entrust(self)
         return init.pid
 
     def start(self) -> None:
@@ -97,7 +98,11 @@ class Container:
         self._set_timer(None)
         self.record.stopped = False
         self.record.restart_count, self.record.backoff, self.record.restart_at = 0, 0.0, 0.0
-        self._run()
+        try:
+            self._run()
+        except (WharfError, OSError):
+            self._rest()
+            raise
 
     def stop(self, signal: int, grace: float | None) -> None:
         """Ask it to end, and make it after `grace` seconds (None: never). Nothing when it has no process. See `waiters`."""
@@ -235,7 +240,9 @@ class Container:
         for source in self._streams.sources:
             kept["console" if os.isatty(source.fd) else source.name] = source.fd
         inlet = self._streams.inlet
-        if inlet is not None and inlet.fd >= 0 and not inlet.once and "console" not in kept:  # once: a duplicate would keep it open
+        if (
+            inlet is not None and inlet.fd >= 0 and not inlet.once and "console" not in kept
+        ):  # once: a duplicate would keep it open
             kept["stdin"] = inlet.fd
         return kept
 
@@ -286,7 +293,7 @@ class Container:
             init, self._init = self._init, None
             if init is not None:  # `launch` made one
                 init.start()
-        except WharfError as error:
+        except (WharfError, OSError) as error:
             self._failed(error)
             raise
         record.started_at, record.finished_at = time.time_ns(), 0
@@ -298,7 +305,7 @@ class Container:
         self._watch()
         self.publish("start")
 
-    def _failed(self, error: WharfError) -> None:
+    def _failed(self, error: WharfError | OSError) -> None:
         """A start that did not come to a running program: exit code 126 or 127 as a shell's, else 128."""
         if self.process is not None:
             self.process.send(SIGKILL)
@@ -307,12 +314,10 @@ class Container:
         self._init = None
         self._drop_streams(finish=True)
         record = self.record
-        record.error = error.detail
-        record.started_at = record.started_at or time.time_ns()
+        record.error = error.detail if isinstance(error, WharfError) else str(error)
+        record.started_at = time.time_ns()
         record.write_exit(remains.exit_code_of(error), None, True)
-        self._enter(EXITED)
-        self.publish("exit")
-        self._settle()
+        record.state = EXITED
         self._remains.sweep()
 
     def ended(self, exit_: Exit) -> None:
@@ -358,9 +363,8 @@ class Container:
         self.record.restart_at = 0.0
         try:
             self._run()
-        except WharfError as error:
+        except (WharfError, OSError) as error:
             report(error)
-            self.record.started_at = self.record.finished_at  # it ran for no time at all
             self._decide()
             return
         self.publish("restart")

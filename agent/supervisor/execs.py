@@ -12,6 +12,7 @@ import time
 
 from agent.protocol.errors import WharfError
 from agent.supervisor import durable
+from agent.supervisor.loop import report
 from agent.supervisor.processes import Exit, Process
 from agent.supervisor.refusals import ContainerExists, InvalidRequest, NoSuchExec, NotRunning
 from agent.supervisor.remains import exit_code_of
@@ -140,7 +141,9 @@ class Execs:
             session.let_go()
             if session.process is not None:
                 self._container.context.processes.release(session.process)
-                self._ended(session, Exit(137, 9))
+                session.exit = Exit(137, 9)  # with the cgroup
+                for waiter in session.waiters:
+                    waiter()
         for probe in list(self._probes):
             self._container.context.processes.release(probe)
         self._sessions = {}
@@ -180,8 +183,7 @@ class Execs:
         session.exit = exit_
         session.process = None
         session.finished_at = time.time_ns()
-        if os.path.isdir(self._container.directory):
-            self._save(session)
+        self._save(session)
         session.let_go()
         self._container.publish("exec_exit", exec=session.public())
         waiters, session.waiters = session.waiters, []
@@ -189,12 +191,13 @@ class Execs:
             waiter()
 
     def _save(self, session: Exec) -> None:
-        durable.write(self._path(session.id), session.public(), sync=False)
+        try:
+            durable.write(self._path(session.id), session.public(), sync=False)
+        except OSError as error:
+            report(error)  # a full disk: known until the next upgrade only
 
     def _path(self, id_: str) -> str:
-        directory = os.path.join(self._container.directory, "exec")
-        os.makedirs(directory, 0o700, exist_ok=True)
-        return os.path.join(directory, id_)
+        return os.path.join(self._container.directory, "exec", id_)
 
     def _forget_oldest(self) -> None:
         finished = [session.id for session in self._sessions.values() if session.exit is not None]

@@ -47,7 +47,7 @@ class House:
         self.instance = instance  # one value from start to death, upgrades included
         self.generation = 1
         self.processes = Processes(loop)
-        self.context = Context(loop, self.processes, runtime, statedir, self._publish)
+        self.context = Context(loop, self.processes, runtime, statedir, self._publish, self._entrust)
         self.roster = Roster(self.context)
         self.server = Server(self, listener)
         self._checking = False
@@ -148,6 +148,9 @@ class House:
 
     def _publish(self, event: dict[str, Any]) -> None:
         self.server.publish(event)
+
+    def _entrust(self, container: Container) -> None:
+        self.server.entrust(container)
 
     def _tidy(self) -> None:
         """Cycles (a removed container and its parts) are rare: collect them now and then, in one short step."""

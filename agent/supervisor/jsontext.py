@@ -53,8 +53,10 @@ def loads(data: bytes) -> Any:
         value, end = _scan(text, 0)
     except StopIteration as error:
         raise InvalidJson(f"not JSON at character {error.value}: send one JSON object") from None
-    except (ValueError, RecursionError) as error:
-        raise InvalidJson(f"not JSON: {error}; send one JSON object") from None
+    except (ValueError, RecursionError, SystemError) as error:
+        # SystemError: 3.11's scanner looks for json.decoder's exception, finds no such module, and fails without saying why
+        reason = "broken or unfinished" if isinstance(error, SystemError) else str(error)
+        raise InvalidJson(f"not JSON: {reason}; send one JSON object") from None
     if end != len(text):
         raise InvalidJson(f"not JSON: text after the value, at character {end}")
     return value

@@ -67,7 +67,10 @@ class Splitter:
     def save(self) -> None:
         """Keep the unfinished line in the file; call after the finished ones are in the log."""
         if self.pending != self._kept:
-            os.pwrite(self._fd, len(self.pending).to_bytes(4, "little") + self.pending, 0)
+            try:
+                os.pwrite(self._fd, len(self.pending).to_bytes(4, "little") + self.pending, 0)
+            except OSError:
+                return  # a full disk: the line is safe from execv and kill only once there is room
             self._kept = self.pending
 
     def close(self) -> None:
@@ -101,15 +104,18 @@ class LogFile:
         self._max_size = int(options.get("max-size", DEFAULT["max-size"]))
         self._max_file = int(options.get("max-file", DEFAULT["max-file"]))
         self._fd = -1
+        self._size = 0
         self.dropped = 0  # bytes of output that did not reach the disk
         self.fault = ""  # why
-        if options.get("driver", "json-file") != "none":
-            self._open()
+        self._wanted = options.get("driver", "json-file") != "none"
+        self._open()
 
     def write(self, stream: str, lines: list[bytes]) -> None:
         """Append lines of one stream, in as few writes as rotation allows. A full disk drops and counts, it never raises."""
-        if self._fd < 0 or not lines:
+        if not self._wanted or not lines:
             return
+        if self._fd < 0:
+            self._open()
         tail = f',"stream":"{stream}","time":"{_now()}"}}\n'
         batch: list[str] = []
         size = 0
@@ -129,11 +135,20 @@ class LogFile:
             self._fd = -1
 
     def _open(self) -> None:
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-        self._size = os.fstat(self._fd).st_size
+        """Tried again at the next write if the disk is full now."""
+        if not self._wanted:
+            return
+        try:
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+            self._size = os.fstat(self._fd).st_size
+        except OSError as error:
+            self.fault = os.strerror(error.errno or 0)
 
     def _append(self, text: str, size: int) -> None:
         if not size:
+            return
+        if self._fd < 0:
+            self.dropped += size
             return
         view = memoryview(text.encode("ascii"))
         written = 0
@@ -141,18 +156,23 @@ class LogFile:
             while written < size:
                 written += os.write(self._fd, view[written:])
         except OSError as error:
-            self.dropped += size
+            whole = text.rfind("\n", 0, written) + 1  # half a line would spoil the next one
+            self.dropped += size - whole
             self.fault = os.strerror(error.errno or 0)
-            os.ftruncate(self._fd, self._size)  # half a line would spoil the next one
+            if written:
+                self._size += whole
+                os.ftruncate(self._fd, self._size)
             return
         self._size += size
 
     def _rotate(self) -> None:
+        if self._fd < 0:
+            return
         if self._max_file < 2:
             os.ftruncate(self._fd, 0)
             self._size = 0
             return
-        os.close(self._fd)
+        self.close()
         for number in range(self._max_file - 1, 0, -1):
             older = f"{self._path}.{number - 1}" if number > 1 else self._path
             try:

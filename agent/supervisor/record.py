@@ -6,6 +6,7 @@ import os
 import time
 
 from agent.supervisor import durable
+from agent.supervisor.loop import report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Record:
     def save(self, *, sync: bool = False) -> None:
         """Write state.json. sync: only where a power loss must not forget it; exits and pids have their own files."""
         values = {name: getattr(self, name) for name in _FIELDS}
-        durable.write(os.path.join(self._directory, "state.json"), values, sync=sync)
+        self._store("state.json", values, sync)
 
     def public(self) -> dict[str, Any]:
         """What clients see."""
@@ -105,7 +106,7 @@ class Record:
         """A process exists. It is not durable against power loss: then there is no process either."""
         self.pid, self.start_time, self.boot_id = pid, start_time, boot_id()
         init = {"pid": pid, "start_time": start_time, "boot_id": self.boot_id}
-        durable.write(os.path.join(self._directory, "init.pid"), init, sync=False)
+        self._store("init.pid", init, False)
         try:
             os.unlink(
                 os.path.join(self._directory, "exit")
@@ -124,7 +125,7 @@ class Record:
             "oom_killed": self.oom_killed,
             "finished_at": time.time_ns(),
         }
-        durable.write(os.path.join(self._directory, "exit"), ended)
+        self._store("exit", ended, True)
         self.ended(ended)
 
     def ended(self, ended: dict[str, Any]) -> None:
@@ -135,6 +136,13 @@ class Record:
         self.kill_at = 0.0
         if self.state in (RUNNING, PAUSED):
             self.state = EXITED
+
+    def _store(self, name: str, values: dict[str, Any], sync: bool) -> None:
+        """A disk that is full or broken is told, and life goes on in memory: the container did end, or start, all the same."""
+        try:
+            durable.write(os.path.join(self._directory, name), values, sync=sync)
+        except OSError as error:
+            report(error)
 
     def _apply_init(self, init: Any) -> None:
         if isinstance(init, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agent.protocol.errors import WharfError
 from agent.supervisor.loop import report
 
 TYPE_CHECKING = False
@@ -9,7 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from agent.protocol.errors import WharfError
     from agent.supervisor.container import Container
 
 _PAUSE = 0.02  # s between two attempts to remove a cgroup that the kernel still holds
@@ -50,9 +50,9 @@ class Remains:
         cgroup.remove()
 
 
-def exit_code_of(error: WharfError) -> int:
+def exit_code_of(error: Exception) -> int:
     """127 when the program is not there, 126 when it cannot be executed, 128 when the container could not be made."""
-    if error.code != "exec_failed":
+    if not isinstance(error, WharfError) or error.code != "exec_failed":
         return 128
     return 127 if error.extra.get("errno") in (2, 20) else 126
 

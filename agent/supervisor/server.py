@@ -57,15 +57,16 @@ class Server:
         return connection
 
     def publish(self, event: dict[str, Any]) -> None:
-        """To every subscriber; to the stores of descriptors also what a new process brings."""
+        """To every subscriber."""
         for connection in list(self.connections.values()):
             if connection.subscribed:
                 connection.send({"event": event})
-        if event["kind"] in ("create", "start"):
-            container = self._house.roster.containers.get(event["id"])
-            for connection in list(self.connections.values()):
-                if container is not None and connection.keeps:
-                    entrust(connection, container)
+
+    def entrust(self, container: Container) -> None:
+        """To every store of descriptors what a new process brings: before it starts, so that no exit can come first."""
+        for connection in list(self.connections.values()):
+            if connection.keeps:
+                entrust(connection, container)
 
     def close(self) -> None:
         for connection in list(self.connections.values()):

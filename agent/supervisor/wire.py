@@ -45,7 +45,7 @@ class MessageTooLarge(TooLarge):
     code = "message_too_large"
 
 
-class Closed(Exception):  # noqa: N818  # a fact, not a fault
+class Closed(Exception):  # a fact, not a fault
     """The other end closed."""
 
 

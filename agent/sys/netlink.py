@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 NETLINK_ROUTE = 0
 NETLINK_NETFILTER = 12
@@ -119,7 +119,7 @@ class Netlink:
             self.sock.close()
             raise
 
-    def __enter__(self) -> Netlink:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -47,7 +47,7 @@ _RT_TABLE_MAIN, _RTPROT_BOOT, _RT_SCOPE_UNIVERSE, _RTN_UNICAST = 254, 3, 0, 1
 
 
 class Link(NamedTuple):
-    index: int
+    ifindex: int
     name: str
     kind: str  # "bridge", "veth", …, "" for physical ones and lo
     master: int  # 0 = none
@@ -189,7 +189,7 @@ def _link(body: bytes) -> Link:
     info = parse(attrs.get(IFLA_LINKINFO, b""))
     number = struct.Struct("=I")
     return Link(
-        index=index,
+        ifindex=index,
         name=text(attrs.get(IFLA_IFNAME, b"")),
         kind=text(info.get(IFLA_INFO_KIND, b"")),
         master=number.unpack(attrs[IFLA_MASTER])[0] if IFLA_MASTER in attrs else 0,

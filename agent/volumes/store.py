@@ -20,6 +20,8 @@ from agent.volumes import copyup, mounts
 from agent.volumes.errors import DuplicateTarget, InvalidVolume, VolumeExists, VolumeInUse, VolumeNotFound
 
 ANONYMOUS = "com.docker.volume.anonymous"
+Mounts = list[Mount]  # named out here: inside the class, `list` is the method
+Names = list[str]
 _OPTIONS = frozenset({"type", "device", "o"})
 
 
@@ -36,6 +38,9 @@ class Volume:
     @property
     def anonymous(self) -> bool:
         return ANONYMOUS in self.labels
+
+
+Volumes = list[Volume]
 
 
 class VolumeStore:
@@ -83,7 +88,7 @@ class VolumeStore:
             raise VolumeNotFound(f"volume {name!r} does not exist on this node", volume=name)
         return volume
 
-    def list(self) -> list[Volume]:
+    def list(self) -> Sequence[Volume]:
         found = (self._read(name) for name in sorted(os.listdir(self._root)) if not name.startswith("."))
         return [volume for volume in found if volume is not None]
 
@@ -91,7 +96,7 @@ class VolumeStore:
         """The directory with the data. Raises VolumeNotFound."""
         return os.path.join(self._root, self.get(name).name, "_data")
 
-    def users(self, name: str) -> list[str]:
+    def users(self, name: str) -> Names:
         """Ids of the containers that use it."""
         return sorted(os.listdir(os.path.join(self._root, self.get(name).name, "users")))
 
@@ -111,9 +116,9 @@ class VolumeStore:
             durable.sync_directory(self._root)
         self._delete(dead)
 
-    def prune(self, *, anonymous_only: bool = True, wanted: Callable[[Volume], bool] = lambda _: True) -> list[Volume]:
+    def prune(self, *, anonymous_only: bool = True, wanted: Callable[[Volume], bool] = lambda _: True) -> Sequence[Volume]:
         """Remove what no container uses and `wanted` (a filter on labels, say) agrees to; returns what went."""
-        gone = []
+        gone: Volumes = []
         with self._lock:
             for volume in self.list():
                 if self.users(volume.name) or not wanted(volume) or (anonymous_only and not volume.anonymous):
@@ -132,9 +137,9 @@ class VolumeStore:
             path = os.path.join(self._root, self.get(name).name, "users", container_id)
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
-    def release(self, container_id: str, *, remove_anonymous: bool = True) -> list[str]:
+    def release(self, container_id: str, *, remove_anonymous: bool = True) -> Names:
         """Forget a removed container; anonymous volumes that only it used go with it. Returns the names of those."""
-        gone = []
+        gone: Names = []
         with self._lock:
             for volume in self.list():
                 mark = os.path.join(self._root, volume.name, "users", container_id)
@@ -143,7 +148,7 @@ class VolumeStore:
                     gone.append(volume.name)
         return gone
 
-    def mounts_for(self, specs: Sequence[MountSpec], container_id: str, rootfs: list[Mount] | None = None) -> list[Mount]:
+    def mounts_for(self, specs: Sequence[MountSpec], container_id: str, rootfs: Mounts | None = None) -> Mounts:
         """The mounts of a container, parents before what lies in them; its volumes are made, counted and filled from the image.
 
         All or nothing: on an error the container uses no volume of these. Raises DuplicateTarget, BindSourceMissing,
@@ -162,7 +167,7 @@ class VolumeStore:
                 self.release(container_id)
                 raise
 
-    def populate(self, name: str, rootfs: list[Mount], target: str) -> bool:
+    def populate(self, name: str, rootfs: Mounts, target: str) -> bool:
         """Fill a volume that is empty with what the image has at `target`, the directory's owner and mode included.
 
         False: nothing was done. Copied aside and renamed, so a crash leaves it empty and the next container tries again.
@@ -184,7 +189,7 @@ class VolumeStore:
 
     # -- inside
 
-    def _mount(self, spec: MountSpec, container_id: str, rootfs: list[Mount] | None) -> Mount:
+    def _mount(self, spec: MountSpec, container_id: str, rootfs: Mounts | None) -> Mount:
         if spec.type is MountType.BIND:
             return mounts.bind(spec, self._protect)
         if spec.type is MountType.TMPFS:

@@ -7,6 +7,7 @@ Operations are written "Type Verb": "Service Create", "Container Filesystem Read
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -125,6 +126,19 @@ def resource_of(model: type[models.Model]) -> Resource | None:
     return _BY_MODEL.get(model._meta.label_lower)
 
 
+_asked: ContextVar[bool] = ContextVar("wharf_access_asked", default=False)
+
+
+def begin() -> None:
+    """Forgets what was asked in this context: the start of a request."""
+    _asked.set(False)
+
+
+def asked() -> bool:
+    """Was `require` or `visible` called in this context since `begin`?"""
+    return _asked.get()
+
+
 @cache
 def _engine() -> Engine:
     engine: Any = import_module(settings.ACCESS_ENGINE)
@@ -138,6 +152,7 @@ def require(actor: Actor, operation: str, target: Any = None, *, gates: frozense
     Raises NotFound when the actor lacks the type's View on the target (its existence is none of their business), else Denied with
     the operation, the collection and the missing gates.
     """
+    _asked.set(True)
     decision = explain(actor, operation, target, gates)
     if decision.allowed:
         return
@@ -154,6 +169,7 @@ def require(actor: Actor, operation: str, target: Any = None, *, gates: frozense
 
 def visible(actor: Actor, queryset: models.QuerySet[ModelT], operation: str | None = None) -> models.QuerySet[ModelT]:
     """The rows of `queryset` on which `actor` holds `operation` (default: the View of the model's type), as one SQL filter."""
+    _asked.set(True)
     if operation is None:
         resource = resource_of(queryset.model)
         if resource is None:

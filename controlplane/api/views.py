@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ViewSetMixin
 
-from agent.protocol.errors import InvalidInput
+from agent.protocol.errors import Internal, InvalidInput
 from controlplane.api import access, idempotency, versions
 from controlplane.api.access import AUTHENTICATED, PUBLIC
 from controlplane.api.actor import Actor, actor_of
@@ -58,6 +58,7 @@ class ApiView(GenericAPIView[Any]):
         return dict(serializer.validated_data)
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        access.begin()
         super().initial(request, *args, **kwargs)
         self._refuse_unknown_query(request)
         if request.method == "POST":
@@ -65,6 +66,13 @@ class ApiView(GenericAPIView[Any]):
             if key and self.actor.kind != "anonymous":
                 # dispatch looks the handler up after this: the instance's own attribute goes before the class's
                 self.__dict__["post"] = partial(self._once, getattr(self, "post", self.http_method_not_allowed), key)
+
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
+        """Refuses to answer when the handler named an operation and never asked for it: a forgotten check must not go unseen."""
+        unasked = response.status_code < 400 and "Idempotent-Replay" not in response and request.method != "OPTIONS"
+        if unasked and self.operation not in {PUBLIC, AUTHENTICATED} and not access.asked():
+            raise Internal(f"{type(self).__name__} answered {request.method} without asking for {self.operation}.")
+        return super().finalize_response(request, response, *args, **kwargs)
 
     def _once(self, handler: Any, key: str, request: Request, *args: Any, **kwargs: Any) -> Response | HttpResponse:
         return idempotency.run(self, request, self.actor, key, partial(handler, request, *args, **kwargs))

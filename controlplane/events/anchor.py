@@ -45,12 +45,12 @@ def signed(purpose: str, sequence: int, hash_: str, signature: str) -> bool:
     return hmac.compare_digest(sign(purpose, sequence, hash_), signature)
 
 
-def write() -> Anchor:
-    """Writes the present head; returns it. An older head never replaces a newer one."""
+def write(*, backwards: bool = False) -> Anchor:
+    """Writes the present head; returns it. An older one replaces a newer one only `backwards`: after a backup was restored."""
     head = ChainHead.objects.filter(pk=1).first()
     anchor = Anchor(head.sequence if head else 0, head.hash if head else "0" * 64, timezone.now().isoformat())
     before = read_unchecked()
-    if before is not None and before[0].sequence > anchor.sequence:
+    if not backwards and before is not None and before[0].sequence > anchor.sequence:
         return before[0]
     body = {
         "sequence": anchor.sequence,

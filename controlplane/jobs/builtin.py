@@ -61,7 +61,26 @@ def compact_events(ctx: Any, *, days: float = 365) -> dict[str, int]:
     return {"removed": removed}
 
 
+@job("events.anchor", operation="Event Verify", max_attempts=1, single=True, quiet=True)
+def anchor_events(ctx: Any) -> None:
+    """Writes the signed head of the events to a second place, so that a truncated table is found."""
+    from controlplane.events import anchor
+
+    anchor.write()
+
+
+@job("api.expire", operation="Job Run", single=True, quiet=True)
+def expire_rows(ctx: Any) -> dict[str, int]:
+    """Removes idempotency keys after 24 hours and browser sessions after their end."""
+    from controlplane.api import idempotency
+    from controlplane.users import sessions
+
+    return {"keys": idempotency.expire(), "sessions": sessions.expire()}
+
+
 SCHEDULES = [
+    Schedule("events.anchor", "30 * * * * *", priority=100),
+    Schedule("api.expire", "0 47 * * * *", priority=100),
     Schedule("events.compact", "0 41 2 * * *", priority=100),
     Schedule("jobs.expire", "0 17 * * * *", priority=100),
 ]

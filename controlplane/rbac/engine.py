@@ -9,15 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import ProtectedError, Q
 
+from agent.protocol.errors import Conflict
 from controlplane.api.access import Decision, Resource, resource_of, split
 from controlplane.api.actor import Actor
 from controlplane.rbac import rights
-from controlplane.rbac.collections import ROOT, private_of
+from controlplane.rbac.collections import PRIVATE, ROOT, private_of
 from controlplane.rbac.models import Collection, Grant, Role
 from controlplane.rbac.rights import Held
-from controlplane.users.models import Organisation, TeamMembership
+from controlplane.users.models import Organisation, TeamMembership, User
 
 
 def held_by(actor: Actor) -> list[Held]:
@@ -145,6 +146,9 @@ def subject_created(kind: str, subject: Any) -> None:
 
     if kind != "user":
         return
+    path = f"{PRIVATE}{subject.username}/"
+    if Collection.objects.filter(path__iexact=path).exists():
+        raise Conflict(f"{path} holds things of an earlier user of that name: move or remove them first.")
     Grant.objects.get_or_create(
         subject_kind="user",
         subject_id=subject.pk,
@@ -157,3 +161,10 @@ def subject_created(kind: str, subject: Any) -> None:
 def subject_removed(kind: str, subject_id: str) -> None:
     """A removed subject leaves no grants behind: its id must never match a later one."""
     Grant.objects.filter(subject_kind=kind, subject_id=subject_id).delete()
+    if kind != "user":
+        return
+    name = User.objects.filter(pk=subject_id).values_list("username", flat=True).first()
+    try:
+        Collection.objects.filter(path=f"{PRIVATE}{name}/").delete()
+    except ProtectedError:
+        return  # things live in it: it stays, and nobody gets that name before they are gone

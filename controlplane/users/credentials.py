@@ -19,7 +19,8 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from agent.protocol.errors import Throttled
-from controlplane.api.actor import Actor, actor_of_user
+from controlplane.api.actor import Actor, actor_of_user, address_of
+from controlplane.users import failures
 from controlplane.users.models import Token, User
 
 _TEXT = re.compile(r"\Awharf_([0-9a-z]{25})_([A-Za-z0-9_-]{43})\Z")
@@ -87,14 +88,19 @@ def _touch(token: Token, address: str) -> None:
 def check_password(username: str, password: str, *, address: str = "", request: HttpRequest | None = None) -> User | None:
     """The active user with that password, None otherwise, in the same time for unknown names.
 
-    Raises Throttled while this account is locked for this address (django-axes: account and address together).
+    Raises Throttled while this account is locked for this address (django-axes: account and address together), or while too many
+    attempts for whatever accounts came from the address; the latter before anything is hashed.
     """
     if request is None:
         request = HttpRequest()
         request.META = {"REMOTE_ADDR": address or "127.0.0.1", "SERVER_NAME": "wharf", "SERVER_PORT": "0"}
         request.path = request.path_info = "/"
         request.method = "POST"
+    source = address_of(request)
+    failures.check(source)
     user = authenticate(request, username=username.strip().lower()[:150], password=password)
+    if user is None:
+        failures.note(source)
     if user is None and getattr(request, "axes_locked_out", False):
         raise Throttled(
             "Too many failed attempts for this account from your address: wait and try again.", retry_after=_cooloff(request)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -37,10 +39,11 @@ log = structlog.get_logger(__name__)
 ChangeT = TypeVar("ChangeT", CreateTask, SetDesired, SetObserved, DeleteTask, SetUpdate, RollBack, DeleteService)
 
 
-def apply(decision: Decision, snapshot: Snapshot) -> int:
+def apply(decision: Decision, snapshot: Snapshot, *, deadline: float = math.inf) -> int:
     """Apply `decision`, made from `snapshot`; the number of changes that were carried out.
 
-    A service whose row was written since is left for the next round: what was decided for it may be wrong now.
+    No service is begun after `deadline` (monotonic seconds). A service whose row was written since is left for the next round:
+    what was decided for it may be wrong now.
     """
     service_of = {task.id: task.service_id for task in snapshot.tasks}
     versions = {service.id: service.version for service in snapshot.services}
@@ -49,6 +52,8 @@ def apply(decision: Decision, snapshot: Snapshot) -> int:
         groups[_service_id(change, service_of)].append(change)
     done = 0
     for service_id, changes in groups.items():
+        if done and time.monotonic() > deadline:
+            break
         try:
             with transaction.atomic():
                 done += _apply(service_id, versions.get(service_id, 0), changes)

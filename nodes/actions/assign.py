@@ -6,12 +6,14 @@ Any process may have computed the plan from any snapshot: what no longer fits is
 
 from __future__ import annotations
 
+import math
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import structlog
 from django.db import IntegrityError, transaction
-from django.db.models import F, Sum
+from django.db.models import Case, CharField, F, Sum, Value, When
 
 from agent.protocol.states import Availability, NodeState, TaskState
 from controlplane import events
@@ -22,13 +24,18 @@ from nodes.models import HostPort, Node, Task
 from nodes.scheduler import Assignment, Plan, Unplaced
 
 log = structlog.get_logger(__name__)
-BATCH = 200  # assignments a transaction
+BATCH = 300  # assignments a transaction
 
 
-def assign(plan: Plan) -> int:
-    """Bind the plan's tasks to their nodes and store why the others wait; the number of tasks bound."""
+def assign(plan: Plan, *, deadline: float = math.inf) -> int:
+    """Bind the plan's tasks to their nodes and store why the others wait; the number of tasks bound.
+
+    No batch begins after `deadline` (monotonic seconds).
+    """
     done = 0
     for start in range(0, len(plan.assignments), BATCH):
+        if start and time.monotonic() > deadline:
+            break
         batch = plan.assignments[start : start + BATCH]
         try:
             with transaction.atomic():
@@ -42,8 +49,8 @@ def assign(plan: Plan) -> int:
 
 def _assign(batch: Sequence[Assignment]) -> int:
     wanted = {item.task_id: item.node_id for item in batch}
-    nodes = {node.pk: node for node in Node.objects.select_for_update().filter(pk__in=set(wanted.values())).order_by("pk")}
-    free = {pk: _Free(node) for pk, node in nodes.items() if _accepts(node)}
+    nodes = list(Node.objects.select_for_update().filter(pk__in=set(wanted.values())).order_by("pk"))
+    free = _room([node for node in nodes if _accepts(node)])
     tasks = (
         Task.objects.select_for_update(of=("self",))
         .select_related("service__collection")
@@ -51,22 +58,24 @@ def _assign(batch: Sequence[Assignment]) -> int:
         .order_by("pk")
     )
     bound = [task for task in tasks if _fits(task, wanted[task.pk], free)]
-    now = database_now()
-    by_node: dict[str, list[str]] = defaultdict(list)
-    for task in bound:
-        by_node[wanted[task.pk]].append(task.pk)
-    for node_id, ids in by_node.items():
-        Task.objects.filter(pk__in=ids).update(
-            node_id=node_id, observed=TaskState.ASSIGNED, observed_at=now, why_pending={}, message=""
-        )
+    if not bound:
+        return 0
+    Task.objects.filter(pk__in=[task.pk for task in bound]).update(
+        node_id=Case(*(When(pk=task.pk, then=Value(wanted[task.pk])) for task in bound), output_field=CharField()),
+        observed=TaskState.ASSIGNED,
+        observed_at=database_now(),
+        why_pending={},
+        message="",
+    )
     HostPort.objects.bulk_create(
         HostPort(node_id=wanted[task.pk], task=task, port=port, protocol=protocol)
         for task in bound
         for port, protocol in task.host_ports
     )
-    Node.objects.filter(pk__in=by_node).update(assign_rev=F("assign_rev") + 1)
+    touched = {wanted[task.pk] for task in bound}
+    Node.objects.filter(pk__in=touched).update(assign_rev=F("assign_rev") + 1)
     _record(bound, wanted)
-    assignments_after_commit(by_node)
+    assignments_after_commit(touched)
     return len(bound)
 
 
@@ -81,14 +90,29 @@ def _fits(task: Task, node_id: str, free: dict[str, _Free]) -> bool:
     return room.take(task)
 
 
-class _Free:
-    """Room on a locked node, from the rows themselves."""
+def _room(nodes: Sequence[Node]) -> dict[str, _Free]:
+    """Room on locked nodes, summed from the rows of their tasks: nothing that could drift."""
+    used = {
+        node_id: (cpus or 0, memory or 0)
+        for node_id, cpus, memory in Task.objects.occupying()
+        .filter(node__in=nodes)
+        .order_by()
+        .values_list("node_id")
+        .annotate(cpus=Sum("reserve_nano_cpus"), memory=Sum("reserve_memory"))
+    }
+    ports: dict[str, set[tuple[int, str]]] = defaultdict(set)
+    for node_id, port, protocol in HostPort.objects.filter(node__in=nodes).values_list("node_id", "port", "protocol"):
+        ports[node_id].add((port, protocol))
+    return {node.pk: _Free(node, *used.get(node.pk, (0, 0)), ports[node.pk]) for node in nodes}
 
-    def __init__(self, node: Node) -> None:
-        used = Task.objects.occupying().filter(node=node).aggregate(cpus=Sum("reserve_nano_cpus"), memory=Sum("reserve_memory"))
-        self.nano_cpus = node.nano_cpus - (used["cpus"] or 0)
-        self.memory = node.memory - (used["memory"] or 0)
-        self.ports = set(HostPort.objects.filter(node=node).values_list("port", "protocol"))
+
+class _Free:
+    """What is left on one node; shrinks as the batch takes it."""
+
+    def __init__(self, node: Node, nano_cpus: int, memory: int, ports: set[tuple[int, str]]) -> None:
+        self.nano_cpus = node.nano_cpus - nano_cpus
+        self.memory = node.memory - memory
+        self.ports = ports
 
     def take(self, task: Task) -> bool:
         ports = {(port, protocol) for port, protocol in task.host_ports}

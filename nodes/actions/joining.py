@@ -27,7 +27,7 @@ from controlplane.jobs.clock import database_now
 from controlplane.pki.server import hostnames
 from controlplane.rbac import collections
 from controlplane.rbac.models import Collection
-from nodes.actions.session import check_epoch, node_actor
+from nodes.actions.session import lock_session, node_actor
 from nodes.actions.wake import reconcile_after_commit
 from nodes.errors import JoinRefused
 from nodes.models import JoinToken, Node
@@ -186,9 +186,8 @@ def sign_renewal(node_id: str, epoch: int, csr: str) -> tuple[str, str]:
     The old certificate stays good until the new one is first used: an answer that is lost does no harm.
     """
     with transaction.atomic():
-        check_epoch(node_id, epoch)
+        node = lock_session(node_id, epoch)
         certificate, fingerprint, until = pki.sign_node_csr(csr, node_id)
-        node = Node.objects.select_for_update(of=("self",)).select_related("collection").get(pk=node_id)
         node.next_fingerprint, node.certificate_until = fingerprint, until
         node.save(update_fields=["next_fingerprint", "certificate_until", "updated_at"])
         _record(

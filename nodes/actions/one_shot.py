@@ -19,7 +19,7 @@ from controlplane.events.chain import clean
 from controlplane.jobs.clock import database_now
 from controlplane.rbac.models import Collection
 from nodes import topics
-from nodes.actions.session import check_epoch, node_actor
+from nodes.actions.session import lock_session, node_actor
 from nodes.models import Action, ActionState, Container, Node
 
 LIFETIME = 60.0  # seconds until a node that does not answer is given up
@@ -61,7 +61,7 @@ def queue_action(
 def complete_action(node_id: str, result: ActionResult) -> bool:
     """Store a node's answer. False for a repeat, an unknown id or one that expired. Raises `StaleSession`."""
     with transaction.atomic():
-        check_epoch(node_id, result.epoch)
+        lock_session(node_id, result.epoch)
         rows = Action.objects.select_for_update(of=("self",)).select_related("node", "collection")
         action = rows.filter(pk=result.action_id, node_id=node_id, state=ActionState.QUEUED).first()
         if action is None:

@@ -17,8 +17,8 @@ from agent.protocol.states import TaskState
 from controlplane import events
 from controlplane.events.chain import clean
 from controlplane.jobs.clock import database_now
-from nodes.actions.session import check_epoch, node_actor
-from nodes.actions.wake import reconcile_after_commit
+from nodes.actions.session import check_epoch, lock_session, node_actor
+from nodes.actions.wake import containers_after_commit, reconcile_after_commit
 from nodes.models import Action, Container, HostPort, Node, NodeImage, Task, UsageSample
 from nodes.models.sample import PERIOD, RING
 
@@ -102,8 +102,7 @@ def _told(task: Task, item: TaskStatus) -> dict[str, Any]:
 def record_inventory(node_id: str, inventory: Inventory) -> None:
     """What the node is. Capacity that shrank makes the constraint enforcer look."""
     with transaction.atomic():
-        check_epoch(node_id, inventory.epoch)
-        node = Node.objects.select_for_update().select_related("collection").get(pk=node_id)
+        node = lock_session(node_id, inventory.epoch)
         data = clean(codec.encode(inventory))
         data.pop("epoch", None)
         changed = {key for key in ("nano_cpus", "memory", "architecture", "hostname") if data.get(key) != node.inventory.get(key)}
@@ -129,9 +128,9 @@ def record_inventory(node_id: str, inventory: Inventory) -> None:
 def record_contents(node_id: str, contents: Contents) -> None:
     """Containers and images of the node, whole: rows that it no longer names go."""
     with transaction.atomic():
-        check_epoch(node_id, contents.epoch)
-        node = Node.objects.select_for_update(of=("self",)).select_related("collection").get(pk=node_id)
-        _containers(node, contents.containers)
+        node = lock_session(node_id, contents.epoch)
+        if _containers(node, contents.containers):
+            containers_after_commit(node_id)
         _images(node, contents.images)
 
 
@@ -139,12 +138,14 @@ def _when(seconds: float) -> datetime | None:
     return datetime.fromtimestamp(seconds, UTC) if 0 < seconds < 1e11 else None
 
 
-def _containers(node: Node, infos: Sequence[ContainerInfo]) -> None:
+def _containers(node: Node, infos: Sequence[ContainerInfo]) -> int:
+    """Bring the node's rows to what it says; how many rows changed."""
     known = {row.container_id: row for row in Container.objects.filter(node=node)}
     task_ids = {info.task_id for info in infos if info.task_id}
     tasks = {task.pk: task for task in Task.objects.filter(pk__in=task_ids, node=node).select_related("service")}
     made = _makers(node, [info.id for info in infos if info.id not in known and info.task_id not in tasks])
-    fresh, old = [], []
+    fresh: list[Container] = []
+    changed: list[Container] = []
     for info in infos:
         row = known.pop(info.id, None)
         task = tasks.get(info.task_id)
@@ -154,14 +155,15 @@ def _containers(node: Node, infos: Sequence[ContainerInfo]) -> None:
         values = _container_values(info, task, collection_id)
         if row is None:
             fresh.append(Container(node=node, container_id=info.id[:64], **values))
-        else:
+        elif any(getattr(row, name) != value for name, value in values.items()):
             for name, value in values.items():
                 setattr(row, name, value)
-            old.append(row)
+            changed.append(row)
     Container.objects.filter(pk__in=[row.pk for row in known.values()]).delete()
     Container.objects.bulk_create(fresh)
-    if old:
-        Container.objects.bulk_update(old, list(values), batch_size=100)
+    if changed:
+        Container.objects.bulk_update(changed, _CONTAINER_FIELDS, batch_size=100)
+    return len(known) + len(fresh) + len(changed)
 
 
 def _makers(node: Node, container_ids: Iterable[str]) -> dict[str, str]:
@@ -193,13 +195,19 @@ def _container_values(info: ContainerInfo, task: Task | None, collection_id: str
     )
     return {
         **reported,
-        "task": task,
-        "service": task.service if task else None,
+        "task_id": task.pk if task else None,
+        "service_id": task.service_id if task else None,
         "collection_id": collection_id,
-        "created_at": _when(info.created) or datetime.now(UTC),
+        "created_at": _when(info.created) or datetime.fromtimestamp(0, UTC),
         "started_at": _when(info.started),
         "finished_at": _when(info.finished),
     }
+
+
+_CONTAINER_FIELDS = (
+    "task", "service", "collection", "name", "image", "image_id", "command", "state", "health", "pid", "exit_code", "oom_killed",
+    "restarts", "labels", "addresses", "ports", "created_at", "started_at", "finished_at",
+)  # fmt: skip
 
 
 def _images(node: Node, infos: Sequence[ImageInfo]) -> None:

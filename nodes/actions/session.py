@@ -9,7 +9,7 @@ from datetime import timedelta
 from django.db import transaction
 
 from agent.protocol.messages import Hello
-from agent.protocol.states import NodeState, TaskState
+from agent.protocol.states import Availability, NodeState, TaskState
 from controlplane import events
 from controlplane.api.actor import SYSTEM, Actor
 from controlplane.jobs.clock import ahead, database_now
@@ -67,26 +67,43 @@ def _register(node: Node, hello: Hello, session: str, web_id: str, fingerprint: 
     now = database_now()
     went_back = hello.epoch > node.epoch or hello.assign_rev > node.assign_rev
     rebooted = bool(node.boot_id) and node.boot_id != hello.boot_id
+    cloned = rebooted and hello.boot_id == node.previous_boot_id
     was = node.state
     node.epoch = max(node.epoch, hello.epoch) + 1
     node.assign_rev = max(node.assign_rev, hello.assign_rev) + int(went_back)
     node.adopt_since = now if went_back else node.adopt_since
-    node.boot_id, node.session, node.web_id = hello.boot_id, session, web_id
+    node.previous_boot_id = node.boot_id if rebooted else node.previous_boot_id
+    node.boot_id, node.session, node.web_id = hello.boot_id[:64], session, web_id
     node.agent_version = hello.agent_version[:40]
     node.lease_until, node.linked_at = now + timedelta(seconds=grace), now
     if was != NodeState.READY:
         node.state, node.state_at, node.state_reason = NodeState.READY, now, ""
     if fingerprint and fingerprint == node.next_fingerprint:
         node.fingerprint, node.next_fingerprint = fingerprint, ""
+    if cloned:
+        node.availability = Availability.PAUSE
     node.save()
-    if rebooted:
+    if rebooted and not cloned:
         _bury(node)
+    if cloned:
+        _alarm_clone(node)
     data = {"epoch": node.epoch, "from": was, "rebooted": rebooted, "adopt": went_back}
     events.record(
         "node.linked", actor=node_actor(node), target=f"node/{node.pk}", collection_path=node.collection.path, data=data
     )
     reconcile_after_commit()
     return Registration(node.epoch, node.assign_rev, node.adopt_since is not None, node.approved_at is not None)
+
+
+def _alarm_clone(node: Node) -> None:
+    """A boot id never comes back: two machines take turns under one identity. Nothing new is placed until somebody looks."""
+    events.record(
+        "node.clone_suspected",
+        actor=SYSTEM,
+        target=f"node/{node.pk}",
+        collection_path=node.collection.path,
+        data={"hostname": node.hostname, "boot_ids": [node.previous_boot_id, node.boot_id]},
+    )
 
 
 def _bury(node: Node) -> None:
@@ -123,6 +140,15 @@ def touch_leases(sessions: Mapping[str, str], *, web_id: str, grace: float = GRA
         return 0
     rows = Node.objects.filter(web_id=web_id, session__in=list(sessions.values())).exclude(state=NodeState.LEFT)
     return rows.update(lease_until=ahead(grace))
+
+
+def lock_session(node_id: str, epoch: int) -> Node:
+    """The node's row, locked, with its collection. Raises `StaleSession` unless `epoch` is the current one."""
+    rows = Node.objects.select_for_update(of=("self",)).select_related("collection")
+    node = rows.filter(pk=node_id, epoch=epoch).exclude(state=NodeState.LEFT).first()
+    if node is None:
+        raise StaleSession("another session of this node was opened since: register again", epoch=epoch)
+    return node
 
 
 def check_epoch(node_id: str, epoch: int) -> None:

@@ -22,6 +22,11 @@ def assignments_after_commit(node_ids: Iterable[str]) -> None:
         transaction.on_commit(lambda: hints.publish(topics.ASSIGNMENTS, {"nodes": nodes}))
 
 
+def containers_after_commit(node_id: str) -> None:
+    """What runs on the node changed: consoles should look."""
+    transaction.on_commit(lambda: hints.publish(topics.CONTAINERS, {"node": node_id}))
+
+
 def session_after_commit(node_id: str) -> None:
     """The node's row changed in a way that its link must act on (removed, approved)."""
     transaction.on_commit(lambda: hints.publish(topics.SESSIONS, {"node": node_id}))

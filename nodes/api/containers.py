@@ -15,6 +15,7 @@ from agent.protocol import codec
 from agent.protocol.errors import Conflict, NotFound
 from agent.protocol.spec import ContainerSpec, check_object_name
 from controlplane.api import access
+from controlplane.api.filters import Filters
 from controlplane.api.views import ModelRoutes
 from controlplane.rbac import collections
 from nodes import actions, queries
@@ -36,7 +37,7 @@ WAIT = OpenApiParameter(
 FORCE = OpenApiParameter("force", bool, description="Kill it first.")
 
 
-class ContainerFilter(filters.FilterSet):
+class ContainerFilter(Filters):
     node = filters.CharFilter(field_name="node_id")
     service = filters.CharFilter(field_name="service_id")
     task = filters.CharFilter(field_name="task_id")
@@ -80,8 +81,8 @@ class Containers(ModelRoutes):
         }.get(self.action, ContainerSerializer)
 
     def get_object(self) -> Container:
-        seen = access.visible(self.actor, Container.objects.select_related("node", "collection"))
-        found = list(queries.called(seen, self.kwargs["pk"])[:2])
+        seen: Any = access.visible(self.actor, Container.objects.select_related("node", "collection"))
+        found: list[Container] = list(seen.called(self.kwargs["pk"])[:2])
         if not found:
             raise NotFound("There is no such container, or you may not see it.")
         if len(found) > 1:
@@ -168,7 +169,7 @@ class Containers(ModelRoutes):
         return Response(queries.samples(container.node_id, container.container_id))
 
 
-class ActionFilter(filters.FilterSet):
+class ActionFilter(Filters):
     node = filters.CharFilter(field_name="node_id")
     state = filters.CharFilter()
     target = filters.CharFilter()

@@ -16,6 +16,7 @@ from rest_framework.response import Response
 from agent.protocol.states import Availability
 from controlplane.api.access import PUBLIC
 from controlplane.api.actor import address_of
+from controlplane.api.filters import Filters
 from controlplane.api.throttles import LoginThrottle
 from controlplane.api.views import ApiView, ModelRoutes
 from controlplane.rbac import collections
@@ -37,7 +38,7 @@ from nodes.models import JoinToken, Node, NodeImage
 FORCE = OpenApiParameter("force", bool, description="Remove it though it runs tasks.")
 
 
-class NodeFilter(filters.FilterSet):
+class NodeFilter(Filters):
     hostname = filters.CharFilter(lookup_expr="iexact")
     pending = filters.BooleanFilter(field_name="approved_at", lookup_expr="isnull")
 

@@ -19,6 +19,7 @@ class NodeSerializer(serializers.ModelSerializer[Node]):
     collection = serializers.CharField(source="collection.path")
     approved = serializers.SerializerMethodField()
     linked = serializers.BooleanField()
+    state = serializers.CharField(help_text="unknown, ready, suspect, down.")
     adopting = serializers.SerializerMethodField(help_text="Containers unknown to the database wait for a decision.")
 
     class Meta:
@@ -193,7 +194,7 @@ class ContainerSerializer(serializers.ModelSerializer[Container]):
         fields = [
             "id", "container_id", "name", "node", "hostname", "task", "service", "collection", "image", "image_id", "command",
             "state", "health", "pid", "exit_code", "oom_killed", "restarts", "labels", "addresses", "ports", "created_at",
-            "started_at", "finished_at", "reported_at",
+            "started_at", "finished_at",
         ]  # fmt: skip
         read_only_fields = fields
 
@@ -221,6 +222,7 @@ class EmptySerializer(serializers.Serializer[Any]):
 class ActionSerializer(serializers.ModelSerializer[Action]):
     node = serializers.CharField(source="node_id")
     collection = serializers.CharField(source="collection.path")
+    state = serializers.CharField(help_text="queued, done, failed, expired.")
 
     class Meta:
         model = Action

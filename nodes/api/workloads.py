@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
 from typing import Any
 
-from django.db.models import Count, QuerySet
+from django.db.models import QuerySet
 from django_filters import rest_framework as filters
 from drf_spectacular.utils import extend_schema
 from rest_framework import status
@@ -19,6 +17,7 @@ from agent.protocol.errors import InvalidInput
 from agent.protocol.spec import ServiceSpec
 from agent.protocol.states import TaskState
 from controlplane.api import access
+from controlplane.api.filters import Filters
 from controlplane.api.views import ModelRoutes
 from controlplane.rbac import collections
 from nodes import actions
@@ -31,30 +30,16 @@ from nodes.api.serializers import (
     TaskSerializer,
 )
 from nodes.models import Service, Task
+from nodes.queries import task_counts
 
 
-class ServiceFilter(filters.FilterSet):
+class ServiceFilter(Filters):
     name = filters.CharFilter(lookup_expr="iexact")
     collection = filters.CharFilter(field_name="collection__path", lookup_expr="iexact")
 
 
-def counts_of(services: Iterable[Service]) -> dict[str, dict[str, int]]:
-    """Service id -> observed state -> number of wanted tasks, for a page of services in one query."""
-    rows = (
-        Task.objects.live()
-        .filter(service__in=[service.pk for service in services])
-        .order_by()
-        .values_list("service_id", "observed")
-        .annotate(number=Count("pk"))
-    )
-    counts: dict[str, dict[str, int]] = defaultdict(dict)
-    for service_id, observed, number in rows:
-        counts[service_id][TaskState(observed).name.lower()] = number
-    return counts
-
-
 def shown(service: Service) -> dict[str, Any]:
-    return dict(ServiceSerializer(service, context={"counts": counts_of([service])}).data)
+    return dict(ServiceSerializer(service, context={"counts": task_counts([service])}).data)
 
 
 def merge(target: Any, patch: Any) -> Any:
@@ -99,7 +84,7 @@ class Services(ModelRoutes):
 
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         page = self.paginate_queryset(self.filter_queryset(self.get_queryset())) or []
-        context = {**self.get_serializer_context(), "counts": counts_of(page)}
+        context = {**self.get_serializer_context(), "counts": task_counts(page)}
         return self.get_paginated_response(ServiceSerializer(page, many=True, context=context).data)
 
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -173,7 +158,7 @@ class Services(ModelRoutes):
         return self.get_paginated_response(TaskSerializer(page, many=True).data)
 
 
-class TaskFilter(filters.FilterSet):
+class TaskFilter(Filters):
     service = filters.CharFilter(field_name="service_id")
     node = filters.CharFilter(field_name="node_id")
     live = filters.BooleanFilter(method="by_live", label="Wanted tasks only, or ended ones only.")

@@ -15,6 +15,13 @@ class ContainerQuerySet(models.QuerySet["Container"]):
     def running(self) -> ContainerQuerySet:
         return self.filter(state=ContainerState.RUNNING)
 
+    def called(self, text: str) -> ContainerQuerySet:
+        """What `text` may mean: our id, the runtime's id or a prefix of it (at least 4 characters), or a name."""
+        exact = self.filter(models.Q(pk=text) | models.Q(container_id=text) | models.Q(name=text))
+        if len(text) < 4 or exact.exists():
+            return exact
+        return self.filter(container_id__startswith=text)
+
 
 class Container(models.Model):
     """Written from the node's reports only, but `collection`: of the service, of the action that made it, else the node's."""
@@ -41,7 +48,6 @@ class Container(models.Model):
     created_at = models.DateTimeField(default=timezone.now, db_index=True)  # node's clock, as all three
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
-    reported_at = models.DateTimeField(auto_now=True)
 
     objects = ContainerQuerySet.as_manager()
 

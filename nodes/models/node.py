@@ -39,6 +39,7 @@ class Node(Versioned):
     state_reason = models.CharField(max_length=300, blank=True)
     epoch = models.BigIntegerField(default=0)  # grows at each registration; every write a node causes is fenced by it
     boot_id = models.CharField(max_length=64, blank=True)
+    previous_boot_id = models.CharField(max_length=64, blank=True)  # one that comes back betrays a cloned machine
     session = models.CharField(max_length=64, blank=True)  # of the link, "" when none is open
     web_id = models.CharField(max_length=64, blank=True)  # the web process that holds the link
     lease_until = models.DateTimeField(null=True)  # database clock

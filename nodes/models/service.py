@@ -17,6 +17,10 @@ class ServiceQuerySet(models.QuerySet["Service"]):
         """Services that are not being removed."""
         return self.filter(removed_at=None)
 
+    def called(self, text: str) -> ServiceQuerySet:
+        """What `text` may mean: an id, or the name of a service that is not being removed."""
+        return self.filter(Q(pk=text) | Q(name__iexact=text, removed_at=None))
+
     def named(self, name: str) -> ServiceQuerySet:
         return self.standing().filter(name__iexact=name)
 

@@ -49,13 +49,13 @@ def update(desk: Desk, service: ServiceView, slots: list[SlotView]) -> None:
     if (outdated or doubled) and (status.generation != service.generation or not (status.state.running or status.state.paused)):
         service = _begin(desk, service, len(outdated) + len(doubled))
         status = service.update
+    for slot in doubled:
+        _finish_slot(desk, service, slot)  # also when paused: a new task that runs has replaced the old one
     if not status.state.running:
         return
     config = service.spec.rollback if status.state.rollback else service.spec.update
     if _tripped(desk, service, config, slots):
         return
-    for slot in doubled:
-        _finish_slot(desk, service, slot)
     busy = sum(_busy(desk, service, config, slot) for slot in slots)
     free = len(outdated) if config.parallelism == 0 else max(0, config.parallelism - busy)
     for slot in sorted(outdated, key=_worst_first)[:free]:
@@ -103,7 +103,8 @@ def _busy(desk: Desk, service: ServiceView, config: UpdateConfig, slot: SlotView
 def _tripped(desk: Desk, service: ServiceView, config: UpdateConfig, slots: list[SlotView]) -> bool:
     firsts = [task for slot in slots if (task := _first(service, slot)) is not None]
     failed = [task for task in firsts if _failed(desk, config, task)]
-    total = max(service.update.total, 1)
+    # Slots whose old task ended meanwhile got the new template from the restart policy: they are part of the update too.
+    total = max(service.update.total, len(firsts), 1)
     if config.failure_action is FailureAction.CONTINUE or len(failed) / total <= config.max_failure_ratio:
         return False
     what = f"{len(failed)} of {total} updated slots failed, first task {failed[0].id}"

@@ -5,8 +5,6 @@ The rule of registry.models.blob: lock the blob's row, see that it is live, then
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
@@ -16,26 +14,22 @@ from agent.protocol.oci import Digest
 from controlplane import rbac
 from controlplane.api.actor import Actor
 from registry.errors import BlobUnknown, Unsupported
-from registry.limits import limit
 from registry.models import Blob, ManifestBlob, Repository, RepositoryBlob
 from registry.queries.content import BlobRow
 from registry.storage.store import BlobStore
 
 
-def stale_before() -> object:
-    """A touch younger than this protects long enough and is not written again."""
-    return timezone.now() - timedelta(seconds=limit("GC_GRACE") / 4)
-
-
 def revive_or_create(store: BlobStore, digest: Digest, size: int) -> Blob:
     """The live row of a blob whose file was just stored; call within a transaction."""
     now = timezone.now()
-    blob, created = Blob.objects.select_for_update().get_or_create(
-        digest=str(digest), defaults={"size": size, "last_touched": now}
-    )
+    blob = None
+    while blob is None:  # again only when the collector dropped the row between the two statements
+        # INSERT ... ON CONFLICT DO NOTHING waits for a rival's commit and costs no savepoint.
+        Blob.objects.bulk_create([Blob(digest=str(digest), size=size, last_touched=now, created_at=now)], ignore_conflicts=True)
+        blob = Blob.objects.select_for_update(no_key=True).filter(digest=str(digest)).first()
     # Between our rename and our lock the collector may have moved this very file to the trash and dropped its row. Now that we
     # hold the row it cannot any more: bring the file back.
-    if (created or blob.state != Blob.State.LIVE) and store.size(digest) is None and not store.restore(digest):
+    if store.size(digest) is None and not store.restore(digest):
         raise Internal(f"blob {digest} vanished from the store while it was committed; push it again")
     if blob.state != Blob.State.LIVE:
         Blob.objects.filter(pk=blob.pk).update(state=Blob.State.LIVE, ver=F("ver") + 1, last_touched=now)
@@ -44,20 +38,17 @@ def revive_or_create(store: BlobStore, digest: Digest, size: int) -> Blob:
 
 def link_live(repository_id: str, blob: Blob, pusher: str) -> None:
     """Put the locked, live `blob` into the repository, or touch the link that is there."""
-    now = timezone.now()
-    link, created = RepositoryBlob.objects.get_or_create(
-        repository_id=repository_id, blob=blob, defaults={"pushed_by": pusher, "touched_at": now}
+    RepositoryBlob.objects.bulk_create(
+        [RepositoryBlob(repository_id=repository_id, blob=blob, pushed_by=pusher, touched_at=timezone.now())],
+        update_conflicts=True,
+        unique_fields=["repository", "blob"],
+        update_fields=["touched_at"],
     )
-    if not created:
-        RepositoryBlob.objects.filter(pk=link.pk).update(touched_at=now)
 
 
 def touch(row: BlobRow) -> bool:
     """A pusher saw this blob and will rely on it: protect its link for a grace. False when it went meanwhile."""
-    before = stale_before()
-    if row.touched_at >= before:  # type: ignore[operator]  # a datetime
-        return True
-    return RepositoryBlob.objects.filter(pk=row.link_id).update(touched_at=timezone.now()) == 1
+    return not row.stale or RepositoryBlob.objects.filter(pk=row.link_id).update(touched_at=timezone.now()) == 1
 
 
 def mount(actor: Actor, repository: Repository, digest: Digest, source: str) -> bool:
@@ -71,7 +62,7 @@ def mount(actor: Actor, repository: Repository, digest: Digest, source: str) -> 
     if not rbac.visible(actor, sources, "Repository Pull").exists():
         return False
     with transaction.atomic():
-        blob = Blob.objects.select_for_update().filter(digest=str(digest), state=Blob.State.LIVE).first()
+        blob = Blob.objects.select_for_update(no_key=True).filter(digest=str(digest), state=Blob.State.LIVE).first()
         if blob is None:
             return False
         link_live(repository.pk, blob, actor.name)
@@ -81,11 +72,9 @@ def mount(actor: Actor, repository: Repository, digest: Digest, source: str) -> 
 def delete_blob(full_name: str, digest: Digest) -> None:
     """Take a blob out of a repository. Raises BlobUnknown, Unsupported while a manifest of the repository needs it."""
     with transaction.atomic():
-        link = (
-            RepositoryBlob.objects.select_for_update(of=("self",))
-            .filter(repository__full_name=full_name, blob__digest=str(digest), blob__state=Blob.State.LIVE)
-            .first()
-        )
+        blob = Blob.objects.select_for_update(no_key=True).filter(digest=str(digest), state=Blob.State.LIVE).first()
+        links = RepositoryBlob.objects.select_for_update(of=("self",), no_key=True)
+        link = links.filter(repository__full_name=full_name, blob=blob).first() if blob is not None else None
         if link is None:
             raise BlobUnknown(f"{full_name} holds no blob {digest}")
         # A new statement after the lock: a manifest that was being pushed has locked the link and is visible by now.
@@ -98,6 +87,6 @@ def delete_blob(full_name: str, digest: Digest) -> None:
 
 
 def drop_links(links: list[RepositoryBlob]) -> None:
-    """Remove locked links and touch their blobs, so that the grace begins now."""
+    """Remove links that are locked, with their blobs, and touch the blobs, so that the grace begins now."""
     Blob.objects.filter(pk__in=[link.blob_id for link in links]).update(last_touched=timezone.now(), ver=F("ver") + 1)
     RepositoryBlob.objects.filter(pk__in=[link.pk for link in links]).delete()

@@ -3,8 +3,8 @@
 Two steps of forgetting, each with its own grace:
 
 1. a repository's link to a blob goes when no manifest of the repository needs the blob and no pusher touched the link;
-2. a blob without links and leases is claimed (LIVE -> DELETING), and in another transaction its file goes to the trash and its row
-   goes. Between the two an upload of the same bytes makes it LIVE again.
+2. a blob without links and leases is claimed (LIVE -> DELETING), and in another transaction its file goes to the trash and its
+   row goes. Between the two an upload of the same bytes makes it LIVE again.
 
 Each decision is made under the row's lock by statements that start after the lock was taken (registry.models.blob says why).
 A crash leaves DELETING rows, which the next run finishes, or a trashed file, which the trash window removes.
@@ -46,10 +46,12 @@ class Collected:
 
 
 def candidates(grace: float) -> Collected:
-    """The dry run: reads only. Counts blobs that lose their last link in the same run too, as a run would two graces later."""
+    """The dry run: reads only, and says what a run would do. A blob that loses its last link in it stays for another grace."""
     cutoff = timezone.now() - timedelta(seconds=grace)
     links = _unused_links(cutoff)
-    staying = RepositoryBlob.objects.filter(blob=OuterRef("pk")).exclude(pk__in=links.values("pk"))
+    staying = RepositoryBlob.objects.filter(blob=OuterRef("pk"))
+    if grace <= 0:
+        staying = staying.exclude(pk__in=links.values("pk"))
     blobs = Blob.objects.filter(last_touched__lt=cutoff).filter(~Exists(staying), ~Exists(_leases(timezone.now())))
     sizes = list(blobs.values_list("size", flat=True))
     return Collected(links=links.count(), blobs=len(sizes), size=sum(sizes))
@@ -97,7 +99,9 @@ def unlink_batch(grace: float) -> int:
     if not picked:
         return 0
     with transaction.atomic():
-        locked = list(_lock(RepositoryBlob.objects.filter(pk__in=picked)).values_list("id", flat=True))
+        blobs = Blob.objects.filter(links__in=picked)
+        held = list(_lock(Blob.objects.filter(pk__in=blobs.values("pk"))).values_list("id", flat=True))
+        locked = list(_lock(RepositoryBlob.objects.filter(pk__in=picked, blob_id__in=held)).values_list("id", flat=True))
         unused = _unused_links(cutoff).filter(pk__in=locked)
         rows = list(unused.values_list("id", "blob_id"))
         # A dropped reference touches the blob: its own grace begins now, unless it is zero.
@@ -162,4 +166,4 @@ def trash_orphans(store: BlobStore) -> int:
 def _lock(rows: QuerySet) -> QuerySet:  # type: ignore[type-arg]  # of whichever model, unchanged
     """Lock in the order of ids. Rows that a pusher holds are left for the next run."""
     skip = connection.features.has_select_for_update_skip_locked
-    return rows.order_by("id").select_for_update(skip_locked=skip)
+    return rows.order_by("id").select_for_update(skip_locked=skip, no_key=True)

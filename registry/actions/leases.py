@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
 
 from agent.protocol.oci import parse_manifest
 from registry.models import Blob, Lease, Manifest
@@ -18,7 +20,7 @@ def lease(digest: str, holder: str, expires_at: datetime | None = None) -> int:
     with transaction.atomic():
         wanted = _closure(digest)
         # Lock the blobs first, as every reference writer does (registry.models.blob).
-        list(Blob.objects.select_for_update().filter(digest__in=wanted).order_by("id").values_list("id"))
+        list(Blob.objects.select_for_update(no_key=True).filter(digest__in=wanted).order_by("id").values_list("id"))
         for item in sorted(wanted):
             Lease.objects.update_or_create(holder=holder, root=digest, digest=item, defaults={"expires_at": expires_at})
     return len(wanted)
@@ -29,8 +31,13 @@ def release(holder: str, digest: str = "") -> int:
     rows = Lease.objects.filter(holder=holder)
     if digest:
         rows = rows.filter(root=digest)
-    images = rows.values("root").distinct().count()
-    rows.delete()
+    with transaction.atomic():
+        images = rows.values("root").distinct().count()
+        # Dropping a reference: the grace of what nobody else needs begins now.
+        held = Blob.objects.filter(digest__in=list(rows.values_list("digest", flat=True)))
+        locked = list(held.select_for_update(no_key=True).order_by("id").values_list("id", flat=True))
+        Blob.objects.filter(pk__in=locked).update(last_touched=timezone.now(), ver=F("ver") + 1)
+        rows.delete()
     return images
 
 

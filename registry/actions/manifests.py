@@ -13,13 +13,14 @@ from datetime import datetime
 from django.db import transaction
 from django.utils import timezone
 
-from agent.protocol.oci import Descriptor, Digest, Manifest as Document
+from agent.protocol.oci import Descriptor, Digest
+from agent.protocol.oci import Manifest as Document
 from controlplane import events
 from controlplane.api.actor import Actor
-from registry.actions.blobs import stale_before
 from registry.actions.repositories import ensure_repository
 from registry.errors import ManifestBlobUnknown, ManifestUnknown, RepositoryUnknown, SizeInvalid
 from registry.models import Blob, Manifest, ManifestBlob, ManifestChild, Repository, RepositoryBlob, Tag, TagChange
+from registry.queries.content import stale_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +53,9 @@ def put_manifest(
             children = {str(child.digest) for child in document.manifests}
             ManifestChild.objects.bulk_create([ManifestChild(manifest=row, digest=child) for child in sorted(children)])
         now = timezone.now()
-        Repository.objects.filter(pk=repository.pk).update(pushed_at=now)
         # All row locks come before the events: the audit chain's lock is the one that everybody waits for.
         moved = [(tag, before) for tag in tags if (before := _point(actor, repository, tag, row, now)) != row.digest]
+        Repository.objects.filter(pk=repository.pk).update(pushed_at=now)
         for tag, before in moved:
             events.record(
                 "tag.pushed",
@@ -97,7 +98,7 @@ def _needs(document: Document) -> list[Descriptor]:
 def _lock_blobs(repository: Repository, document: Document) -> set[int]:
     needs = {str(item.digest): item.size for item in _needs(document)}
     links = list(
-        RepositoryBlob.objects.select_for_update(of=("self",))
+        RepositoryBlob.objects.select_for_update(of=("self",), no_key=True)
         .select_related("blob")
         .filter(repository=repository, blob__digest__in=needs, blob__state=Blob.State.LIVE)
         .order_by("id")
@@ -110,7 +111,7 @@ def _lock_blobs(repository: Repository, document: Document) -> set[int]:
             )
         if found[digest] != size:
             raise SizeInvalid(f"blob {digest} has {found[digest]} bytes, the manifest says {size}", digest=digest)
-    stale = [link.pk for link in links if link.touched_at < stale_before()]  # type: ignore[operator]  # a datetime
+    stale = [link.pk for link in links if link.touched_at < stale_before()]
     if stale:
         RepositoryBlob.objects.filter(pk__in=stale).update(touched_at=timezone.now())
     return {link.blob_id for link in links}
@@ -120,20 +121,20 @@ def _check_children(repository: Repository, document: Document) -> None:
     wanted = {str(child.digest) for child in document.manifests}
     if not wanted or repository.sparse_indexes:
         return
-    # FOR KEY SHARE would do; FOR UPDATE is what both databases have. Ordered, so that two pushes cannot deadlock.
-    rows = Manifest.objects.select_for_update().filter(repository=repository, digest__in=wanted).order_by("id")
+    rows = Manifest.objects.select_for_update(no_key=True).filter(repository=repository, digest__in=wanted).order_by("id")
     missing = wanted - set(rows.values_list("digest", flat=True))
     if missing:
         raise ManifestBlobUnknown(
-            f"{repository.full_name} holds no manifest {min(missing)}; push the children of an index before it, or allow sparse indexes"
-            " in the repository's settings",
+            f"{repository.full_name} holds no manifest {min(missing)}; push the children of an index before it, or allow"
+            " sparse indexes in the repository's settings",
             digest=min(missing),
         )
 
 
 def _point(actor: Actor, repository: Repository, name: str, manifest: Manifest, now: datetime) -> str:
     """Point the tag at the manifest; returns the digest it had before, "" for none."""
-    tag = Tag.objects.select_for_update(of=("self",)).select_related("manifest").filter(repository=repository, name=name).first()
+    tags = Tag.objects.select_for_update(of=("self",), no_key=True)
+    tag = tags.select_related("manifest").filter(repository=repository, name=name).first()
     before = ""
     if tag is not None:
         before = tag.manifest.digest
@@ -151,8 +152,12 @@ def _point(actor: Actor, repository: Repository, name: str, manifest: Manifest, 
 
 
 def delete_manifest(actor: Actor, full_name: str, digest: str) -> None:
-    """The manifest and every tag that points at it. Its blobs stay until the collector finds them unused. Raises ManifestUnknown."""
+    """The manifest and its tags. Its blobs stay until the collector finds them unused. Raises ManifestUnknown."""
     with transaction.atomic():
+        # The links of its blobs begin their grace now: a client may be about to push another manifest with them.
+        needed = ManifestBlob.objects.filter(manifest__digest=digest, repository__full_name=full_name).values("blob_id")
+        links = RepositoryBlob.objects.filter(repository__full_name=full_name, blob_id__in=needed)
+        locked = list(links.select_for_update(of=("self",), no_key=True).order_by("id").values_list("id", flat=True))
         row = (
             Manifest.objects.select_for_update(of=("self",))
             .select_related("repository__collection")
@@ -169,10 +174,7 @@ def delete_manifest(actor: Actor, full_name: str, digest: str) -> None:
                 for tag in tags
             ]
         )
-        # The links of its blobs begin their grace now: a client may be about to push another manifest with them.
-        RepositoryBlob.objects.filter(
-            repository=row.repository, blob_id__in=row.blobs.values("blob_id"), touched_at__lt=stale_before()
-        ).update(touched_at=now)
+        RepositoryBlob.objects.filter(pk__in=locked, touched_at__lt=stale_before()).update(touched_at=now)
         row.delete()
         events.record(
             "manifest.deleted",

@@ -32,7 +32,7 @@ def due() -> bool:
 
 def flush() -> int:
     """Write what was counted, in one transaction; returns the number of pulls."""
-    global _flushed_at  # noqa: PLW0603  # one counter a process
+    global _flushed_at  # one counter a process
     with _lock:
         pending = dict(_counts)
         _counts.clear()

@@ -43,8 +43,8 @@ def create_repository(
     check_name(full_name)
     if not access.may_create(actor, full_name):
         raise Denied(
-            f"you may not create repositories in {full_name.partition('/')[0]!r}: it is neither your name nor that of an organisation"
-            " you own; a grant with Repository Create on its collection, or an administrator, can",
+            f"you may not create repositories in {full_name.partition('/')[0]!r}: it is neither your name nor that of an"
+            " organisation you own; a grant with Repository Create on its collection, or an administrator, can",
             operation="Repository Create",
         )
     fields = {"visibility": visibility, "description": description, "readme": readme, "sparse_indexes": sparse_indexes}
@@ -147,8 +147,7 @@ def update_repository(actor: Actor, repository: Repository, version: int | None,
     _check(fields)
     with transaction.atomic():
         row = Repository.objects.select_for_update(of=("self",)).select_related("collection").get(pk=repository.pk)
-        if version is not None and row.version != version:
-            raise RepositoryChanged(f"{row.full_name} was changed by somebody else (version {row.version}); read it again")
+        _check_version(row, version)
         changed = sorted(name for name, value in fields.items() if getattr(row, name) != value)
         for name in changed:
             setattr(row, name, fields[name])
@@ -164,10 +163,11 @@ def update_repository(actor: Actor, repository: Repository, version: int | None,
     return row
 
 
-def delete_repository(actor: Actor, repository: Repository) -> None:
+def delete_repository(actor: Actor, repository: Repository, version: int | None = None) -> None:
     """The repository with its tags, manifests and uploads. Its blobs go at the next collection, unless others use them."""
     with transaction.atomic():
         row = Repository.objects.select_for_update(of=("self",)).select_related("collection").get(pk=repository.pk)
+        _check_version(row, version)
         now = timezone.now()
         # Dropping a reference touches the blob: the grace begins when the last one goes.
         Blob.objects.filter(pk__in=RepositoryBlob.objects.filter(repository=row).values("blob_id")).update(last_touched=now)
@@ -196,6 +196,11 @@ def _prune(collection: Collection) -> None:
         if parent is None or parent.path == COLLECTION:
             return
         collection = parent
+
+
+def _check_version(row: Repository, version: int | None) -> None:
+    if version is not None and row.version != version:
+        raise RepositoryChanged(f"{row.full_name} was changed by somebody else (version {row.version}); read it again")
 
 
 def _check(fields: dict[str, Any]) -> None:

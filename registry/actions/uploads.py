@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import transaction
 from django.db.models import F, Q
@@ -96,7 +96,7 @@ def adopt(repository_id: str, digest: Digest, size: int, pusher: str, session: s
     if not Blob.objects.filter(digest=str(digest), size=size, state=Blob.State.LIVE).exists():
         return False
     with transaction.atomic():
-        blob = Blob.objects.select_for_update().filter(digest=str(digest), size=size, state=Blob.State.LIVE).first()
+        blob = Blob.objects.select_for_update(no_key=True).filter(digest=str(digest), size=size, state=Blob.State.LIVE).first()
         if blob is None:
             return False
         link_live(repository_id, blob, pusher)
@@ -118,7 +118,7 @@ def forget(session: str) -> None:
 
 
 def sweep(store: BlobStore) -> int:
-    """End expired sessions, then drop files that no session owns and nobody wrote to within the TTL. Returns how many files went."""
+    """End expired sessions, then drop files without a session that nobody wrote to within the TTL; returns how many files."""
     now = timezone.now()
     Upload.objects.filter(expires_at__lt=now).filter(Q(busy_until__isnull=True) | Q(busy_until__lt=now)).delete()
     count = 0
@@ -129,5 +129,5 @@ def sweep(store: BlobStore) -> int:
     return count
 
 
-def _expiry() -> object:
+def _expiry() -> datetime:
     return timezone.now() + timedelta(seconds=limit("UPLOAD_TTL"))

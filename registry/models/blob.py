@@ -17,6 +17,9 @@ class Blob(models.Model):
 
     Whoever adds a reference first locks this row and finds it LIVE; the collector locks it, then looks for references. Never the
     other way round: under READ COMMITTED a look before the lock misses what commits in between.
+
+    All writers lock in one order, each kind by ascending id: blobs, links, manifests, tags, the repository, the audit chain. The
+    locks are FOR NO KEY UPDATE, which keep one another out but let foreign keys be checked.
     """
 
     class State(models.IntegerChoices):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from agent.protocol.errors import Denied, NotFound
 from agent.protocol.oci import NameInvalid, check_name
 from controlplane import rbac
 from controlplane.api.actor import Actor
@@ -16,7 +17,7 @@ ACTIONS = {"pull": "Repository Pull", "push": "Repository Push", "delete": "Repo
 
 
 def allowed_actions(actor: Actor, full_name: str, asked: Iterable[str] = ACTIONS) -> frozenset[str]:
-    """Those of `asked` that `actor` may do in `full_name`, also before it exists: then what a creator could do after creating it."""
+    """Those of `asked` that `actor` may do in `full_name`; before it exists, what its creator could do."""
     wanted = set(ACTIONS) if "*" in asked else set(asked) & set(ACTIONS)
     repository = Repository.objects.select_related("collection", "namespace").filter(full_name=full_name).first()
     if repository is None:
@@ -31,21 +32,19 @@ def may_create(actor: Actor, full_name: str) -> bool:
         check_name(full_name)
     except NameInvalid:
         return False
-    if not actor.in_scope("Repository Create"):
-        return False
-    if actor.is_admin:
-        return True
-    if actor.kind != "user":
-        return False
     name = full_name.partition("/")[0]
-    if owns_namespace(actor, name):
+    # Where the namespace has no folder yet, a grant on the folder of all namespaces counts.
+    above = Collection.objects.filter(path__in=[COLLECTION, f"{COLLECTION}{name}/"]).order_by("-path").first()
+    try:
+        rbac.require(actor, "Repository Create", above)
         return True
-    collection = Collection.objects.filter(path=f"{COLLECTION}{name}/").first()
-    return collection is not None and rbac.explain(actor, "Repository Create", collection).allowed
+    except (Denied, NotFound):
+        pass  # no grant; the namespace may be theirs all the same
+    return actor.kind == "user" and actor.in_scope("Repository Create") and owns_namespace(actor, name)
 
 
 def owns_namespace(actor: Actor, name: str) -> bool:
-    """Is `name` the user's own name, or that of an organisation they own? A namespace that exists decides by its recorded owner."""
+    """Is `name` the user's own, or that of an organisation they own? A namespace that exists decides by its recorded owner."""
     namespace = Namespace.objects.filter(name=name).first()
     if namespace is None:
         kind, owner_id = owner_of(name)

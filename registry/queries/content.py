@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from django.db import connection
 from django.db.models import Model, QuerySet
 from django.db.models.functions import Collate
+from django.utils import timezone
 
-from registry.models import Blob, Manifest, Repository, RepositoryBlob, Tag, Upload
+from registry.limits import limit
+from registry.models import Manifest, Repository, Tag, Upload
+from registry.queries import statements
 
 ModelT = TypeVar("ModelT", bound=Model)
 
 
 @dataclass(frozen=True, slots=True)
 class BlobRow:
+    """`stale`: its link was last touched so long ago that a pusher who relies on it must touch it."""
+
     link_id: int
-    blob_id: int
     digest: str
     size: int
-    touched_at: datetime
+    stale: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +42,21 @@ class UploadRow:
     algorithm: str
 
 
+def stale_before() -> datetime:
+    """A touch younger than this protects long enough and is not written again."""
+    return timezone.now() - timedelta(seconds=limit("GC_GRACE") / 4)
+
+
 def blob(full_name: str, digest: str) -> BlobRow | None:
     """The blob as this repository holds it; None also while the collector has claimed it."""
-    row = (
-        RepositoryBlob.objects.filter(repository__full_name=full_name, blob__digest=digest, blob__state=Blob.State.LIVE)
-        .values_list("id", "blob_id", "blob__digest", "blob__size", "touched_at")
-        .first()
-    )
-    return None if row is None else BlobRow(*row)
+    row = statements.blob(full_name, digest, stale_before())
+    return None if row is None else BlobRow(row[0], digest, row[1], row[2])
 
 
 def manifest(full_name: str, target: str) -> ManifestRow | None:
     """By digest or tag."""
-    rows = Manifest.objects.filter(repository__full_name=full_name)
-    rows = rows.filter(digest=target) if ":" in target else rows.filter(tags__name=target)
-    row = rows.values_list("digest", "media_type", "content").first()
-    return None if row is None else ManifestRow(row[0], row[1], bytes(row[2]))
+    row = statements.manifest(full_name, target)
+    return None if row is None else ManifestRow(*row)
 
 
 def upload(full_name: str, session: str) -> UploadRow | None:
@@ -75,8 +78,9 @@ def tag_names(full_name: str, after: str, limit: int | None) -> list[str]:
 def ascii_order(rows: QuerySet[ModelT], column: str, after: str) -> QuerySet[ModelT]:
     """`rows` sorted by bytes, beyond `after`. PostgreSQL's default collation sorts by language, which no client expects."""
     collation = "C" if connection.vendor == "postgresql" else "BINARY"
-    sorted_rows = rows.annotate(ascii=Collate(column, collation)).order_by("ascii")
-    return sorted_rows.filter(ascii__gt=after) if after else sorted_rows
+    sorted_rows: Any = rows.alias(ascii=Collate(column, collation)).order_by("ascii")  # the stubs lose the model in alias()
+    found: QuerySet[ModelT] = sorted_rows.filter(ascii__gt=after) if after else sorted_rows
+    return found
 
 
 def referrers(full_name: str, subject: str, artifact_type: str, after: str, limit: int) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import threading
 from django.db.models import Q
 
 from controlplane.events.models import Event
+from registry.queries import statements
 
 _SUBJECTS = ("user", "organisation", "membership", "team", "token", "role", "grant", "collection", "repository", "namespace")
 
@@ -26,7 +27,7 @@ class _Clock:
     def version(self) -> int:
         if self._seen is None:
             return self._start()
-        found = list(Event.objects.filter(id__gt=self._seen).order_by("id").values_list("id", "kind"))
+        found = statements.events_after(self._seen)
         if not found:
             return self._version
         with self._lock:

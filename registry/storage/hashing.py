@@ -1,10 +1,10 @@
 """Hashes whose state can be saved, so that a blob upload may go on in another process.
 
 hashlib cannot export its state. libcrypto's low-level SHA-2 functions can: SHA256_CTX and SHA512_CTX are plain structs without
-pointers (openssl/sha.h), so the bytes of the struct are the state. They are deprecated in OpenSSL 3 but exported, run at hashlib's
-speed and release the GIL. The state is host-endian and tied to the struct's layout: it is saved with algorithm, count, machine and
-library name, and refused when any of them differs. A self-test against hashlib decides once a process whether this path is used at
-all; without it `RunningHash.state()` is None and the caller hashes the stored bytes again.
+pointers (openssl/sha.h), so the bytes of the struct are the state. They are deprecated in OpenSSL 3 but exported, run at
+hashlib's speed and release the GIL. The state is host-endian and tied to the struct's layout: it is saved with algorithm, count,
+machine and library name, and refused when any of them differs. A self-test against hashlib decides once a process whether this
+path is used at all; without it `RunningHash.state()` is None and the caller hashes the stored bytes again.
 
 This is the only ctypes use of the registry.
 """

@@ -19,7 +19,7 @@ from registry.v2.errors import error_response
 from registry.v2.request import ClientGone, Request
 from registry.v2.response import BlobResponse, Response, send_response
 from registry.v2.routes import Route, match
-from registry.v2.threads import rows
+from registry.v2.threads import writes
 
 Handler: TypeAlias = Callable[..., Awaitable[Response | BlobResponse]]
 
@@ -94,7 +94,7 @@ def _route(scope: HTTPScope) -> Route | None:
 
 def _flush_pulls() -> None:
     if pulls.due():
-        task = asyncio.ensure_future(rows(pulls.flush))
+        task = asyncio.ensure_future(writes(pulls.flush))
         _background.add(task)
         task.add_done_callback(_flushed)
 

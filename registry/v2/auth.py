@@ -183,7 +183,7 @@ def _actor_of_claims(claims: Claims | None) -> Actor | None:
 
 
 def admit(credentials: Credentials, name: str, *needed: str) -> Caller:
-    """The caller, when they have all of `needed` in repository `name`. Raises Challenge, Denied, RepositoryUnknown, NameInvalid."""
+    """The caller, who has all of `needed` in repository `name`. Raises Challenge, Denied, RepositoryUnknown, NameInvalid."""
     check_name(name)
     caller = authenticate(credentials)
     actions = caller.actions(name)

@@ -12,7 +12,7 @@ from registry.v2.auth import Credentials, admit
 from registry.v2.ranges import download
 from registry.v2.request import Request
 from registry.v2.response import BlobResponse, Response
-from registry.v2.threads import files, rows
+from registry.v2.threads import files, rows, writes
 
 CONTENT_TYPE = "application/octet-stream"
 
@@ -71,7 +71,7 @@ def _find(credentials: Credentials, name: str, digest: Digest) -> BlobRow:
 
 async def delete(request: Request, name: str, target: str) -> Response:
     digest = Digest.parse(target)
-    await rows(_delete, Credentials.of(request), name, digest)
+    await writes(_delete, Credentials.of(request), name, digest)
     return Response(202)
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from agent.protocol.errors import InvalidInput, WharfError
 from agent.protocol.oci import (
     MAX_MANIFEST_BYTES,
-    Descriptor,
     Digest,
     Manifest,
     ManifestTooLarge,
@@ -16,18 +14,17 @@ from agent.protocol.oci import (
     parse_manifest,
 )
 from registry.actions import manifests, pulls
+from registry.details import platforms_of
 from registry.errors import ManifestUnknown
 from registry.queries import content
 from registry.queries.content import ManifestRow
-from registry.storage import open_store
 from registry.storage.store import DigestMismatch
 from registry.v2.auth import Credentials, admit
 from registry.v2.request import Request
 from registry.v2.response import Response
-from registry.v2.threads import files, rows
+from registry.v2.threads import files, rows, writes
 
 MAX_TAGS = 100
-MAX_CONFIG_BYTES = 1 << 20  # a config beyond this is not read for its platform
 
 
 class TooManyTags(WharfError):
@@ -75,8 +72,8 @@ async def put(request: Request, name: str, target: str) -> Response:
     digest = document.digest(named.algorithm if named else "sha256")
     if named is not None and digest != named:
         raise DigestMismatch(f"the manifest hashes to {digest}, not to {named}")
-    platforms = await _platforms(document)
-    await rows(_put, credentials, name, document, digest, tags, platforms)
+    platforms = await files(platforms_of, document)
+    await writes(_put, credentials, name, document, digest, tags, platforms)
     headers = {"location": f"/v2/{name}/manifests/{target}", "docker-content-digest": str(digest)}
     if document.subject is not None:
         headers["oci-subject"] = str(document.subject.digest)
@@ -103,32 +100,8 @@ def _put(
     manifests.put_manifest(caller.actor, name, document, digest, tags, platforms)
 
 
-async def _platforms(document: Manifest) -> list[str]:
-    """["linux/amd64"] of an image by its config, of an index by its children; for people, so nothing here refuses a push."""
-    if document.is_index:
-        return sorted({str(child.platform) for child in document.manifests if child.platform and child.platform.os != "unknown"})
-    if document.config is None or not document.config.size or document.config.size > MAX_CONFIG_BYTES:
-        return []
-    return await files(_platform_of, document.config)
-
-
-def _platform_of(config: Descriptor) -> list[str]:
-    blob = open_store().open(config.digest)
-    if blob is None:
-        return []
-    try:
-        data = json.loads(blob.read_at(0, config.size))
-    except ValueError:
-        return []
-    finally:
-        blob.close()
-    if not isinstance(data, dict) or not data.get("os") or not data.get("architecture"):
-        return []
-    return ["/".join(str(data[key]) for key in ("os", "architecture", "variant") if data.get(key))]
-
-
 async def delete(request: Request, name: str, target: str) -> Response:
-    await rows(_delete, Credentials.of(request), name, _target(target))
+    await writes(_delete, Credentials.of(request), name, _target(target))
     return Response(202)
 
 

@@ -1,8 +1,8 @@
 """Uploads: POST starts one (or mounts, or stores a whole blob), PATCH appends, PUT closes, GET asks how far, DELETE cancels.
 
-The order is always: judge and claim (a short transaction) before the first read of the body; then bytes, in batches of 1 MiB, each
-hashed and written by one call in a file thread before the next batch is read, so that a slow disk slows the client and not our
-memory; then the file's commit; then one short transaction. No transaction is open while bytes move.
+The order is always: judge and claim (a short transaction) before the first read of the body; then bytes, in batches of 1 MiB,
+each hashed and written by one call in a file thread before the next batch is read, so that a slow disk slows the client and not
+our memory; then the file's commit; then one short transaction. No transaction is open while bytes move.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from registry.v2.auth import Caller, Credentials, admit
 from registry.v2.ranges import chunk
 from registry.v2.request import BATCH, Request
 from registry.v2.response import Response
-from registry.v2.threads import files, rows
+from registry.v2.threads import files, rows, writes
 
 SMALL = 64 << 10
 
@@ -53,14 +53,14 @@ async def post(request: Request, name: str) -> Response:
     credentials = Credentials.of(request)
     if text := request.parameter("mount"):
         mounted = Digest.parse(text)
-        if await rows(_mount, credentials, name, mounted, request.parameter("from") or ""):
+        if await writes(_mount, credentials, name, mounted, request.parameter("from") or ""):
             return _stored(name, mounted)
     elif text := request.parameter("digest"):
         return await _whole(request, credentials, name, Digest.parse(text))
     algorithm = request.parameter("digest-algorithm") or "sha256"
     if algorithm not in ALGORITHMS:
         raise DigestInvalid(f"digest algorithm {algorithm[:40]!r} is not supported; use {' or '.join(ALGORITHMS)}")
-    session = await rows(_open, credentials, name, algorithm)
+    session = await writes(_open, credentials, name, algorithm)
     return Response(202, _progress(name, session, 0))
 
 
@@ -79,13 +79,13 @@ def _open(credentials: Credentials, name: str, algorithm: str) -> str:
 
 async def _whole(request: Request, credentials: Credentials, name: str, digest: Digest) -> Response:
     """POST ?digest=: the whole blob in one request, without a session's row."""
-    repository, pusher = await rows(_target, credentials, name)
+    repository, pusher = await writes(_target, credentials, name)
     store = open_store()
     if (request.length or BATCH) <= SMALL:
         data = await request.body(SMALL, InvalidInput("the body is longer than its Content-Length"))
-        if not await rows(_adopt_checked, repository, digest, data, pusher):
+        if not await writes(_adopt_checked, repository, digest, data, pusher):
             await files(store.put, digest, data)
-            await rows(uploads.finish, store, repository, digest, len(data), pusher)
+            await writes(uploads.finish, store, repository, digest, len(data), pusher)
         return _stored(name, digest)
     session = new_id()
     writer = await files(store.writer, session, 0, digest.algorithm, None)
@@ -97,7 +97,7 @@ async def _whole(request: Request, credentials: Credentials, name: str, digest: 
     except BaseException:
         await asyncio.shield(files(_drop, writer, session))
         raise
-    await rows(uploads.finish, store, repository, digest, size, pusher)
+    await writes(uploads.finish, store, repository, digest, size, pusher)
     return _stored(name, digest)
 
 
@@ -120,7 +120,7 @@ def _drop(writer: UploadWriter, session: str) -> None:
 
 async def patch(request: Request, name: str, session: str) -> Response:
     first = _chunk_start(request)
-    held = await rows(_claim, Credentials.of(request), name, session, first)
+    held = await writes(_claim, Credentials.of(request), name, session, first)
     writer = await _open_writer(held, name)
     try:
         await _append(request, held, writer)
@@ -136,7 +136,7 @@ async def put(request: Request, name: str, session: str) -> Response:
         raise DigestInvalid("the digest parameter is missing: PUT closes an upload by naming what it must be")
     digest = Digest.parse(text)
     first = _chunk_start(request)
-    held = await rows(_claim, Credentials.of(request), name, session, first, digest.algorithm)
+    held = await writes(_claim, Credentials.of(request), name, session, first, digest.algorithm)
     writer = await _open_writer(held, name)
     committed = False
     try:
@@ -150,19 +150,18 @@ async def put(request: Request, name: str, session: str) -> Response:
 
 async def _commit(held: Claim, writer: UploadWriter, digest: Digest) -> bool:
     store, size = open_store(), writer.offset
-    if not await rows(uploads.renew, held):
-        raise ClaimLost("another request took this upload over; ask for its offset and go on from there")
+    # The claim is younger than its lease unless the body was long; then it was renewed on the way.
     try:
         await files(store.commit, held.session, writer, digest)
     except DigestMismatch:
-        await rows(uploads.forget, held.session)
+        await writes(uploads.forget, held.session)
         raise
-    await rows(uploads.finish, store, held.repository_id, digest, size, held.pusher, held.session)
+    await writes(uploads.finish, store, held.repository_id, digest, size, held.pusher, held.session)
     return True
 
 
 def _chunk_start(request: Request) -> int | None:
-    """Where the client believes the upload ends; None when it does not say. Raises RangeInvalid for a range that is not its length."""
+    """Where the client believes the upload ends; None when it does not say. Raises RangeInvalid."""
     header = request.headers.get("content-range")
     if header is None:
         return None
@@ -185,7 +184,7 @@ async def _open_writer(held: Claim, name: str) -> UploadWriter:
     try:
         writer = await files(open_store().writer, held.session, held.offset, held.algorithm, held.state)
     except UploadBusy as error:
-        await rows(uploads.release, held, held.offset, held.state)
+        await writes(uploads.release, held, held.offset, held.state)
         raise RangeInvalid(error.detail, **_progress(name, held.session, held.offset)) from error
     if writer.offset < held.offset:
         # Power loss took bytes that we had acknowledged: say so, and go on from what is there.
@@ -201,7 +200,7 @@ async def _append(request: Request, held: Claim, writer: UploadWriter) -> None:
     renewed = time.monotonic()
     async for batch in request.batches():
         if time.monotonic() - renewed > uploads.RENEW_SECONDS:
-            if not await rows(uploads.renew, held):
+            if not await writes(uploads.renew, held):
                 raise ClaimLost("another request took this upload over; ask for its offset and go on from there")
             renewed = time.monotonic()
         await files(writer.write, batch)
@@ -210,7 +209,7 @@ async def _append(request: Request, held: Claim, writer: UploadWriter) -> None:
 async def _release(held: Claim, writer: UploadWriter) -> None:
     offset, state = writer.offset, writer.state()
     await files(writer.close)
-    await rows(uploads.release, held, offset, state)
+    await writes(uploads.release, held, offset, state)
 
 
 async def get(request: Request, name: str, session: str) -> Response:
@@ -227,7 +226,7 @@ def _offset(credentials: Credentials, name: str, session: str) -> int:
 
 
 async def delete(request: Request, name: str, session: str) -> Response:
-    await rows(_cancel, Credentials.of(request), name, session)
+    await writes(_cancel, Credentials.of(request), name, session)
     await files(open_store().discard, session)
     return Response(204)
 

@@ -117,7 +117,7 @@ def set_password(
 
 
 def delete_user(actor: Actor, user: User, *, expected: int | None = None) -> None:
-    """Removes the account, its tokens, sessions, memberships and grants. Its private collection stays: things may live in it."""
+    """Removes the account, its tokens, sessions, memberships and grants. Its private collection goes when it is empty."""
     versions.check(user, expected)
     with transaction.atomic():
         key, name = user.pk, user.username

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import json
@@ -62,24 +63,30 @@ def layer(compress: bool = True) -> bytes:
 
 
 def manifest(
-    config: Json, layers: list[Json], blobs: list[bytes], *, algorithm: str = "sha256", media_type: str = MEDIA_OCI_MANIFEST, **more: Any
+    config: Json,
+    layers: list[Json],
+    blobs: list[bytes],
+    *,
+    algorithm: str = "sha256",
+    media_type: str = MEDIA_OCI_MANIFEST,
+    **more: Any,
 ) -> Document:
     body = {"schemaVersion": 2, "mediaType": media_type, "config": config, "layers": layers, **more}
     return Document(json.dumps(body, indent=1).encode(), media_type, blobs, algorithm=algorithm)
 
 
-def image(*, compress: bool = True, algorithm: str = "sha256", architecture: str = "amd64", data_field: bool = False, **more: Any) -> Document:
-    layers = [layer(compress), layer(compress)]
-    config = json.dumps({"architecture": architecture, "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}, "n": os.urandom(4).hex()})
+def image(
+    *, compress: bool = True, algorithm: str = "sha256", architecture: str = "amd64", data_field: bool = False, **more: Any
+) -> Document:
+    blobs = [layer(compress), layer(compress)]
+    rootfs = {"type": "layers", "diff_ids": []}
+    config = json.dumps({"architecture": architecture, "os": "linux", "rootfs": rootfs, "n": os.urandom(4).hex()}).encode()
     media_type = MEDIA_OCI_LAYER_GZIP if compress else MEDIA_OCI_LAYER
-    described = descriptor(config.encode(), MEDIA_OCI_CONFIG, algorithm)
+    described = descriptor(config, MEDIA_OCI_CONFIG, algorithm)
     if data_field:
-        import base64
-
-        described["data"] = base64.b64encode(config.encode()).decode()
-    return manifest(
-        described, [descriptor(item, media_type, algorithm) for item in layers], [config.encode(), *layers], algorithm=algorithm, **more
-    )
+        described["data"] = base64.b64encode(config).decode()
+    layers = [descriptor(item, media_type, algorithm) for item in blobs]
+    return manifest(described, layers, [config, *blobs], algorithm=algorithm, **more)
 
 
 def index(*children: Document, algorithm: str = "sha256", **more: Any) -> Document:
@@ -87,7 +94,13 @@ def index(*children: Document, algorithm: str = "sha256", **more: Any) -> Docume
     return Document(json.dumps(body).encode(), MEDIA_OCI_INDEX, children=list(children), algorithm=algorithm)
 
 
-def artifact(artifact_type: str, *, subject: Document | None = None, layers: bool = True, annotations: Mapping[str, str] | None = None) -> Document:
+def artifact(
+    artifact_type: str,
+    *,
+    subject: Document | None = None,
+    layers: bool = True,
+    annotations: Mapping[str, str] | None = None,
+) -> Document:
     blobs = [os.urandom(50)] if layers else [b"{}"]
     media_type = "application/vnd.example.data" if layers else MEDIA_OCI_EMPTY
     more: Json = {"artifactType": artifact_type, "annotations": {"org.example.n": os.urandom(4).hex(), **(annotations or {})}}
@@ -106,7 +119,9 @@ def non_distributable() -> Document:
     config = b'{"architecture":"amd64","os":"linux"}'
     layers = [
         descriptor(kept, MEDIA_OCI_LAYER_GZIP),
-        descriptor(absent, "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", urls=["https://store.example.com/layer"]),
+        descriptor(
+            absent, "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", urls=["https://store.example.com/layer"]
+        ),
     ]
     document = manifest(descriptor(config, MEDIA_OCI_CONFIG), layers, [config, kept])
     document.absent = {digest_of(absent)}

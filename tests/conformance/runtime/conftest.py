@@ -48,11 +48,12 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
 @pytest.fixture(scope="session")
 def busybox_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("busybox")
+    root.chmod(0o755)  # a plain user has to get in
     (root / "bin").mkdir()
     shutil.copy(BUSYBOX, root / "bin/busybox")
     applets = (
-        "sh true false cat ls id mount ps sleep stty tty readlink grep hostname stat touch mkdir rm echo head dd env pwd test kill"
-        " ip ping seq chmod mknod wc nice cut sort umount find tr chroot unshare date mktemp dmesg ln od printf sysctl"
+        "sh true false cat ls id mount ps sleep stty tty readlink grep hostname stat touch mkdir rm echo head dd env pwd test"
+        " kill ip ping seq chmod mknod wc nice cut sort umount find tr chroot unshare date mktemp dmesg ln od printf sysctl"
     )
     for name in applets.split():
         (root / "bin" / name).symlink_to("busybox")
@@ -66,7 +67,8 @@ def busybox_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rootfs(busybox_root: Path, tmp_path: Path) -> Path:
     """A copy of its own for a test that changes it."""
     target = tmp_path / "rootfs"
-    shutil.copytree(busybox_root, target, symlinks=True)
+    # without what containers of earlier tests mounted on
+    shutil.copytree(busybox_root, target, symlinks=True, ignore=shutil.ignore_patterns("dev", "proc", "sys"))
     return target
 
 
@@ -157,7 +159,7 @@ class Runner:
         if change is not None:
             change(config)
         self.count += 1
-        mounts = options.pop("mounts", None) or [Mount("bind", str(root or self.root), "", ())]
+        mounts = [Mount("bind", str(root or self.root), "", ())]
         return plans.compile(config, id=f"c{self.count}", rootfs=mounts, cgroup_parent=PARENT)
 
     def start(self, *args: str, **options: Any) -> Running:

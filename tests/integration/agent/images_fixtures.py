@@ -36,7 +36,7 @@ http: {{addr: "127.0.0.1:{port}"}}
 def node(root: Path, driver: str = "overlay2", limits: Limits | None = None) -> ImageStore:
     """An image store of its own, as one node has."""
     graph = choose(str(root), driver, rights=Rights(keep_setuid=True), limits=limits)
-    return ImageStore(str(root), ContentStore(str(root / "content")), graph)
+    return ImageStore(str(root / "image" / driver), ContentStore(str(root / "content")), graph)
 
 
 def busybox_rootfs() -> bytes:

@@ -61,7 +61,8 @@ class Space:
         fine, result = done.get(timeout=60)
         if not fine:
             raise result
-        return result
+        answer: T = result
+        return answer
 
     def command(self, *argv: str) -> str:
         result = subprocess.run(["nsenter", f"--net={self.path}", *argv], capture_output=True, text=True, check=False)
@@ -91,6 +92,7 @@ class Lab:
         self.peer = Space(root / "peer")
         self._servers: list[socket.socket] = []
         self._spaces: list[Space] = []
+        self._own = [self.node, self.peer]
         self.node.ip("link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", self.peer.path)
         self.node.ip("addr", "add", "10.77.0.1/24", "dev", "up0")
         self.node.ip("addr", "add", "10.77.0.11/24", "dev", "up0")
@@ -107,6 +109,12 @@ class Lab:
 
     def on_node(self, work: Callable[[], T]) -> T:
         return self.node.run(work)
+
+    def space(self, name: str) -> Space:
+        """One more namespace, without a link yet."""
+        made = Space(self.root / name)
+        self._own.append(made)
+        return made
 
     def inside(self, path: str) -> Space:
         space = Space(Path(path), create=False)
@@ -135,18 +143,24 @@ class Lab:
         threading.Thread(target=_echo_udp if udp else _echo_tcp, args=(sock, name), daemon=True).start()
 
     def close(self) -> None:
-        for sock in self._servers:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-            sock.close()
-        for space in list(self._spaces):
-            self.leave(space)
-        for manager in self.managers:
-            self.on_node(manager.close)
-        if self.managers:
-            self.on_node(self.managers[-1].teardown)
-        self.node.close()
-        self.peer.close()
+        """Every step is taken, whatever the ones before it raise."""
+        with contextlib.ExitStack() as steps:
+            for space in self._own:
+                steps.callback(space.close)
+            if self.managers:
+                steps.callback(self.on_node, self.managers[-1].teardown)
+            for manager in self.managers:
+                steps.callback(self.on_node, manager.close)
+            for space in list(self._spaces):
+                steps.callback(self.leave, space)
+            for sock in self._servers:
+                steps.callback(_hang_up, sock)
+
+
+def _hang_up(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()
 
 
 def _echo_tcp(sock: socket.socket, name: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from agent.images import distribution
 from agent.images.distribution import RegistryEndpoint
-from agent.images.errors import RegistryUnauthenticated, RegistryUnavailable
+from agent.images.errors import RegistryUnauthenticated, RegistryUnavailable, RegistryUntrusted
 from agent.images.image import Image
 from agent.images.images import ImageStore
 from agent.images.pull import pull
@@ -125,7 +125,7 @@ async def test_an_unknown_authority_is_not_believed(tmp_path: Path, line: Line) 
     (tmp_path / "other").mkdir()
     with cutting_registry(tmp_path / "other") as (_, other_pem):
         for ca_pem in (None, other_pem):
-            with pytest.raises(RegistryUnavailable, match="certificate"):
+            with pytest.raises(RegistryUntrusted, match="certificate"):
                 await pull(REF, store=node(tmp_path / "a"), endpoint=RegistryEndpoint(server.url, ca_pem=ca_pem))
 
 

@@ -7,9 +7,13 @@ import io
 import os
 import stat
 import struct
+import subprocess
+import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -17,11 +21,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.protocol.errors import WharfError
+from agent.storage import choose
 from agent.storage import extract as extraction
 from agent.storage.errors import DigestMismatch, ExtractionFailed, LayerInvalid, LayerTooLarge
 from agent.storage.extract import Extracted, extract
 from agent.storage.limits import Limits, Rights
 from tests.contract.archives import archive, entry, fifo, folder, hardlink, symlink
+from tests.integration.agent.extraction_probe import FORBIDDEN
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners and user namespaces")]
 
@@ -266,45 +272,58 @@ def test_memory_is_limited(tmp_path: Path) -> None:
         extract(io.BytesIO(data), str(tmp_path), limits=Limits(memory=24 << 20), rights=Rights(), merged=True)
 
 
+def test_a_killed_agent_takes_its_helper_along(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    code = (
+        "import sys; from agent.storage import choose; from agent.storage.limits import Limits\n"
+        f"choose({str(tmp_path)!r}).apply(None, None, sys.stdin.buffer)"
+    )
+    agent = subprocess.Popen([sys.executable, "-c", code], stdin=read, cwd=extraction._HOME)
+    os.close(read)
+    try:
+        children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children")
+        helper = int(eventually(children.read_text).split()[0])
+        leftovers = tmp_path / "overlay2" / "tmp"
+        status = Path(f"/proc/{helper}/status")
+        assert eventually(lambda: "Seccomp:\t2" in status.read_text())  # it has given everything up and waits for the archive
+        assert eventually(lambda: os.listdir(leftovers))
+        agent.kill()
+        agent.wait()
+        assert eventually(lambda: not _alive(helper))
+        choose(str(tmp_path))
+        assert os.listdir(leftovers) == []
+    finally:
+        os.close(write)
+        agent.kill()
+        agent.wait()
+
+
+def eventually(question: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 30
+    while not (answer := question()):
+        assert time.monotonic() < deadline, "it did not come true"
+    return answer
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_the_helper_owns_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the helper process can do after it dropped its rights, seen from inside."""
-    probe = tmp_path / "probe.py"
-    probe.write_text(
-        "import json, os, socket\n"
-        "from agent.storage import helper\n"
-        "def probe(limits, rights, config):\n"
-        "    found = {}\n"
-        "    def attempt(name, action):\n"
-        "        try:\n"
-        "            action()\n"
-        "            found[name] = 'allowed'\n"
-        "        except OSError as error:\n"
-        "            found[name] = error.strerror\n"
-        "    attempt('see the host', lambda: os.stat('/etc/passwd'))\n"
-        "    attempt('device', lambda: os.mknod('/null', 0o20666, os.makedev(1, 3)))\n"
-        "    attempt('mount', lambda: __import__('agent.sys.mountapi').sys.mountapi.new_filesystem(b'tmpfs', [], 0))\n"
-        "    attempt('chroot', lambda: os.chroot('.'))\n"
-        "    attempt('trusted xattr', lambda: os.setxattr('/f', 'trusted.overlay.opaque', b'y'))\n"
-        "    attempt('execute', lambda: os.execv('/f', ['f']))\n"
-        "    with socket.socket() as sock:\n"
-        "        attempt('network', lambda: sock.connect(('127.0.0.1', 9)))\n"
-        "    raise helper.ExtractionFailed('probed', found=found)\n"
-        "helper._unpack = probe\n"
-        "helper.main()\n"
-    )
-    monkeypatch.setattr(
-        extraction, "_PROGRAM", f"import sys; sys.path.insert(0, {extraction._HOME!r}); exec(open({str(probe)!r}).read())"
-    )
-    target = tmp_path / "target"
-    target.mkdir()
-    (target / "f").write_text("#!/bin/sh\n")
-    (target / "f").chmod(0o755)
-    with pytest.raises(ExtractionFailed) as caught:
-        extract(io.BytesIO(b""), str(target), limits=SMALL, rights=Rights(), merged=False)
-    found = caught.value.extra["found"]
-    assert set(found) == {"see the host", "device", "mount", "chroot", "trusted xattr", "execute", "network"}
-    assert "allowed" not in found.values()
-    assert found["network"] == "Network is unreachable"
+    start = extraction._PROGRAM.replace("agent.storage.helper", "tests.integration.agent.extraction_probe")
+    monkeypatch.setattr(extraction, "_PROGRAM", start)
+    (tmp_path / "f").write_text("#!/bin/sh\n")
+    (tmp_path / "f").chmod(0o755)
+    with pytest.raises(ExtractionFailed, match="probed") as caught:
+        extract(io.BytesIO(b""), str(tmp_path), limits=SMALL, rights=Rights(), merged=False)
+    found = dict(caught.value.extra["found"])
+    assert found.pop("start a thread") == "works"
+    assert set(found) == set(FORBIDDEN)
+    assert [name for name, outcome in found.items() if outcome == "allowed"] == []
 
 
 SEED = archive(

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
+from agent.images.archive import load
 from agent.images.distribution import RegistryClient, RegistryEndpoint
 from agent.images.errors import ImageUnknown
 from agent.images.manifests import encode
 from agent.images.pull import pull
 from agent.images.push import push
-from agent.images.save import save_directory
+from agent.images.save import DOCKER_ARCHIVE, save, save_directory
 from agent.protocol.oci import MEDIA_OCI_INDEX, Digest, ManifestInvalid, Platform, Reference
 from agent.storage.errors import DigestMismatch, NoSpace
 from tests.contract.graph_driver_suite import signature
@@ -108,6 +109,23 @@ async def test_push_again_uploads_nothing_and_a_sibling_is_mounted(tmp_path: Pat
     events.clear()
     await push(Reference.parse("second:v1"), store=store, endpoint=endpoint, progress=events.append)
     assert {event["status"] for event in events} == {"mounted"}
+
+
+async def test_loading_a_pulled_image_keeps_its_manifest(tmp_path: Path, endpoint: RegistryEndpoint) -> None:
+    ours, theirs = node(tmp_path / "a"), node(tmp_path / "b")
+    layered_image(ours, "kept:v1", 1)
+    digest = await push(Reference.parse("kept:v1"), store=ours, endpoint=endpoint)
+    await pull(Reference.parse("kept:v1"), store=theirs, endpoint=endpoint)
+    (tmp_path / "saved.tar").write_bytes(b"".join(save(ours, ["kept:v1"], DOCKER_ARCHIVE)))
+    loaded = load(str(tmp_path / "saved.tar"), theirs)[0]
+    assert loaded.manifest == str(digest)
+    assert await push(Reference.parse("kept:v1"), store=theirs, endpoint=endpoint) == digest
+    theirs.gc()  # the archive's plain layers were only visitors
+    assert {str(found) for found in theirs.content.digests()} == {
+        loaded.id,
+        loaded.manifest,
+        *(str(layer.digest) for layer in loaded.layers),
+    }
 
 
 async def test_small_pieces(tmp_path: Path, endpoint: RegistryEndpoint) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import threading
 
 import pytest
 
 from agent.network.attach import AttachSpec
-from agent.network.errors import InvalidNetwork, PortInUse
+from agent.network.errors import InvalidNetwork, NetworkFailed, PortInUse
 from agent.protocol.spec import NetworkSpec, PortSpec, Protocol
+from agent.sys import netns, nftables
+from agent.sys.netlink import NetlinkError
+from agent.sys.nfnetlink import NftSocket
 from tests.integration.agent.netlab import Lab, ask, container, lab, needs_root, refused
 
 __all__ = ["lab"]
@@ -189,7 +194,9 @@ def test_internal_networks_publish_nothing(lab: Lab) -> None:
         container(lab, manager, "c1", AttachSpec("vault"), ports=(PortSpec(80, 8080),))
 
 
-@pytest.mark.parametrize("wreck", ["flush ruleset", "delete table ip wharf"])
+@pytest.mark.parametrize(
+    "wreck", ["flush ruleset", "delete table ip wharf", "flush chain ip wharf leaving", "flush map ip wharf ports"]
+)
 def test_ports_heal_after_somebody_flushed_the_ruleset(lab: Lab, wreck: str) -> None:
     manager = lab.manager()
     first, _ = container(lab, manager, "c1", ports=(PortSpec(80, 8080),))
@@ -211,3 +218,47 @@ def test_spoofed_sources_are_dropped(lab: Lab) -> None:
     assert refused(inside, "172.17.0.1", 7000, udp=True, source="10.66.6.6")
     assert "counter packets 0" in lab.node.nft("list", "ruleset")
     assert ask(inside, "172.17.0.1", 7000, udp=True).startswith("node ")
+
+
+def test_publishing_beside_a_program_that_changes_the_ruleset_all_the_time(lab: Lab) -> None:
+    """Each of its commits makes our generation stale between reading and writing: ours is done again until it fits."""
+    manager = lab.manager()
+    container(lab, manager, "c0")
+    stop = threading.Event()
+    rounds = 0
+
+    def disturb() -> None:
+        nonlocal rounds
+        with NftSocket() as sock:
+            while not stop.is_set():
+                try:
+                    sock.transaction([nftables.table(2, "other"), nftables.del_table(2, "other")], sock.generation())
+                    rounds += 1
+                except NetlinkError:
+                    continue  # ours came between
+
+    fd = os.open(lab.node.path, os.O_RDONLY)
+    thread = threading.Thread(target=lambda: netns.inside(fd, disturb))
+    thread.start()
+    try:
+        for number in range(30):
+            container(lab, manager, f"d{number}", ports=(PortSpec(80, 9000 + number),))
+    finally:
+        stop.set()
+        thread.join()
+        os.close(fd)
+    assert rounds > 0
+    assert lab.node.nft("list", "map", "ip", "wharf", "ports").count("tcp .") == 30
+
+
+def test_a_ruleset_that_never_rests_is_an_error_that_says_so(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    manager = lab.manager()
+    container(lab, manager, "c1")
+    stale = NftSocket.generation
+    monkeypatch.setattr(NftSocket, "generation", lambda sock: stale(sock) - 1)
+    with pytest.raises(NetworkFailed, match="another program rewrites it"):
+        container(lab, manager, "c2", ports=(PortSpec(80, 8080),))
+    monkeypatch.undo()
+    assert "8080" not in lab.node.nft("list", "ruleset")
+    lab.on_node(lambda: manager.attach("c2", ports=(PortSpec(80, 8080),)))
+    assert "8080" in lab.node.nft("list", "ruleset")

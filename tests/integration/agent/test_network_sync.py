@@ -7,7 +7,7 @@ import os
 import threading
 from pathlib import Path
 
-from agent.network.attach import AttachSpec
+from agent.network.attach import AttachSpec, Report
 from agent.network.manager import Networks
 from agent.protocol.spec import NetworkSpec, PortSpec
 from agent.sys import netns
@@ -33,7 +33,7 @@ def test_a_restart_keeps_endpoints_ports_and_addresses(lab: Lab) -> None:
     before = json.loads(lab.node.ip("-j", "link"))
     second = restart(lab, first)
     report = lab.on_node(lambda: second.sync({"c1"}))
-    assert report.removed_sandboxes == report.repaired == report.broken == report.removed_links == report.lost_ports == ()
+    assert report == Report()
     assert json.loads(lab.node.ip("-j", "link")) == before
     assert ask(lab.peer, "10.77.0.1", 8080).startswith("c1 ")
     assert lab.on_node(lambda: second.inspect("c1")).ports == attached.ports
@@ -169,7 +169,7 @@ def test_many_threads_attach_at_once(lab: Lab) -> None:
         except BaseException as error:  # noqa: BLE001  # shown by the assertion
             errors.append(error)
 
-    threads = [threading.Thread(target=lambda n=n: netns.inside(fd, lambda: one(n))) for n in range(16)]  # type: ignore[misc]
+    threads = [threading.Thread(target=lambda n=n: netns.inside(fd, lambda: one(n))) for n in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:

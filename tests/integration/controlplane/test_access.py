@@ -153,6 +153,14 @@ def test_built_in_roles_hold_what_the_reference_says():
     assert all(verb in {"View", "View Tasks", "History", "Search"} for verbs in view.values() for verb in verbs)
     assert not any(kind in full for kind in ("User", "Role", "Grant", "Token", "Team"))
     assert builtin.operations("None") == {}
+    assert builtin.operations("Scheduler") == {"Node": {"View": [], "Schedule": []}}
+    assert "Update" not in full["Node"]
+    assert {"Exec", "Attach"} <= set(full["Container"])
+    assert not {"Exec", "Attach"} & set(restricted["Container"])
+    gates = {gate for verbs in restricted.values() for allowed in verbs.values() for gate in allowed}
+    assert gates <= {"Bridge Networking Mode"}
+    assert set(builtin.operations("Registry Read")["Repository"]) == {"View", "Pull"}
+    assert "Push" in builtin.operations("Registry Read-Write")["Repository"]
 
 
 def test_built_in_grant_is_made_once_and_its_removal_is_respected():
@@ -170,6 +178,16 @@ def test_a_removed_users_name_gives_a_new_user_no_old_rights(people, tree):
     users.delete_user(SYSTEM, people.bob)
     again = users.create_user(SYSTEM, "bob", None)
     assert not explain(actor_of_user(again), "Collection View", tree["prod"]).allowed
+
+
+def test_a_private_collection_with_content_outlives_its_user_and_keeps_the_name(people, tree):
+    inner = actions.create_collection(SYSTEM, Collection.objects.get(path="/Shared/Private/bob/"), "kept")
+    users.delete_user(SYSTEM, people.bob)
+    with pytest.raises(Conflict, match="earlier user"):
+        users.create_user(SYSTEM, "bob", None)
+    inner.refresh_from_db()
+    users.delete_user(SYSTEM, people.charlie)
+    assert not Collection.objects.filter(path="/Shared/Private/charlie/").exists()
 
 
 # --- REST -----------------------------------------------------------------------------------------------------------------------

@@ -41,6 +41,37 @@ async def test_mounts_take_their_prefix_and_nothing_beside():
     assert await ask(application, "/api/v1/health") == 200
 
 
+async def test_the_event_stream_flows_through_the_whole_stack():
+    from asgiref.sync import sync_to_async
+
+    from controlplane.api.actor import SYSTEM
+    from controlplane.users import actions
+
+    def prepare() -> str:
+        user = actions.create_user(SYSTEM, "root", None, is_admin=True)
+        return actions.create_token(SYSTEM, user, "t")[1]
+
+    scope = http("/api/v1/events")
+    scope["query_string"] = b"since=0"
+    scope["headers"] += [
+        (b"authorization", b"Bearer " + (await sync_to_async(prepare)()).encode()),
+        (b"accept", b"text/event-stream"),
+    ]
+    communicator = ApplicationCommunicator(Application(), scope)
+    await communicator.send_input({"type": "http.request", "body": b"", "more_body": False})
+    start = await communicator.receive_output(20)
+    assert (start["status"], dict(start["headers"])[b"Content-Type"]) == (200, b"text/event-stream")
+    text = b""
+    while text.count(b"event: ") < 2:
+        text += (await communicator.receive_output(20))["body"]
+    await sync_to_async(actions.create_user)(SYSTEM, "later", None)
+    while b'"later"' not in text:
+        text += (await communicator.receive_output(20))["body"]
+    await communicator.send_input({"type": "http.disconnect"})
+    await communicator.wait(20)
+    assert text.count(b"event: user.created") == 2
+
+
 async def test_foreign_pages_open_no_socket():
     application = Application()
     entered = []

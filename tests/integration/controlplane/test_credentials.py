@@ -143,6 +143,17 @@ def test_failures_lock_the_account_for_that_address_only(people, settings):
     assert credentials.check_password("bob", PASSWORD, address="192.0.2.9") == people.bob
 
 
+def test_one_address_cannot_try_every_name(people, settings):
+    settings.LOGIN_FAILURES_PER_ADDRESS = 4
+    for number in range(4):
+        assert credentials.check_password(f"name{number}", "wrong", address="192.0.2.30") is None
+    with pytest.raises(Throttled):
+        credentials.check_password("alice", PASSWORD, address="192.0.2.30")
+    with pytest.raises(Throttled):
+        actions.authenticate_basic("alice", PASSWORD, address="192.0.2.30")
+    assert credentials.check_password("alice", PASSWORD, address="192.0.2.31") == people.alice
+
+
 def test_unknown_name_costs_one_hash_like_a_known_one(people, monkeypatch):
     from django.contrib.auth.hashers import get_hasher
 

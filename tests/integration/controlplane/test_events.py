@@ -125,6 +125,20 @@ def test_a_truncated_tail_with_a_forged_head_row_is_found_by_the_signed_file():
     assert kinds() == [(rows[4].pk, "truncated")]
 
 
+def test_a_restored_backup_is_accepted_by_a_word_and_leaves_an_event():
+    from django.core.management import CommandError, call_command
+
+    rows = fill()
+    anchor.write()
+    Event.objects.filter(pk__gte=rows[2].pk).delete()
+    ChainHead.objects.update(sequence=rows[1].pk, hash=rows[1].hash)
+    with pytest.raises(CommandError):
+        call_command("verify_audit")
+    call_command("verify_audit", "--accept-restored")
+    assert verify().ok
+    assert Event.objects.order_by("-id").first().kind == "audit.restore_accepted"
+
+
 def test_a_chain_rewritten_from_the_first_row_is_found_by_the_signed_file():
     from controlplane.events.chain import GENESIS, link
 

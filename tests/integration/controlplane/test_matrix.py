@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from django.db import transaction
 from django.urls import get_resolver
 
 from controlplane.api import access
@@ -99,21 +100,28 @@ def things(people, token_of):
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row[0]} {row[1]}")
-@pytest.mark.parametrize("name", PEOPLE)
-def test_route(api, people, things, row, name):
+def test_route(api, people, things, row):
+    """Everybody asks the same question of the same state: what one of them changed is rolled back before the next."""
+    got = []
+    for name in PEOPLE:
+        mark = transaction.savepoint()
+        answer = ask(api(None if name == "anonymous" else getattr(people, name)), row, things)
+        transaction.savepoint_rollback(mark)
+        got.append(answer.status_code)
+        if answer.status_code >= 400:
+            assert answer["Content-Type"] == "application/problem+json"
+            assert {"type", "title", "status", "detail", "code", "retry"} <= set(answer.json())
+    assert tuple(got) == TABLE[row]
+
+
+def ask(client, row, things):
     method, route, *rest = row
-    body = (
-        things["bodies"][rest[0]]
-        if rest and isinstance(rest[0], str)
-        else {k: v or {} if v == () else v for k, v in dict(*rest).items()}
-    )
-    client = api(None if name == "anonymous" else getattr(people, name))
+    if rest and isinstance(rest[0], str):
+        body = things["bodies"][rest[0]]
+    else:
+        body = {key: {} if value == () else value for key, value in dict(*rest).items()}
     url = "/api/v1/" + route.format(**{key: value for key, value in things.items() if key != "bodies"})
-    answer = getattr(client, method)(url, *([body] if rest else []), headers=SELF)
-    assert answer.status_code == TABLE[row][PEOPLE.index(name)], answer.content
-    if answer.status_code >= 400:
-        assert answer["Content-Type"] == "application/problem+json"
-        assert {"type", "title", "status", "detail", "code", "retry"} <= set(answer.json())
+    return getattr(client, method)(url, *([body] if rest else []), headers=SELF)
 
 
 def _shape(route: str) -> str:
@@ -170,6 +178,25 @@ def test_the_walk_finds_a_view_without_an_operation():
 
     patterns = [path("x", Nameless.as_view()), path("y", lambda request: None)]
     assert [operations_of(callback) for _, callback in walk(patterns)] == [{"get": None}, {"*": None}]
+
+
+def test_a_view_that_names_an_operation_and_never_asks_gives_no_answer(people):
+    from rest_framework.response import Response
+    from rest_framework.test import APIRequestFactory, force_authenticate
+
+    from agent.protocol.errors import Internal
+    from controlplane.api.views import ApiView
+
+    class Forgetful(ApiView):
+        operations = {"get": "User View"}
+
+        def get(self, request):
+            return Response({"secret": 1})
+
+    request = APIRequestFactory().get("/x")
+    force_authenticate(request, people.admin)
+    with pytest.raises(Internal, match="without asking"):
+        Forgetful.as_view()(request)
 
 
 def test_a_view_without_an_operation_never_runs(people):

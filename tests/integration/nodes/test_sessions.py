@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from agent.protocol.errors import InvalidInput
 from agent.protocol.messages import ContainerInfo, Contents, ImageInfo, Samples
-from agent.protocol.states import NodeState, TaskState
+from agent.protocol.states import Availability, NodeState, TaskState
 from controlplane.events.models import Event
 from nodes import actions, queries
 from nodes.actions.session import EPOCH_LEAP
@@ -186,3 +186,21 @@ def test_pull_tokens_are_for_assigned_repositories_only(running: tuple[Node, Tas
     assert queries.may_pull(row.pk, "library/web")
     assert not queries.may_pull(row.pk, "library/secret")
     assert not queries.may_pull(fleet.node("two").pk, "library/web")
+
+
+def test_a_boot_id_that_comes_back_betrays_a_clone() -> None:
+    row = fleet.node("one")
+    fleet.link(row, boot_id="boot-2")
+    assert Node.objects.get(pk=row.pk).availability == Availability.ACTIVE
+    fleet.link(row, boot_id="boot-1")
+    assert Node.objects.get(pk=row.pk).availability == Availability.PAUSE
+    assert Event.objects.filter(kind="node.clone_suspected", target=f"node/{row.pk}").count() == 1
+
+
+def test_contents_that_say_nothing_new_write_nothing(running: tuple[Node, Task], django_assert_max_num_queries: object) -> None:
+    row, task = running
+    infos = tuple(ContainerInfo(f"{n:064}", f"web.{n}", "library/web", "i", "running", 1e9, task_id=task.pk) for n in range(50))
+    actions.record_contents(row.pk, Contents(row.epoch, infos, ()))
+    with django_assert_max_num_queries(9) as queries_made:  # type: ignore[operator]  # pytest-django's fixture
+        actions.record_contents(row.pk, Contents(row.epoch, infos, ()))
+    assert not [query for query in queries_made if query["sql"].startswith("UPDATE")]

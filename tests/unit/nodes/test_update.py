@@ -230,3 +230,20 @@ def test_a_node_lost_in_an_update_does_not_stop_it() -> None:
     cluster.run(200)
     assert templates(cluster) == ["2"] * 6
     assert cluster.services["s1"].update.state is UpdateState.COMPLETED
+
+
+def test_a_pause_leaves_no_slot_with_two_running_tasks() -> None:
+    """Start-first, two slots in work: one fails and pauses the update while the other has not run yet."""
+    cluster = started(replicas=4)
+    cluster.outcome = lambda task: "hang" if task.template == NEW else "run"
+    cluster.update("s1", NEW, UpdateConfig(order=UpdateOrder.START_FIRST, parallelism=2))
+    cluster.run()
+    first, second = sorted(task.id for task in cluster.tasks() if task.template == NEW)
+    cluster.report(first, S.FAILED)
+    cluster.settle()
+    assert cluster.services["s1"].update.state is UpdateState.PAUSED
+    cluster.outcome = lambda task: "run" if task.id != first else "hang"
+    cluster.run(60)
+    assert cluster.rows[second].observed is S.RUNNING
+    slots = [task.slot for task in cluster.running()]
+    assert sorted(slots) == [1, 2, 3, 4]

@@ -17,7 +17,10 @@ def ping(registry: Registry) -> None:
 def unused(registry: Registry) -> None:
     name = registry.repository()
     registry.call("GET", f"/v2/{name}/tags/list", expect=(200, 404))
-    assert registry.call("GET", f"/v2/{name}/manifests/latest", expect=404).error_codes()[0] in {"MANIFEST_UNKNOWN", "NAME_UNKNOWN"}
+    assert registry.call("GET", f"/v2/{name}/manifests/latest", expect=404).error_codes()[0] in {
+        "MANIFEST_UNKNOWN",
+        "NAME_UNKNOWN",
+    }
     registry.call("GET", f"/v2/{name}/blobs/{digest_of(b'none')}", expect=404)
 
 

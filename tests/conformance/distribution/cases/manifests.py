@@ -131,7 +131,9 @@ def bad_manifest_digest(registry: Registry) -> None:
     for blob in document.blobs:
         registry.push_blob(name, blob)
     other = digest_of(os.urandom(5))
-    answer = registry.call("PUT", f"/v2/{name}/manifests/{other}", document.raw, {"Content-Type": document.media_type}, expect=400)
+    answer = registry.call(
+        "PUT", f"/v2/{name}/manifests/{other}", document.raw, {"Content-Type": document.media_type}, expect=400
+    )
     assert answer.error_codes() == ["DIGEST_INVALID"]
     registry.call("HEAD", f"/v2/{name}/manifests/{other}", expect=404)
 
@@ -172,7 +174,9 @@ def _by_digest(documents: list[Document]) -> list[dict[str, object]]:
 def referrers(registry: Registry) -> None:
     name, subject = registry.repository(), image()
     push(registry, name, subject, "base")
-    sbom, signature = (artifact(f"application/vnd.example.{kind}", subject=subject, annotations={"k": "v"}) for kind in ("sbom", "sig"))
+    sbom, signature = (
+        artifact(f"application/vnd.example.{kind}", subject=subject, annotations={"k": "v"}) for kind in ("sbom", "sig")
+    )
     plain = image(subject=subject.descriptor())  # without artifactType: shown with its config's media type
     listing = index(artifact("application/vnd.example.c"), subject=subject.descriptor(), annotations={"a": "b"})
     for document in (sbom, signature, plain, listing):
@@ -225,7 +229,9 @@ def unknown_blob(registry: Registry) -> None:
     name, document = registry.repository(), image()
     for blob in document.blobs[:-1]:
         registry.push_blob(name, blob)
-    answer = registry.call("PUT", f"/v2/{name}/manifests/x", document.raw, {"Content-Type": MEDIA_OCI_MANIFEST}, expect=(400, 404))
+    answer = registry.call(
+        "PUT", f"/v2/{name}/manifests/x", document.raw, {"Content-Type": MEDIA_OCI_MANIFEST}, expect=(400, 404)
+    )
     assert answer.error_codes() == ["MANIFEST_BLOB_UNKNOWN"]
 
 

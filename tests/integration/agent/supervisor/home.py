@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from agent.supervisor.client import Supervisor
 from agent.supervisor.processes import start_time
 from agent.sys.mount import Mount
 
-APPLETS = "sh cat sleep echo true yes head tail seq dd printf kill stty id wc touch test ls od usleep".split()
+APPLETS = ("sh", "cat", "sleep", "echo", "true", "head", "tail", "seq", "dd", "printf", "stty", "test", "usleep")
 DEADLINE = 30.0  # s
 _numbers = itertools.count()
 
@@ -54,7 +55,7 @@ class Home:
         self.rootfs_path = rootfs
         self.rootfs = [Mount("bind", str(rootfs), "", ("rbind",))]
         self.client: Supervisor
-        self.pids: set[int] = set()  # supervisors that we saw
+        self.supervisor = 0  # the latest pid that we saw
 
     async def open(self, **more: Any) -> Supervisor:
         self.client = await Supervisor.ensure(self.rundir, self.statedir, self.cgroup_parent, **more)
@@ -63,9 +64,8 @@ class Home:
 
     async def pid(self) -> int:
         """Of the supervisor."""
-        pid: int = (await self.client.hello())["pid"]
-        self.pids.add(pid)
-        return pid
+        self.supervisor = int((await self.client.hello())["pid"])
+        return self.supervisor
 
     async def run(self, id_: str, *args: str, config: dict[str, Any] | None = None, **more: Any) -> int:
         """Create and start; the pid."""
@@ -80,15 +80,15 @@ class Home:
 
     async def crash(self) -> None:
         """kill -9 of the supervisor; returns when the client has found, or started, another one."""
-        instance, pid = self.client.instance, await self.pid()
-        os.kill(pid, signal.SIGKILL)
+        instance = self.client.instance
+        os.kill(self.supervisor, signal.SIGKILL)
         await until(lambda: self.client.instance != instance, "another supervisor is there")
         await self.pid()
 
     def lines(self, id_: str, stream: str = "stdout") -> list[dict[str, Any]]:
         """Log entries, oldest first, rotated files included."""
         base = f"{self.statedir}/{id_}/logs/json.log"
-        files = sorted(glob.glob(base + ".*"), key=lambda name: -int(name.rsplit(".", 1)[1])) + [base]
+        files = [*sorted(glob.glob(base + ".*"), key=lambda name: -int(name.rsplit(".", 1)[1])), base]
         entries = [json.loads(line) for name in files for line in Path(name).read_bytes().split(b"\n") if line]
         return [entry for entry in entries if entry["stream"] == stream]
 
@@ -107,6 +107,8 @@ class Home:
 
     async def close(self) -> None:
         """End everything; assert that nothing is left."""
+        if not gone(self.supervisor, None):
+            os.kill(self.supervisor, signal.SIGCONT)  # a failed test may have left it stopped
         for record in await self.client.list():
             await self.client.delete(record["id"], force=True)
         await until(lambda: not self.cgroups(), "the containers' cgroups are gone")
@@ -121,6 +123,15 @@ class Home:
                 await until(lambda: removed(point + self.cgroup_parent + name), "its cgroup is empty")  # noqa: B023  # awaited here
 
 
+def text_of(*parts: str) -> str:
+    """A file, kernel's or not."""
+    return Path(*parts).read_text()
+
+
+def run_program(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
 def removed(directory: str) -> bool:
     try:
         os.rmdir(directory)
@@ -132,12 +143,12 @@ def removed(directory: str) -> bool:
 
 
 def gone(pid: int, started: int | None) -> bool:
-    """Whether a process has ended: a zombie that nobody reaps has."""
+    """Whether a process has ended: a zombie that nobody reaps has. Without its start time, the pid alone is looked at."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return True
-    return fields[0] == b"Z" or int(fields[19]) != started
+    return fields[0] == b"Z" or (started is not None and int(fields[19]) != started)
 
 
 def read_all(fd: int) -> bytes:

@@ -104,10 +104,13 @@ async def test_together_raises_the_first_error_itself() -> None:
     async def fail() -> None:
         raise Conflict("no")
 
-    with pytest.raises(Conflict):
+    async def both() -> None:
         async with Together() as group:
             group.create_task(fail())
             await asyncio.Event().wait()
+
+    with pytest.raises(Conflict):
+        await both()
 
 
 async def test_a_cancelled_caller_waits_for_its_thread() -> None:
