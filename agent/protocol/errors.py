@@ -19,8 +19,10 @@ caller needs: may the very same request succeed later? `detail` is a sentence fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # the supervisor imports this, and typing would bring re into its memory
+    from collections.abc import Mapping
+    from typing import Any, ClassVar
 
 
 class WharfError(Exception):
