@@ -59,7 +59,7 @@ def decode(cls: type[T], data: Any, *, path: str = "", unknown: str = "refuse") 
     """
     if not isinstance(data, Mapping):
         raise InvalidSpec(f"{path or cls.__name__}: expected an object, got {_kind(data)}", field=path)
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # a class is hashable; the stub's bound does not see it through T
     if unknown == "refuse":
         extra = sorted(set(data) - set(hints))
         if extra:
@@ -82,7 +82,7 @@ def decode(cls: type[T], data: Any, *, path: str = "", unknown: str = "refuse") 
 
 
 @lru_cache(maxsize=256)
-def _hints(cls: type[Any]) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 

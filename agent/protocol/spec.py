@@ -226,7 +226,7 @@ class UpdateOrder(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UpdateConfig:
-    """SwarmKit's update semantics; `progress_deadline` is ours (Nomad's default): a task that never gets RUNNING counts as failed."""
+    """SwarmKit's update semantics; past `progress_deadline` (ours) a task that never got RUNNING counts as failed."""
 
     parallelism: int = 1  # 0 = all at once
     delay: float = 0.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 
 from agent.runtime import channel as wire
 from agent.runtime import child, hooks, rootfs, userns
@@ -14,10 +13,13 @@ from agent.sys import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from typing import Any
 
     from agent.runtime.channel import Channel
     from agent.runtime.plan import Plan
+else:
+    import _signal as signal  # the signal module imports enum: 1 MB in the supervisor
 
 
 class Stdio:
@@ -172,8 +174,12 @@ def _first_stage(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootf
     if plan.new_user and any(kind == "network" for kind, _, _ in plan.joins):
         # sysfs shows a network namespace, and only its owner's user namespace may mount it
         supplied.sysfs = api.new_filesystem(b"sysfs", [], api.MOUNT_ATTR_RDONLY)
+    told, tell = os.pipe2(os.O_CLOEXEC)
     pid, pidfd = process.clone3(plan.clone_flags | process.CLONE_PARENT)
     if pid == 0:
+        os.close(tell)
+        os.read(told, 1)  # until our pid was sent: no message of ours may overtake that
+        os.close(told)
         child.init(plan, cgroup, wires, supplied, staged=True)
     wires.channel.send(b"P", b"%d" % pid, [pidfd])
     os._exit(0)

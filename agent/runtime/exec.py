@@ -105,8 +105,12 @@ def _first_stage(plan: Plan, what: ProcessPlan, cgroup: Cgroup, wires: child.Wir
     cgroup.join()
     progress.stage = "namespaces"
     child.join(wires)
+    told, tell = os.pipe2(os.O_CLOEXEC)
     pid, pidfd = process.clone3(process.CLONE_PARENT)
     if pid == 0:
+        os.close(tell)
+        os.read(told, 1)  # until our pid was sent: no message of ours may overtake that
+        os.close(told)
         _second_stage(plan, what, wires)
     wires.channel.send(b"P", b"%d" % pid, [pidfd])
     os._exit(0)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 
 from agent.runtime.errors import RuntimeFailed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from typing import Any
+else:
+    import _signal as signal  # the signal module imports enum: 1 MB in the supervisor
 
 
 def run(hooks: list[dict[str, Any]], point: str, state: dict[str, Any]) -> None:

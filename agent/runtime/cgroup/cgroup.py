@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import time
 
 from agent.protocol.errors import Unavailable
@@ -19,9 +18,12 @@ from agent.sys import bpf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from typing import Any
 
     from agent.runtime.cgroup.v1 import Write
+else:
+    import _signal as signal  # the signal module imports enum: 1 MB in the supervisor
 
 FREEZE_SECONDS = 5.0
 

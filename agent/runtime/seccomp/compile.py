@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from hashlib import sha256
+from _blake2 import blake2b  # hashlib loads OpenSSL: 3 MB in the supervisor
 
 from agent.protocol.errors import InvalidInput
 from agent.runtime.seccomp import tables
@@ -64,7 +64,7 @@ CACHE_SIZE = 64
 
 def compile_profile(profile: dict[str, Any], machine: str = nr.MACHINE) -> tuple[bytes, int]:
     """(program of 8 bytes an instruction, flags for seccomp(2)). Cached by the profile's contents. Raises InvalidInput."""
-    key = sha256(VERSION + machine.encode() + repr(profile).encode()).digest()
+    key = blake2b(VERSION + machine.encode() + repr(profile).encode(), digest_size=32).digest()
     found = _cache.get(key)
     if found is None:
         if len(_cache) >= CACHE_SIZE:

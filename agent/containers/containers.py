@@ -1,0 +1,414 @@
+"""Life cycle of this node's containers, of tasks and started by hand alike.
+
+The supervisor is the parent of the processes and the truth about them; this room adds what it does not know (specs, names,
+images, networks, volumes) and may be restarted at any time. One lock a container orders its transitions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from agent.containers.config import exec_process, health_config, oci_config
+from agent.containers.errors import AmbiguousContainer, ContainerNotRunning, ContainerRunning, NameInUse, NoSuchContainer
+from agent.containers.execution import Execution
+from agent.containers.live import Live, live_from
+from agent.containers.logs import LogEntry, LogQuery, read_logs
+from agent.containers.process import argv, display, stop_signal, user_text, volumes
+from agent.containers.record import Record, Records
+from agent.containers.user import read_text, resolve_user
+from agent.containers.wiring import Wiring
+from agent.images.images import ImageStore
+from agent.protocol.errors import WharfError
+from agent.protocol.messages import STDERR, STDOUT
+from agent.protocol.spec import ContainerRestart, ContainerSpec, MountSpec, MountType
+from agent.protocol.states import ContainerState
+from agent.storage.driver import GraphDriver
+from agent.supervisor.client import Supervisor
+from agent.sys.mount import Mount
+from agent.volumes.store import VolumeStore
+
+log = logging.getLogger(__name__)
+
+
+class Containers:
+    """`home`/containers holds the records; `logs_root` is the supervisor's state directory."""
+
+    def __init__(
+        self,
+        home: Path,
+        supervisor: Supervisor,
+        images: ImageStore,
+        driver: GraphDriver,
+        wiring: Wiring,
+        volume_store: VolumeStore,
+        *,
+        cgroup_parent: str,
+        logs_root: Path,
+    ) -> None:
+        self.records = Records(home / "containers")
+        self._supervisor = supervisor
+        self._images = images
+        self._driver = driver
+        self._wiring = wiring
+        self._volumes = volume_store
+        self._cgroup_parent = cgroup_parent
+        self._logs_root = logs_root
+        self._states: dict[str, dict[str, Any]] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._listeners: list[Callable[[str], None]] = []
+        self._subscribers: set[asyncio.Queue[dict[str, Any]]] = set()
+        self._follower: asyncio.Task[None] | None = None
+
+    # -- the agent's own life -------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Adopt what runs: read the supervisor's list, put the network in order, finish removals that a crash cut short."""
+        self._states = {record["id"]: record for record in await self._supervisor.list()}
+        for container_id in set(self._states) - {record.id for record in self.records}:
+            log.warning("container %s has no record: its creation was cut short; removing it", container_id[:12])
+            await self._supervisor.delete(container_id, force=True)
+            del self._states[container_id]
+        with_process = [item["id"] for item in self._states.values() if item["state"] != ContainerState.EXITED.value]
+        await asyncio.to_thread(self._wiring.sync, with_process)
+        self._follower = asyncio.create_task(self._follow(), name="containers-follow")
+        for record in self.records:
+            if record.id not in self._states:
+                await self._discard(record)
+
+    async def close(self) -> None:
+        """Let go; everything runs on under the supervisor."""
+        if self._follower:
+            self._follower.cancel()
+            await asyncio.gather(self._follower, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        async for event in self._supervisor.events():
+            if event["kind"] == "list":
+                for state in event["containers"]:
+                    await self._now(state)
+                    self._tell(state["id"], {"kind": "seen"})
+                continue
+            if event["kind"] == "delete":
+                self._states.pop(event["id"], None)
+            elif event.get("container"):
+                await self._now(event["container"])
+            self._tell(event["id"], event)
+
+    async def _now(self, state: dict[str, Any]) -> None:
+        """Note a container's state; one that has come to rest gives its address and ports back."""
+        before = self._states.get(state["id"])
+        self._states[state["id"]] = state
+        if state["state"] == ContainerState.EXITED.value and not (before and before["state"] == ContainerState.EXITED.value):
+            await asyncio.to_thread(self._wiring.disconnect, state["id"])
+
+    def _tell(self, container_id: str, event: Mapping[str, Any]) -> None:
+        record = self.records.get(container_id)
+        for queue in self._subscribers:
+            if queue.full():
+                queue.get_nowait()  # a slow listener loses the oldest; events are hints, `live` is the truth
+            queue.put_nowait(
+                {"kind": event["kind"], "id": container_id, "name": record.name if record else "", "at": time.time()}
+            )
+        for listener in self._listeners:
+            listener(record.task_id if record else "")
+
+    def on_change(self, listener: Callable[[str], None]) -> None:
+        """`listener(task_id)` is called after every change of a container; "" for one of no task."""
+        self._listeners.append(listener)
+
+    # -- questions -------------------------------------------------------------------------------------------------------
+
+    def get(self, text: str) -> Record:
+        """By id, name or unique id prefix. Raises `NoSuchContainer`, `AmbiguousContainer`."""
+        found = self.records.find(text)
+        if not found:
+            raise NoSuchContainer(f"No such container: {text}")
+        if len(found) > 1:
+            raise AmbiguousContainer(f"{text!r} fits {len(found)} containers: give more of the id")
+        return found[0]
+
+    def live(self, container_id: str) -> Live | None:
+        """How the container is now; None when it is not there."""
+        record, state = self.records.get(container_id), self._states.get(container_id)
+        if record is None or state is None:
+            return None
+        addresses, ports = self._wiring.addresses(record)
+        return live_from(state, addresses, ports)
+
+    def of_task(self, task_id: str) -> Record | None:
+        return next((record for record in self.records if record.task_id == task_id), None)
+
+    # -- transitions -----------------------------------------------------------------------------------------------------
+
+    async def create(self, spec: ContainerSpec, *, image_id: str, name: str = "", task_id: str = "") -> str:
+        """Make a container, not started; its id. For a task that has one already, that one's (a repeat after a crash)."""
+        if task_id and (known := self.of_task(task_id)):
+            return known.id
+        if name and any(record.name == name for record in self.records):
+            raise NameInUse(f"the name {name!r} is in use by another container: remove it or choose another name")
+        container_id = secrets.token_hex(32)
+        image = self._images.get(image_id)
+        run_config = dict(image.run_config)
+        record = Record(
+            id=container_id,
+            name=name or container_id[:12],
+            spec=spec,
+            image=spec.image,
+            image_id=image.id,
+            command=display(argv(spec, run_config)),
+            created=time.time(),
+            task_id=task_id,
+            stop_signal=stop_signal(spec, run_config),
+        )
+        async with self._lock(container_id):
+            self._images.hold(image.id, container_id)
+            self.records.directory(container_id).mkdir(mode=0o700)
+            try:
+                await self._make(record, run_config, list(image.chain))
+            except BaseException:
+                await self._discard(record)
+                raise
+        return container_id
+
+    async def _make(self, record: Record, run_config: dict[str, Any], chain: list[str]) -> None:
+        rootfs = await asyncio.to_thread(self._driver.prepare, record.id, chain)
+        user = await asyncio.to_thread(self._user, user_text(record.spec, run_config), rootfs)
+        mounts = await asyncio.to_thread(self._mounts, record, run_config, rootfs)
+        directory = self.records.directory(record.id)
+        sandbox, etc = self._wiring.prepare(record.id, record.spec, record.name, directory)
+        config = oci_config(
+            record.spec,
+            run_config,
+            container_id=record.id,
+            user=user,
+            hostname=record.spec.hostname or record.id[:12],
+            sandbox=sandbox,
+            mounts=[*etc, *mounts],
+            cgroup_parent=self._cgroup_parent,
+        )
+        self.records.put(record, config["process"])
+        spec = record.spec
+        await self._supervisor.create(
+            record.id,
+            config,
+            rootfs,
+            log={"driver": "json-file", "max-size": spec.log_max_size, "max-file": spec.log_max_files},
+            open_stdin=spec.open_stdin,
+            restart=_restart_policy(spec),
+            health=health_config(spec.health, run_config),
+        )
+        self._states[record.id] = await self._supervisor.state(record.id)
+
+    def _user(self, text: str, rootfs: list[Mount]) -> Any:
+        return resolve_user(text, read_text(rootfs, "etc/passwd"), read_text(rootfs, "etc/group"))
+
+    def _mounts(self, record: Record, run_config: dict[str, Any], rootfs: list[Mount]) -> list[Mount]:
+        named = {mount.target for mount in record.spec.mounts}
+        declared = [MountSpec(MountType.VOLUME, path) for path in volumes(run_config) if path not in named]
+        return self._volumes.mounts_for([*record.spec.mounts, *declared], record.id, rootfs)
+
+    async def start(self, text: str) -> None:
+        """Raises `ContainerRunning`, the network's refusals, `exec_failed` of the runtime."""
+        record = self.get(text)
+        async with self._lock(record.id):
+            live = self.live(record.id)
+            if live and live.running:
+                raise ContainerRunning(f"container {record.name} is already running")
+            await asyncio.to_thread(self._wiring.connect, record, self.records.directory(record.id))
+            try:
+                await self._supervisor.start(record.id)
+            except WharfError:
+                await asyncio.to_thread(self._wiring.disconnect, record.id)
+                raise
+            self._states[record.id] = await self._supervisor.state(record.id)
+        self._tell(record.id, {"kind": "start"})
+
+    async def stop(self, text: str, grace: float | None = None) -> None:
+        """Ask it to end with its stop signal, kill it after `grace` seconds (the spec's by default); returns when it is down."""
+        record = self.get(text)
+        await self._supervisor.stop(record.id, record.stop_signal, record.spec.stop_grace if grace is None else grace)
+        await self._settled(record.id)
+
+    async def _settled(self, container_id: str) -> None:
+        await self._now(await self._supervisor.state(container_id))
+        self._tell(container_id, {"kind": "stop"})
+
+    async def restart(self, text: str, grace: float | None = None) -> None:
+        record = self.get(text)
+        live = self.live(record.id)
+        if live and live.running:
+            await self.stop(record.id, grace)
+        await self.start(record.id)
+
+    async def kill(self, text: str, signal: int) -> None:
+        record = self._running(text)
+        await self._supervisor.kill(record.id, signal)
+
+    async def pause(self, text: str) -> None:
+        await self._supervisor.pause(self._running(text).id)
+
+    async def unpause(self, text: str) -> None:
+        await self._supervisor.resume(self.get(text).id)
+
+    def _running(self, text: str) -> Record:
+        record = self.get(text)
+        live = self.live(record.id)
+        if live is None or not live.running:
+            raise ContainerNotRunning(f"container {record.name} is not running")
+        return record
+
+    async def rename(self, text: str, name: str) -> None:
+        record = self.get(text)
+        if any(other.name == name for other in self.records if other.id != record.id):
+            raise NameInUse(f"the name {name!r} is in use by another container: remove it or choose another name")
+        self.records.put(replace(record, name=name))
+
+    async def remove(self, text: str, *, force: bool = False) -> None:
+        """Remove the container and everything only it had. A running one needs `force`."""
+        record = self.get(text)
+        async with self._lock(record.id):
+            live = self.live(record.id)
+            if live and live.state in (ContainerState.RUNNING, ContainerState.PAUSED, ContainerState.RESTARTING) and not force:
+                raise ContainerRunning(f"container {record.name} is running: stop the container before removing it, or use force")
+            await self._discard(record)
+        self._locks.pop(record.id, None)
+        self._tell(record.id, {"kind": "remove"})
+
+    async def _discard(self, record: Record) -> None:
+        """Undo creation, whatever part of it happened. The record goes last: a crash in between is finished by `open`."""
+        if record.id in self._states or self.records.get(record.id):
+            try:
+                await self._supervisor.delete(record.id, force=True)
+            except WharfError as error:
+                if error.status != 404:
+                    raise
+        self._states.pop(record.id, None)
+        await asyncio.to_thread(self._wiring.disconnect, record.id)
+        await asyncio.to_thread(self._driver.remove_container, record.id)
+        await asyncio.to_thread(self._volumes.release, record.id)
+        self._images.release(record.id)
+        self.records.remove(record.id)
+
+    # -- streams ---------------------------------------------------------------------------------------------------------
+
+    def logs(self, text: str, query: LogQuery) -> AsyncIterator[LogEntry]:
+        record = self.get(text)
+
+        def ended() -> bool:
+            live = self.live(record.id)
+            return live is None or live.state in (ContainerState.EXITED, ContainerState.DEAD)
+
+        return read_logs(self._logs_root / record.id / "logs", query, ended=ended)
+
+    async def exec(
+        self,
+        text: str,
+        *,
+        command: tuple[str, ...],
+        env: dict[str, str],
+        user: str,
+        cwd: str,
+        tty: bool,
+        stdin: bool,
+    ) -> Execution:
+        """Start `command` in a running container. Raises `exec_failed` (extra.errno: ENOENT or EACCES) when it cannot run."""
+        record = self._running(text)
+        base = self.records.process(record.id)
+        who = None
+        if user:
+            rootfs = await asyncio.to_thread(self._driver.prepare, record.id, list(self._images.get(record.image_id).chain))
+            who = await asyncio.to_thread(self._user, user, rootfs)
+        process = exec_process(base, command, env=env, cwd=cwd, tty=tty, user=who)
+        session = await self._supervisor.exec(record.id, process, tty=tty, stdin=stdin)
+        return Execution(
+            *_descriptors(session.console_fd, session.stdin_fd, session.stdout_fd, session.stderr_fd),
+            tty=tty,
+            wait=partial(self._supervisor.exec_wait, session.exec_id),
+            window=partial(self._supervisor.resize, record.id, exec_id=session.exec_id),
+            exec_id=session.exec_id,
+            pid=session.pid,
+        )
+
+    async def attach(self, text: str, *, stdin: bool) -> Execution:
+        """The container's own streams, live from now on; they end with it."""
+        record = self.get(text)
+        attachment = await self._supervisor.attach(record.id, stdin=stdin)
+        outputs = {STDOUT: attachment.stdout_fd}
+        if attachment.stderr_fd is not None:
+            outputs[STDERR] = attachment.stderr_fd
+        return Execution(
+            outputs,
+            attachment.stdin_fd,
+            tty=attachment.terminal,
+            wait=partial(self._exit_code, record.id),
+            window=partial(self._supervisor.resize, record.id),
+        )
+
+    async def _exit_code(self, container_id: str) -> int | None:
+        record = await self._supervisor.wait(container_id)
+        code: int | None = record["exit_code"] if record["exit_known"] else None
+        return code
+
+    async def stats(self, text: str) -> dict[str, float]:
+        """Counters and levels of one running container, flat (see messages.Samples)."""
+        record = self._running(text)
+        return flat_stats(await self._supervisor.stats(record.id))
+
+    async def stats_stream(self, text: str, period: float = 1.0) -> AsyncIterator[dict[str, float]]:
+        record = self._running(text)
+        while True:
+            live = self.live(record.id)
+            if live is None or not live.running:
+                return
+            yield {"at": time.time(), **await self.stats(record.id)}
+            await asyncio.sleep(period)
+
+    async def events(self) -> AsyncIterator[dict[str, Any]]:
+        """What happens from now on, as plain dicts {kind, id, name, at}."""
+        queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(maxsize=1000)
+        self._subscribers.add(queue)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self._subscribers.discard(queue)
+
+    def _lock(self, container_id: str) -> asyncio.Lock:
+        return self._locks.setdefault(container_id, asyncio.Lock())
+
+
+def _descriptors(
+    console: int | None, stdin: int | None, stdout: int | None, stderr: int | None
+) -> tuple[dict[int, int], int | None]:
+    """(outputs by channel, input) of an exec. A console is both: its input end is a duplicate, so that each can be closed."""
+    if console is not None:
+        return {STDOUT: console}, os.dup(console)
+    outputs = {STDOUT: stdout, STDERR: stderr}
+    return {channel: fd for channel, fd in outputs.items() if fd is not None}, stdin
+
+
+def _restart_policy(spec: ContainerSpec) -> dict[str, Any]:
+    policy: dict[str, Any] = {"name": spec.restart.value}
+    if spec.restart is ContainerRestart.ON_FAILURE and spec.restart_max:
+        policy["max"] = spec.restart_max
+    return policy
+
+
+def flat_stats(stats: Mapping[str, Any]) -> dict[str, float]:
+    """The cgroup's figures as `messages.Samples` names them."""
+    memory, cpu, pids = stats.get("memory", {}), stats.get("cpu", {}), stats.get("pids", {})
+    return {
+        "cpu_seconds": float(cpu.get("usage", 0)) / 1e9,
+        "memory_used": float(memory.get("usage", 0)),
+        "memory_limit": float(memory.get("limit", 0)),
+        "pids": float(pids.get("current", 0)),
+    }

@@ -1,0 +1,135 @@
+"""Byte streams of a process in a container: an exec's, or those of the container itself when attached."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+READ_SIZE = 32 << 10
+# A background child may hold stdout open after the process itself is gone; its output is not waited for longer than this.
+LINGER = 2.0
+
+
+class Execution:
+    """A process's streams: reads outputs as (channel, bytes), takes input with back-pressure, knows the exit code at the end.
+
+    `outputs` maps channels to descriptors and `stdin` is one more, all ours to close. With `tty` input and output are the same
+    console. `wait` returns the exit code (None: nobody saw it), `window` takes rows and columns.
+    """
+
+    def __init__(
+        self,
+        outputs: dict[int, int],
+        stdin: int | None,
+        *,
+        tty: bool,
+        wait: Callable[[], Awaitable[int | None]],
+        window: Callable[[int, int], Awaitable[None]],
+        exec_id: str = "",
+        pid: int = 0,
+    ) -> None:
+        self.exec_id = exec_id
+        self.pid = pid
+        self.tty = tty
+        self._outputs = outputs
+        self._input = stdin
+        self._wait = wait
+        self._window = window
+        for fd in (*outputs.values(), stdin):
+            if fd is not None:
+                os.set_blocking(fd, False)
+
+    async def chunks(self) -> AsyncIterator[tuple[int, bytes]]:
+        """Output in the order it is read, until both ends are closed, or `LINGER` seconds after the process ended."""
+        queue: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue(maxsize=4)
+        readers = {asyncio.create_task(self._pump(channel, fd, queue)) for channel, fd in self._outputs.items()}
+        ended = asyncio.create_task(self._linger())
+        try:
+            while readers or not queue.empty():
+                getter = asyncio.create_task(queue.get())
+                done, _ = await asyncio.wait({getter, ended, *readers}, return_when=asyncio.FIRST_COMPLETED)
+                readers -= done
+                if getter in done:
+                    yield getter.result()
+                    continue
+                getter.cancel()
+                if ended in done and queue.empty():
+                    return
+        finally:
+            for task in (*readers, ended):
+                task.cancel()
+            await asyncio.gather(*readers, ended, return_exceptions=True)
+
+    async def _linger(self) -> None:
+        await self._wait()
+        await asyncio.sleep(LINGER)
+
+    async def _pump(self, channel: int, fd: int, queue: asyncio.Queue[tuple[int, bytes]]) -> None:
+        while data := await _read(fd):
+            await queue.put((channel, data))
+
+    async def write(self, data: bytes) -> None:
+        """Write all of `data` to the process's stdin; what a process that no longer reads would miss is dropped."""
+        view = memoryview(data)
+        while view and self._input is not None:
+            try:
+                view = view[os.write(self._input, view) :]
+            except BlockingIOError:
+                await _ready(self._input, write=True)
+            except OSError:
+                self.close_stdin()
+
+    def close_stdin(self) -> None:
+        """End of input. On a terminal that is the EOF character, for the console stays open."""
+        if self._input is None:
+            return
+        if self.tty:
+            try:
+                os.write(self._input, b"\x04")
+            except OSError:
+                pass  # the process is gone: its input has ended anyway
+            return
+        os.close(self._input)
+        self._input = None
+
+    async def resize(self, rows: int, cols: int) -> None:
+        await self._window(rows, cols)
+
+    async def exit_code(self) -> int | None:
+        """Waits for the end; None when nobody saw it."""
+        return await self._wait()
+
+    def close(self) -> None:
+        """Release the file descriptors. The process goes on: an exec outlives its client."""
+        for fd in (*self._outputs.values(), self._input):
+            if fd is not None:
+                os.close(fd)
+        self._outputs, self._input = {}, None
+
+
+async def _read(fd: int) -> bytes:
+    """Up to 32 KiB; b"" at the end. A pty master says EIO when the last process has closed the terminal."""
+    while True:
+        try:
+            return os.read(fd, READ_SIZE)
+        except BlockingIOError:
+            await _ready(fd)
+        except OSError:
+            return b""
+
+
+async def _ready(fd: int, *, write: bool = False) -> None:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+    add, remove = (loop.add_writer, loop.remove_writer) if write else (loop.add_reader, loop.remove_reader)
+    add(fd, _settle, future)
+    try:
+        await future
+    finally:
+        remove(fd)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,65 @@
+"""A container's place in the world: its network sandbox, the three files in /etc, its mounts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.containers.record import Record
+from agent.network import files
+from agent.network.attach import AttachSpec
+from agent.network.manager import Networks
+from agent.protocol.spec import ContainerSpec, NetworkMode
+from agent.sys.mount import Mount
+
+
+class Wiring:
+    """Thin over `Networks`: what a container's life cycle needs of it, in the order it needs it."""
+
+    def __init__(self, networks: Networks) -> None:
+        self._networks = networks
+
+    def prepare(self, container_id: str, spec: ContainerSpec, name: str, directory: Path) -> tuple[str | None, list[Mount]]:
+        """Before creation: the sandbox to join (None = the node's network) and the binds of /etc/{hosts,hostname,resolv.conf}."""
+        sandbox = self._networks.sandbox(container_id, spec.network_mode, name=name)
+        return sandbox, self._write_files(spec, container_id, directory, ())
+
+    def connect(self, record: Record, directory: Path) -> None:
+        """Before each start: address, routes and published ports; all of it or nothing. Raises `PortInUse` and its kin."""
+        if record.spec.network_mode is NetworkMode.HOST:
+            return
+        self._networks.sandbox(record.id, record.spec.network_mode, name=record.name)
+        if record.spec.network_mode is not NetworkMode.BRIDGE or self._networks.inspect(record.id).endpoints:
+            return
+        wanted = [AttachSpec(network, aliases=(record.name,)) for network in record.spec.networks]
+        attached = self._networks.attach(record.id, wanted, record.spec.ports)
+        self._write_files(record.spec, record.id, directory, tuple(endpoint.address for endpoint in attached.endpoints))
+
+    def disconnect(self, container_id: str) -> None:
+        self._networks.detach(container_id)
+
+    def sync(self, live: list[str]) -> None:
+        self._networks.sync(live)
+
+    def addresses(self, record: Record) -> tuple[tuple[str, ...], tuple[Mapping[str, Any], ...]]:
+        """Where the container can be reached now: its addresses, and its published ports."""
+        if record.spec.network_mode is not NetworkMode.BRIDGE or not self._networks.known(record.id):
+            return (), ()
+        sandbox = self._networks.inspect(record.id)
+        ports = tuple(
+            {
+                "host_ip": port.host_ip or "0.0.0.0",  # noqa: S104  # what Docker shows for "every address"
+                "host_port": port.host_port,
+                "container_port": port.container_port,
+                "protocol": port.protocol.value,
+            }
+            for port in sandbox.ports
+        )
+        return tuple(endpoint.address for endpoint in sandbox.endpoints), ports
+
+    def _write_files(self, spec: ContainerSpec, container_id: str, directory: Path, addresses: tuple[str, ...]) -> list[Mount]:
+        name = spec.hostname or container_id[:12]
+        resolver = self._networks.resolver(spec.networks)
+        text = files.hosts(name, addresses)
+        return files.write(str(directory), hostname=name, hosts_text=text, resolver=resolver)

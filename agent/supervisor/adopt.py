@@ -1,0 +1,125 @@
+"""Take over what another supervisor began: after an upgrade with its descriptors, after a crash from disk alone."""
+
+from __future__ import annotations
+
+import os
+
+from agent.protocol.errors import WharfError
+from agent.supervisor import durable
+from agent.supervisor.container import Container
+from agent.supervisor.house import House
+from agent.supervisor.loop import report
+from agent.supervisor.processes import Process, start_time
+from agent.supervisor.record import CREATED, PAUSED, RUNNING, Record, boot_id
+from agent.supervisor.server import Pending
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+STORE_GRACE = 1.5  # s for a store of descriptors to bring the pidfd of a process that is gone
+
+
+def everything(house: House, handed: dict[str, Any] | None) -> None:
+    """All containers under the state directory, then (upgrade) all connections with their open questions."""
+    containers: dict[str, Any] = handed["containers"] if handed else {}
+    for id_ in sorted(os.listdir(house.context.statedir)):
+        try:
+            _container(house, id_, containers.get(id_))
+        except Exception as error:  # noqa: BLE001  # one damaged directory must not keep the others' supervisor from starting
+            report(error)
+    if handed:
+        _connections(house, handed)
+
+
+def _container(house: House, id_: str, handed: dict[str, Any] | None) -> None:
+    directory = os.path.join(house.context.statedir, id_)
+    if not os.path.isdir(directory):
+        return
+    record, spec = Record.load(directory), durable.read(os.path.join(directory, "config.json"))
+    if record is None or spec is None:
+        _discard(house, id_, directory, spec)
+        return
+    container = Container(house.context, spec, record)
+    house.roster.add(container)
+    if handed and handed["streams"] is not None:
+        container.streams.restore(handed["streams"])
+    pidfd = handed["pidfd"] if handed and handed["pidfd"] >= 0 else open_same(record.pid, record.start_time, record.boot_id)
+    if record.state == CREATED:
+        container.discard_waiting(pidfd)
+    elif pidfd >= 0:
+        _living(house, container, pidfd)
+    elif record.state in (RUNNING, PAUSED):
+        container.lost(STORE_GRACE if record.boot_id == boot_id() else 0.0)
+    else:
+        container.adopt(None)
+    _execs(container, handed["execs"] if handed else {})
+
+
+def _living(house: House, container: Container, pidfd: int) -> None:
+    record = container.record
+    if not container.streams.sources and not container.spec["config"]["process"].get("terminal"):
+        container.streams.open_fifos()
+    container.adopt(house.processes.track(record.pid, pidfd, record.start_time, container.ended))
+
+
+def _execs(container: Container, handed: dict[str, Any]) -> None:
+    directory = os.path.join(container.directory, "exec")
+    for name in sorted(os.listdir(directory)) if os.path.isdir(directory) else ():
+        values = durable.read(os.path.join(directory, name)) if not name.endswith(".tmp") else None
+        if values is None:
+            continue
+        kept = handed.get(name)
+        if kept is not None:
+            container.execs.adopt(values, kept["pidfd"], kept["held"])
+        else:
+            alive = values["running"] and container.process is not None
+            pidfd = open_same(values["pid"], values["start_time"], container.record.boot_id) if alive else -1
+            container.execs.adopt(values, pidfd, [])
+
+
+def _connections(house: House, handed: dict[str, Any]) -> None:
+    connections = {dumped["fd"]: house.server.adopt(dumped["fd"], dumped) for dumped in handed["connections"]}
+    for fd, number, operation, target in handed["pending"]:
+        connection = connections.get(fd)
+        if connection is None:
+            continue
+        if operation == "upgrade":
+            connection.answer(number, {"generation": house.generation, "pid": os.getpid()})
+            continue
+        try:
+            house.resume(Pending(connection, number, operation, target))
+        except WharfError as error:
+            connection.refuse(number, error)
+
+
+def _discard(house: House, id_: str, directory: str, spec: Any) -> None:
+    """A creation that a crash cut short: nobody was told of it."""
+    init = durable.read(os.path.join(directory, "init.pid"))
+    if isinstance(init, dict):
+        pidfd = open_same(init["pid"], init["start_time"], init["boot_id"])
+        if pidfd >= 0:
+            Process(init["pid"], pidfd, init["start_time"], lambda _exit: None).send(9)
+            os.close(pidfd)
+    if isinstance(spec, dict):
+        cgroup = house.context.runtime.cgroup(id_, spec["config"])
+        try:
+            cgroup.kill()
+            cgroup.remove()
+        except OSError as error:
+            report(error)
+    durable.remove_tree(directory)
+
+
+def open_same(pid: int, started: int, boot: str) -> int:
+    """A pidfd of that very process, or -1: pids come round again, so start time and boot are compared after the opening."""
+    if pid <= 0 or boot != boot_id():
+        return -1
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return -1
+    if start_time(pid) != started:
+        os.close(pidfd)
+        return -1
+    return pidfd

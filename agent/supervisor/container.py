@@ -1,0 +1,465 @@
+"""One container. All its state transitions live in this file.
+
+    created ──start──► running ◄──pause/resume──► paused
+                          │
+                 exit     ├──► restarting ──back-off──► running      (policy says so and nobody asked for the end)
+                          └──► exited ──start──► running
+
+A `created` container has a process that waits just before exec. It is lost when the supervisor is replaced or killed, which
+nobody notices but by its pid: `start` makes another. An exit is handled in this order: read the output to its end, write the exit
+file, draw the consequences, tell, reap. kill -9 between any two of them leaves a record from which the rest follows.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from agent.protocol.errors import WharfError
+from agent.supervisor import durable, remains, restart
+from agent.supervisor.context import Context
+from agent.supervisor.execs import Execs
+from agent.supervisor.health import HealthCheck
+from agent.supervisor.loop import Timer, report
+from agent.supervisor.oom import OomWatch
+from agent.supervisor.processes import UNKNOWN, Exit, Process
+from agent.supervisor.record import CREATED, EXITED, PAUSED, RESTARTING, RUNNING, Record
+from agent.supervisor.refusals import AlreadyRunning, ContainerActive, ContainerPaused, NotPaused, NotRunning
+from agent.supervisor.remains import Remains
+from agent.supervisor.streams import Streams
+from agent.sys import tty
+from agent.sys.pidfd import exit_status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from agent.supervisor.launch import Cgroup, Init
+
+SIGKILL, SIGTERM = 9, 15
+
+
+class Container:
+    """`spec` is config.json: {config, rootfs, log, open_stdin, stdin_once, restart, health, annotations}."""
+
+    def __init__(self, context: Context, spec: dict[str, Any], record: Record) -> None:
+        self.context = context
+        self.spec = spec
+        self.record = record
+        self.id = record.id
+        self.directory = os.path.join(context.statedir, record.id)
+        self.process: Process | None = None
+        self.execs = Execs(self)
+        self.waiters: list[Callable[[], None]] = []  # called when the container has come to rest
+        self.gone: list[Callable[[], None]] = []  # called when a delete under way is done
+        self.deleting = False
+        self._init: Init | None = None
+        self._streams: Streams | None = None
+        self._timer: Timer | None = None  # a stop's grace or a restart's back-off: never both
+        self._health: HealthCheck | None = HealthCheck.of(self)
+        self._oom = OomWatch(context.loop, self._oom_happened)
+        self._is_lost = False
+        self._remains = Remains(self, self._remove)
+
+    # ---- what clients ask for
+
+    def launch(self) -> int:
+        """Make the process that waits to be started; its pid. Raises WharfError."""
+        streams = self.streams
+        streams.unlaunch()
+        config, rootfs = self.spec["config"], self.spec["rootfs"]
+        try:
+            if config["process"].get("terminal"):
+                init = self.context.runtime.create(self.id, config, rootfs, None)
+                streams.console(init.console_fd)
+            else:
+                streams.open_fifos()
+                stdio = streams.container_side()
+                try:
+                    init = self.context.runtime.create(self.id, config, rootfs, stdio)
+                finally:
+                    stdio.close()
+        except BaseException:
+            self._drop_streams()
+            raise
+        self._init = init
+        self.record.begun(init.pid, init.start_time)
+        self.process = self.context.processes.track(init.pid, init.pidfd, init.start_time, self.ended)
+        self.context.entrust(self)
+        return init.pid
+
+    def start(self) -> None:
+        """By hand: counters begin anew. Raises AlreadyRunning, or the runtime's refusal (`exec_failed`…)."""
+        if self.deleting:
+            raise ContainerActive(f"container {self.id} is being deleted")
+        if self.record.state in (RUNNING, PAUSED):
+            raise AlreadyRunning(f"container {self.id} is {self.record.state}")
+        self._set_timer(None)
+        self.record.stopped = False
+        self.record.restart_count, self.record.backoff, self.record.restart_at = 0, 0.0, 0.0
+        try:
+            self._run()
+        except (WharfError, OSError):
+            self._rest()
+            raise
+
+    def stop(self, signal: int, grace: float | None) -> None:
+        """Ask it to end, and make it after `grace` seconds (None: never). Nothing when it has no process. See `waiters`."""
+        self.record.stopped = True
+        if self.record.state == RESTARTING:
+            self._rest()
+        elif self.record.active:
+            if grace is not None:
+                self.record.kill_at = time.monotonic() + grace
+                self._arm_kill()
+            self.record.save()
+            self._send(signal)
+
+    def kill(self, signal: int, everything: bool) -> None:
+        """Send a signal to the first process, or to all. KILL and TERM mean the end: no restart. Raises NotRunning."""
+        self._need_process()
+        if signal in (SIGKILL, SIGTERM):
+            self.record.stopped = True
+            self.record.save()
+        if not everything:
+            self._send(signal)
+        elif signal == SIGKILL:
+            self.cgroup.kill()
+        else:
+            for pid in self.cgroup.pids():
+                try:
+                    os.kill(pid, signal)
+                except ProcessLookupError:
+                    pass  # ended meanwhile
+
+    def pause(self) -> None:
+        """Freeze. Raises NotRunning, ContainerPaused."""
+        self.need_running()
+        self.cgroup.freeze()
+        self._enter(PAUSED)
+        self.publish("pause")
+
+    def resume(self) -> None:
+        """Thaw. Raises NotPaused."""
+        if self.record.state != PAUSED:
+            raise NotPaused(f"container {self.id} is {self.record.state}: only a paused one can be resumed")
+        self._thaw()
+
+    def update(self, resources: dict[str, Any] | None, policy: dict[str, Any] | None) -> None:
+        """Change limits now and for later runs; change the restart policy. Raises the runtime's refusal."""
+        if policy is not None:
+            restart.validate(policy)
+            self.spec["restart"] = policy
+        if resources is not None:
+            if self.process is not None:
+                self.cgroup.update(resources)
+            linux = self.spec["config"].setdefault("linux", {})
+            linux["resources"] = remains.merged(linux.get("resources") or {}, resources)
+        durable.write(os.path.join(self.directory, "config.json"), self.spec)
+
+    def delete(self, force: bool) -> None:
+        """Begin to remove it; see `gone`. Raises ContainerActive without force."""
+        if self.record.active and not force:
+            raise ContainerActive(f"container {self.id} is {self.record.state}: stop it first, or delete with force")
+        if self.deleting:
+            return
+        self.deleting = True
+        self.record.stopped = True
+        self._set_timer(None)
+        if self.process is None:
+            self._remains.sweep()
+        else:
+            self.record.save()
+            self._send(SIGKILL)
+            self.cgroup.kill()
+
+    # ---- what others of this room ask
+
+    @property
+    def cgroup(self) -> Cgroup:
+        return self.context.runtime.cgroup(self.id, self.spec["config"])
+
+    @property
+    def streams(self) -> Streams:
+        """Also before a launch: a client may attach first."""
+        if self._streams is None:
+            spec = self.spec
+            self._streams = Streams(
+                self.context.loop, self.directory, spec["log"], bool(spec.get("open_stdin")), bool(spec.get("stdin_once"))
+            )
+        return self._streams
+
+    def need_running(self) -> None:
+        """Raises NotRunning, ContainerPaused."""
+        self._need_process()
+        if self.record.state == PAUSED:
+            raise ContainerPaused(f"container {self.id} is paused: resume it first")
+
+    def publish(self, kind: str, **more: Any) -> None:
+        self.context.publish({"kind": kind, "id": self.id, "at": time.time_ns(), **more, "container": self.record.public()})
+
+    def adopt(self, process: Process | None) -> None:
+        """Go on with what another supervisor began. `process` None: there is none any more."""
+        self.process = process
+        if process is not None and self.record.active:
+            self._arm_kill()
+            self._watch()
+        elif self.record.state == RESTARTING:
+            self._arm_restart()
+        elif self.record.undecided:
+            self.record.undecided = False
+            self._decide()
+
+    def lost(self, grace: float) -> None:
+        """The process was gone when a new supervisor looked for it: somebody may still give back a pidfd that knows its end."""
+        if not self.spec["config"]["process"].get("terminal") and not self.streams.sources:
+            self.streams.open_fifos()  # a store that holds the other ends may have kept the last output
+        self._set_timer(self.context.loop.later(grace, lambda: self.ended(UNKNOWN)))
+        self._is_lost = True
+
+    def discard_waiting(self, pidfd: int) -> None:
+        """The process that waited for `start` cannot be used by another supervisor: `start` makes a new one."""
+        if pidfd >= 0:
+            Process(self.record.pid, pidfd, self.record.start_time, self.ended).send(SIGKILL)  # reaped as a stray
+            os.close(pidfd)
+        self.record.pid = 0
+        self.record.save()
+        if self._streams is not None:
+            self._streams.unlaunch()
+
+    def dump_streams(self) -> dict[str, Any] | None:
+        """For the handover."""
+        return self._streams.dump() if self._streams is not None else None
+
+    def keepsakes(self) -> dict[str, int]:
+        """Descriptors that a store outside keeps for the next supervisor, by kind: pidfd, console, stdin, stdout, stderr."""
+        if self.process is None or self._streams is None:
+            return {}
+        kept = {"pidfd": self.process.pidfd}
+        for source in self._streams.sources:
+            kept["console" if os.isatty(source.fd) else source.name] = source.fd
+        inlet = self._streams.inlet
+        if (
+            inlet is not None and inlet.fd >= 0 and not inlet.once and "console" not in kept
+        ):  # once: a duplicate would keep it open
+            kept["stdin"] = inlet.fd
+        return kept
+
+    def take_back(self, pid: int, start_time: int, kept: dict[str, int]) -> None:
+        """Descriptors that a store kept through our predecessor's death. What we have, or of another run, is not taken."""
+        record = self.record
+        if (pid, start_time) != (record.pid, record.start_time):
+            return
+        if self._is_lost:
+            status = exit_status(kept["pidfd"]) if "pidfd" in kept else None
+            self._set_timer(None)
+            self.ended(UNKNOWN if status is None else Exit.of_status(status))
+        elif self.process is not None:
+            streams = self.streams
+            if "console" in kept and not streams.sources:
+                streams.console(os.dup(kept["console"]))
+            if "stdin" in kept and streams.inlet is None:
+                streams.type_into(os.dup(kept["stdin"]))
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Of the container's own terminal. Raises NotRunning when it has none."""
+        for source in self.streams.sources:
+            if os.isatty(source.fd):
+                tty.resize(source.fd, rows, columns)
+                return
+        raise NotRunning(f"container {self.id} has no terminal to resize")
+
+    def release(self) -> None:
+        """Let go of timers, watches and descriptors: this object is not used again."""
+        self._set_timer(None)
+        self._stop_watching()
+        self._drop_streams()
+        if self.process is not None:
+            self.context.processes.release(self.process)
+            self.process = None
+
+    # ---- transitions
+
+    def _run(self) -> None:
+        """created, exited or restarting → running. Raises WharfError; the record then says exited, and why."""
+        record = self.record
+        try:
+            if self._init is None or self.process is None:
+                self._discard_init()
+                self._remains.clear()
+                self.launch()
+            record.oom_seen = self.cgroup.oom_count()
+            init, self._init = self._init, None
+            if init is not None:  # `launch` made one
+                init.start()
+        except (WharfError, OSError) as error:
+            self._failed(error)
+            raise
+        record.started_at, record.finished_at = time.time_ns(), 0
+        record.exit_code, record.signal, record.exit_known, record.oom_killed, record.error = None, None, False, False, ""
+        record.kill_at = 0.0
+        if self._health is not None:
+            self._health.reset()
+        self._enter(RUNNING)
+        self._watch()
+        self.publish("start")
+
+    def _failed(self, error: WharfError | OSError) -> None:
+        """A start that did not come to a running program: exit code 126 or 127 as a shell's, else 128."""
+        if self.process is not None:
+            self.process.send(SIGKILL)
+            self.context.processes.release(self.process)  # reaped as a stray
+            self.process = None
+        self._init = None
+        self._drop_streams(finish=True)
+        record = self.record
+        record.error = error.detail if isinstance(error, WharfError) else str(error)
+        record.started_at = time.time_ns()
+        record.write_exit(remains.exit_code_of(error), None, True)
+        record.state = EXITED
+        self._remains.sweep()
+
+    def ended(self, exit_: Exit) -> None:
+        """The process ended and is not yet reaped."""
+        was = self.record.state
+        self._is_lost = False
+        self._oom.check()
+        self._stop_watching()
+        self._drop_streams(finish=True)
+        self._set_timer(None)
+        self._init = None
+        self.record.oom_killed = exit_.signal == SIGKILL and self._oom_since_start()
+        self.record.write_exit(exit_.code, exit_.signal, exit_.known)
+        self.process = None
+        self.context.loop.later(0, self._remains.sweep)  # once the caller has reaped it
+        if was == CREATED:
+            self.record.save()
+            self._settle()
+        else:
+            self._decide()
+
+    def _decide(self) -> None:
+        """exited → restarting, or rest."""
+        record = self.record
+        again = restart.wanted(
+            self.spec["restart"],
+            exit_code=record.exit_code if record.exit_known else None,
+            stopped=record.stopped,
+            count=record.restart_count,
+        )
+        if not again:
+            self._rest()
+            return
+        ran = max(0, record.finished_at - record.started_at) / 1e9
+        record.backoff = restart.backoff(record.backoff, ran)
+        record.restart_at = time.monotonic() + record.backoff
+        self._enter(RESTARTING)
+        self.publish("exit")
+        self._arm_restart()
+
+    def _restart(self) -> None:
+        self.record.restart_count += 1
+        self.record.restart_at = 0.0
+        try:
+            self._run()
+        except (WharfError, OSError) as error:
+            report(error)
+            self._decide()
+            return
+        self.publish("restart")
+
+    def _rest(self) -> None:
+        self._set_timer(None)
+        self.record.restart_at = 0.0
+        self._enter(EXITED)
+        self.publish("exit")
+        self._settle()
+
+    def _enter(self, state: str) -> None:
+        self.record.state = state
+        self.record.save()
+
+    def _settle(self) -> None:
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            waiter()
+
+    # ---- parts
+
+    def _need_process(self) -> None:
+        if self.process is None or self.record.state not in (RUNNING, PAUSED):
+            raise NotRunning(f"container {self.id} is {self.record.state}: start it first")
+
+    def _send(self, signal: int) -> None:
+        if self.process is not None:
+            self.process.send(signal)
+        if self.record.state == PAUSED:  # a frozen process takes no signal, not even KILL on cgroup v1
+            self._thaw()
+
+    def _thaw(self) -> None:
+        self.cgroup.thaw()
+        self._enter(RUNNING)
+        self.publish("resume")
+
+    def _arm_kill(self) -> None:
+        if self.record.kill_at:
+            self._set_timer(self.context.loop.at(self.record.kill_at, self._escalate))
+
+    def _escalate(self) -> None:
+        self._timer = None
+        if self.process is not None:
+            self.process.send(SIGKILL)
+            self.cgroup.kill()
+
+    def _arm_restart(self) -> None:
+        # restart_at of another boot may lie far ahead of this boot's clock
+        due = min(self.record.restart_at, time.monotonic() + self.record.backoff)
+        self._set_timer(self.context.loop.at(due, self._restart))
+
+    def _set_timer(self, timer: Timer | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = timer
+
+    def _watch(self) -> None:
+        if self._health is not None:
+            self._health.begin()
+        self._oom.begin(self.cgroup)
+
+    def _stop_watching(self) -> None:
+        if self._health is not None:
+            self._health.end()
+        self._oom.end()
+
+    def _oom_happened(self) -> None:
+        self.publish("oom")
+
+    def _oom_since_start(self) -> bool:
+        try:
+            return self.cgroup.oom_count() > self.record.oom_seen
+        except OSError:
+            return False  # the cgroup is gone: nobody saw an OOM kill
+
+    def _drop_streams(self, finish: bool = False) -> None:
+        if self._streams is not None:
+            streams, self._streams = self._streams, None
+            streams.finish() if finish else streams.close()
+
+    def _discard_init(self) -> None:
+        if self.process is not None:
+            self.process.send(SIGKILL)
+            self.context.processes.release(self.process)
+            self.process = None
+
+    def _remove(self) -> None:
+        if not os.path.isdir(self.directory):
+            return  # two sweeps were under way
+        self.release()
+        self.execs.release()
+        durable.remove_tree(self.directory)
+        self.publish("delete")
+        self._settle()
+        gone, self.gone = self.gone, []
+        for call in gone:
+            call()

@@ -1,0 +1,36 @@
+"""What every container's handling needs of its surroundings."""
+
+from __future__ import annotations
+
+from agent.supervisor.loop import Loop
+from agent.supervisor.processes import Processes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from agent.supervisor.container import Container
+    from agent.supervisor.launch import Runtime
+
+
+class Context:
+    """Passed down, never changed."""
+
+    __slots__ = ("entrust", "loop", "processes", "publish", "runtime", "statedir")
+
+    def __init__(
+        self,
+        loop: Loop,
+        processes: Processes,
+        runtime: Runtime,
+        statedir: str,
+        publish: Callable[[dict[str, Any]], None],
+        entrust: Callable[[Container], None],
+    ) -> None:
+        self.loop = loop
+        self.processes = processes
+        self.runtime = runtime
+        self.statedir = statedir
+        self.publish = publish
+        self.entrust = entrust

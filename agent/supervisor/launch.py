@@ -1,0 +1,149 @@
+"""The one file that calls the OCI runtime: what the supervisor needs of it, in plain data."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from agent.runtime import container, plan
+from agent.runtime import exec as runtime_exec
+from agent.runtime.cgroup import Cgroup as RuntimeCgroup
+from agent.runtime.cgroup import hierarchies
+from agent.sys.mount import Mount
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    from agent.supervisor.streams import Stdio
+
+    class Init(Protocol):
+        """First process of a container (waiting to start) or of an exec (started). `console_fd` is -1 without a terminal."""
+
+        pid: int
+        pidfd: int
+        start_time: int
+        console_fd: int
+
+        def start(self) -> None: ...
+
+    class Cgroup(Protocol):
+        """The resource side of a container. Everything but `update`, `freeze` and `thaw` also works when it does not exist."""
+
+        def update(self, resources: dict[str, Any]) -> None: ...
+        def freeze(self) -> None: ...
+        def thaw(self) -> None: ...
+        def kill(self) -> None: ...
+        def stats(self) -> dict[str, Any]: ...
+        def pids(self) -> list[int]: ...
+        def oom_count(self) -> int: ...
+        def memory_directory(self) -> tuple[str | None, str | None]: ...
+        def remove(self) -> None: ...
+
+    class Runtime(Protocol):
+        """What runs containers: OciRuntime, or a double in unit tests."""
+
+        def create(self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], stdio: Stdio | None) -> Init: ...
+        def exec(
+            self,
+            id_: str,
+            config: dict[str, Any],
+            rootfs: list[list[Any]],
+            pid: int,
+            process: dict[str, Any],
+            stdio: Stdio | None,
+        ) -> Init: ...
+        def cgroup(self, id_: str, config: dict[str, Any]) -> Cgroup: ...
+
+
+class ContainerCgroup:
+    """The runtime's cgroup, never waiting: what is not done yet is tried again by the loop."""
+
+    def __init__(self, path: str) -> None:
+        self._cgroup = RuntimeCgroup(path)
+
+    def update(self, resources: dict[str, Any]) -> None:
+        self._cgroup.update(resources)
+
+    def freeze(self) -> None:
+        self._cgroup.freeze()
+
+    def thaw(self) -> None:
+        self._cgroup.thaw()
+
+    def kill(self) -> None:
+        if self._cgroup.exists():
+            self._cgroup.kill()
+
+    def stats(self) -> dict[str, Any]:
+        return self._cgroup.stats()
+
+    def pids(self) -> list[int]:
+        return self._cgroup.pids() if self._cgroup.exists() else []
+
+    def oom_count(self) -> int:
+        return self._cgroup.oom_count()
+
+    def memory_directory(self) -> tuple[str | None, str | None]:
+        """(v1 directory, v2 directory), each None where that hierarchy does not count."""
+        tree, path = self._cgroup.tree, self._cgroup.path
+        v1 = tree.v1.get("memory")
+        return (v1 + path if v1 else None, tree.v2 + path if tree.v2 and "memory" in tree.v2_controllers else None)
+
+    def remove(self) -> None:
+        """Raises OSError (EBUSY) while the kernel still holds it."""
+        if not self._cgroup.remove(seconds=0.0):
+            raise OSError(errno.EBUSY, "cgroup is busy", self._cgroup.path)
+
+
+class OciRuntime:
+    """Our own runtime, with containers' cgroups below `cgroup_parent`."""
+
+    def __init__(self, cgroup_parent: str) -> None:
+        self._parent = cgroup_parent
+
+    def create(self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], stdio: Stdio | None) -> Init:
+        return container.create(self._plan(id_, config, rootfs), _stdio(stdio))
+
+    def exec(
+        self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], pid: int, process: dict[str, Any], stdio: Stdio | None
+    ) -> Init:
+        return runtime_exec.exec_in(self._plan(id_, config, rootfs), pid, process, _stdio(stdio))
+
+    def cgroup(self, id_: str, config: dict[str, Any]) -> Cgroup:
+        path = (config.get("linux") or {}).get("cgroupsPath") or ""  # the rule is plan.compile's
+        return ContainerCgroup(path if path.startswith("/") else f"{self._parent.rstrip('/')}/{path or id_}")
+
+    def _plan(self, id_: str, config: dict[str, Any], rootfs: list[list[Any]]) -> plan.Plan:
+        mounts = [Mount(kind, source, target, tuple(options)) for kind, source, target, options in rootfs]
+        return plan.compile(config, id=id_, rootfs=mounts, cgroup_parent=self._parent)
+
+
+def _stdio(stdio: Stdio | None) -> container.Stdio:
+    if stdio is None:
+        return container.Stdio(terminal=True)
+    return container.Stdio(stdin_fd=stdio.stdin, stdout_fd=stdio.stdout, stderr_fd=stdio.stderr)
+
+
+def enter_own_cgroup(path: str) -> None:
+    """Move this process into `path` under every hierarchy, so that whoever kills our starter's cgroup does not kill us."""
+    for point in hierarchies().mount_points():
+        directory = point + path
+        os.makedirs(directory, exist_ok=True)
+        _fill_cpuset(point, path)
+        with open(directory + "/cgroup.procs", "wb", buffering=0) as file:
+            file.write(b"0")
+
+
+def _fill_cpuset(point: str, path: str) -> None:
+    """A new v1 cpuset is empty and nothing can join it: hand cpus and mems down."""
+    above = point
+    for part in path.strip("/").split("/"):
+        here = f"{above}/{part}"
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            if os.path.exists(f"{here}/{name}") and point == hierarchies().v1.get("cpuset"):
+                with open(f"{here}/{name}", "r+b", buffering=0) as file:
+                    if not file.read().strip():
+                        with open(f"{above}/{name}", "rb") as parent:
+                            file.write(parent.read().strip())
+        above = here

@@ -1,0 +1,66 @@
+"""What a container leaves behind: its cgroup, its exit code when it never ran, its changed limits."""
+
+from __future__ import annotations
+
+from agent.protocol.errors import WharfError
+from agent.supervisor.loop import report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from agent.supervisor.container import Container
+
+_PAUSE = 0.02  # s between two attempts to remove a cgroup that the kernel still holds
+_ATTEMPTS = 250
+
+
+class Remains:
+    """The cgroup after the first process has ended. `swept` is called, when the container is being deleted, once it is gone."""
+
+    def __init__(self, container: Container, swept: Callable[[], None]) -> None:
+        self._container = container
+        self._swept = swept
+
+    def clear(self) -> None:
+        """Before another run: one attempt; the runtime uses again what the kernel still holds."""
+        try:
+            self._remove()
+        except OSError as error:
+            report(error)
+
+    def sweep(self, attempt: int = 0) -> None:
+        """Kill what is left in the cgroup and remove it, in the background: the kernel empties it some time after the reaping."""
+        if self._container.process is not None:
+            return  # started again meanwhile
+        try:
+            self._remove()
+        except OSError as error:
+            if attempt < _ATTEMPTS:
+                self._container.context.loop.later(_PAUSE, lambda: self.sweep(attempt + 1))
+                return
+            report(error)
+        if self._container.deleting:
+            self._swept()
+
+    def _remove(self) -> None:
+        cgroup = self._container.cgroup
+        cgroup.kill()
+        cgroup.remove()
+
+
+def exit_code_of(error: Exception) -> int:
+    """127 when the program is not there, 126 when it cannot be executed, 128 when the container could not be made."""
+    if not isinstance(error, WharfError) or error.code != "exec_failed":
+        return 128
+    return 127 if error.extra.get("errno") in (2, 20) else 126
+
+
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`new` laid over `old`, section by section; lists are replaced."""
+    result = dict(old)
+    for key, value in new.items():
+        before = result.get(key)
+        result[key] = merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return result

@@ -1,0 +1,93 @@
+"""All containers of the node, by id."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from agent.protocol.errors import WharfError
+from agent.supervisor import durable, health, logs, restart
+from agent.supervisor.container import Container
+from agent.supervisor.context import Context
+from agent.supervisor.record import Record
+from agent.supervisor.refusals import ContainerExists, InvalidRequest, NoSuchContainer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+RESERVED = ("supervisor",)  # our own cgroup stands beside the containers'
+
+
+class Roster:
+    """Makes, finds and forgets containers."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.containers: dict[str, Container] = {}
+
+    def get(self, id_: str) -> Container:
+        """Raises NoSuchContainer."""
+        try:
+            return self.containers[id_]
+        except KeyError:
+            raise NoSuchContainer(f"no container {id_}") from None
+
+    def create(self, id_: str, spec: dict[str, Any]) -> int:
+        """Make a container whose process waits for `start`; that process's pid.
+
+        Raises InvalidRequest, ContainerExists, the refusals of logs, restart, health and runtime; nothing is left behind then.
+        """
+        _check_id(id_)
+        if id_ in self.containers:
+            raise ContainerExists(f"container {id_} exists already: delete it first")
+        check(spec)
+        directory = os.path.join(self.context.statedir, id_)
+        durable.remove_tree(directory)  # of a creation that a crash cut short: it has no state.json
+        os.makedirs(os.path.join(directory, "exec"), 0o700)
+        os.chmod(directory, 0o700)
+        spec["config"]["process"].setdefault("oomScoreAdj", 0)  # unset means inherited, and ours is low
+        durable.write(os.path.join(directory, "config.json"), spec)
+        record = Record(directory, {"id": id_, "created_at": time.time_ns()})
+        container = Container(self.context, spec, record)
+        try:
+            pid = container.launch()
+        except (WharfError, OSError):
+            container.release()
+            durable.remove_tree(directory)
+            raise
+        record.save(sync=True)
+        self.add(container)
+        container.publish("create")
+        return pid
+
+    def add(self, container: Container) -> None:
+        self.containers[container.id] = container
+        container.gone.append(lambda: self._forget(container.id))
+
+    def _forget(self, id_: str) -> None:
+        del self.containers[id_]
+
+    def records(self) -> list[dict[str, Any]]:
+        return [container.record.public() for container in self.containers.values()]
+
+
+def check(spec: dict[str, Any]) -> None:
+    """Raises what is wrong with a container's specification, before anything is made."""
+    config = spec.get("config")
+    process = config.get("process") if isinstance(config, dict) else None
+    if not isinstance(process, dict) or not isinstance(process.get("args"), list) or not process["args"]:
+        raise InvalidRequest("config.process.args is missing: say what to run")
+    if not isinstance(spec.get("rootfs"), list):
+        raise InvalidRequest("rootfs has to be a list of mounts [type, source, target, [option…]]")
+    for key, validate in (("log", logs.validate), ("restart", restart.validate), ("health", health.validate)):
+        value = spec[key]
+        if not isinstance(value, dict):
+            raise InvalidRequest(f"{key} has to be an object")
+        validate(value)
+
+
+def _check_id(id_: str) -> None:
+    plain = id_.replace("-", "").replace("_", "").replace(".", "")
+    if not plain.isascii() or not plain.isalnum() or len(id_) > 128 or not id_[0].isalnum() or id_ in RESERVED:
+        raise InvalidRequest(f"container id {id_!r}: use up to 128 letters, digits, -, _ and ., beginning with a letter or digit")

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agent.supervisor import logs
+from agent.supervisor.logs import CHUNK, LogFile, Splitter
+
+
+def entries(path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(
+    st.lists(
+        st.one_of(st.binary(max_size=300), st.just(b"\n"), st.just(b"x" * (CHUNK + 5)), st.just("ä€𝄞".encode() * 4000)),
+        max_size=8,
+    )
+)
+def test_pieces_become_lines_and_no_byte_is_lost(tmp_path: Path, pieces: list[bytes]) -> None:
+    tail = tmp_path / "tail"
+    tail.unlink(missing_ok=True)
+    splitter = Splitter(str(tail))
+    lines: list[bytes] = []
+    for piece in pieces:
+        lines += splitter.feed(piece)
+        splitter.save()
+        splitter.close()
+        splitter = Splitter(str(tail))  # as after an upgrade or a kill
+    lines += splitter.flush()
+    splitter.close()
+    assert b"".join(lines) == b"".join(pieces)
+    assert all(len(line) <= CHUNK for line in lines)
+    assert all(b"\n" not in line[:-1] for line in lines)
+
+
+def test_a_long_line_is_not_cut_inside_a_character(tmp_path: Path) -> None:
+    splitter = Splitter(str(tmp_path / "tail"))
+    lines = splitter.feed("€".encode() * 20_000 + b"\n")
+    splitter.close()
+    for line in lines:
+        line.decode()  # raises if cut
+    assert len(lines) == 4
+
+
+def test_entries_are_dockers(tmp_path: Path) -> None:
+    log = LogFile(str(tmp_path), {})
+    log.write("stderr", [b'say "hi"\t\xff\n', b"partial"])
+    log.close()
+    first, second = entries(tmp_path / "json.log")
+    assert list(first) == ["log", "stream", "time"]
+    assert first["log"].encode("utf-8", "surrogateescape") == b'say "hi"\t\xff\n'
+    assert second["log"] == "partial"
+    assert first["stream"] == "stderr"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", first["time"])
+
+
+@pytest.mark.parametrize(("max_file", "names"), [(1, {"json.log"}), (3, {"json.log", "json.log.1", "json.log.2"})])
+def test_rotation(tmp_path: Path, max_file: int, names: set[str]) -> None:
+    log = LogFile(str(tmp_path), {"max-size": 1000, "max-file": max_file})
+    for number in range(200):
+        log.write("stdout", [b"%d\n" % number])
+    log.close()
+    assert {path.name for path in tmp_path.iterdir()} == names
+    order = sorted(names, reverse=True)
+    numbers = [int(entry["log"]) for name in order for entry in entries(tmp_path / name)]
+    assert numbers == list(range(numbers[0], 200))
+    assert all((tmp_path / name).stat().st_size < 1100 for name in names)
+
+
+def test_a_reopened_log_goes_on(tmp_path: Path) -> None:
+    for text in (b"one\n", b"two\n"):
+        log = LogFile(str(tmp_path), {})
+        log.write("stdout", [text])
+        log.close()
+    assert [entry["log"] for entry in entries(tmp_path / "json.log")] == ["one\n", "two\n"]
+
+
+def test_a_full_disk_is_counted_and_not_raised(tmp_path: Path) -> None:
+    (tmp_path / "json.log").symlink_to("/dev/full")
+    log = LogFile(str(tmp_path), {"max-size": 0})
+    log.write("stdout", [b"lost\n"])
+    log.write("stdout", [b"lost too\n"])
+    assert log.dropped > 0
+    assert log.fault == "No space left on device"
+    log.close()
+
+
+@pytest.mark.parametrize(
+    "options", [{"driver": "syslog"}, {"max-size": "10m"}, {"max-size": -1}, {"max-file": 0}, {"max-file": True}]
+)
+def test_options_that_cannot_work(options: dict[str, object]) -> None:
+    with pytest.raises(logs.InvalidLogOptions):
+        logs.validate(options)
