@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from django.db.models import Count
 
 from agent.protocol import codec
 from agent.protocol.messages import Action as ActionMessage
@@ -193,3 +196,18 @@ def stream_sources(containers: Iterable[str], service_id: str) -> list[StreamSou
         )
         for row in wanted
     ]
+
+
+def task_counts(services: Iterable[Service]) -> dict[str, dict[str, int]]:
+    """Service id -> observed state -> number of wanted tasks, for a page of services in one query."""
+    rows = (
+        Task.objects.live()
+        .filter(service__in=[service.pk for service in services])
+        .order_by()
+        .values_list("service_id", "observed")
+        .annotate(number=Count("pk"))
+    )
+    counts: dict[str, dict[str, int]] = defaultdict(dict)
+    for service_id, observed, number in rows:
+        counts[service_id][TaskState(observed).name.lower()] = number
+    return counts

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
 from typing import Any
 
-from django.db.models import Count, QuerySet
+from django.db.models import QuerySet
 from django_filters import rest_framework as filters
 from drf_spectacular.utils import extend_schema
 from rest_framework import status
@@ -32,6 +30,7 @@ from nodes.api.serializers import (
     TaskSerializer,
 )
 from nodes.models import Service, Task
+from nodes.queries import task_counts
 
 
 class ServiceFilter(Filters):
@@ -39,23 +38,8 @@ class ServiceFilter(Filters):
     collection = filters.CharFilter(field_name="collection__path", lookup_expr="iexact")
 
 
-def counts_of(services: Iterable[Service]) -> dict[str, dict[str, int]]:
-    """Service id -> observed state -> number of wanted tasks, for a page of services in one query."""
-    rows = (
-        Task.objects.live()
-        .filter(service__in=[service.pk for service in services])
-        .order_by()
-        .values_list("service_id", "observed")
-        .annotate(number=Count("pk"))
-    )
-    counts: dict[str, dict[str, int]] = defaultdict(dict)
-    for service_id, observed, number in rows:
-        counts[service_id][TaskState(observed).name.lower()] = number
-    return counts
-
-
 def shown(service: Service) -> dict[str, Any]:
-    return dict(ServiceSerializer(service, context={"counts": counts_of([service])}).data)
+    return dict(ServiceSerializer(service, context={"counts": task_counts([service])}).data)
 
 
 def merge(target: Any, patch: Any) -> Any:
@@ -100,7 +84,7 @@ class Services(ModelRoutes):
 
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         page = self.paginate_queryset(self.filter_queryset(self.get_queryset())) or []
-        context = {**self.get_serializer_context(), "counts": counts_of(page)}
+        context = {**self.get_serializer_context(), "counts": task_counts(page)}
         return self.get_paginated_response(ServiceSerializer(page, many=True, context=context).data)
 
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:

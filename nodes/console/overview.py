@@ -9,9 +9,9 @@ from agent.protocol.states import NodeState, TaskState
 from controlplane.api import access
 from controlplane.api.actor import Actor
 from controlplane.console.overview import Attention, Hit, Tile
-from nodes.api.workloads import counts_of
 from nodes.console.words import service_state
 from nodes.models import Container, Node, Service, Task
+from nodes.queries import task_counts
 
 FOUND = 20
 
@@ -20,7 +20,7 @@ def tiles(actor: Actor) -> list[Tile]:
     nodes = list(access.visible(actor, Node.objects.members()))
     ready = sum(node.state == NodeState.READY for node in nodes)
     services = list(access.visible(actor, Service.objects.standing()))
-    counts = counts_of(services)
+    counts = task_counts(services)
     whole = sum(service_state(service, counts.get(service.pk, {})) in ("running", "empty") for service in services)
     running = access.visible(actor, Container.objects.running()).count()
     cores = sum(node.nano_cpus for node in nodes if node.state == NodeState.READY) / 1e9
@@ -43,7 +43,7 @@ def attention(actor: Actor) -> list[Attention]:
         if node.adopt_since is not None:
             found.append(Attention(f"Node {node.hostname} holds containers that the database does not know", url))
     services = list(access.visible(actor, Service.objects.standing()))
-    counts = counts_of(services)
+    counts = task_counts(services)
     for service in services:
         if service_state(service, counts.get(service.pk, {})) == "degraded":
             found.append(Attention(f"Service {service.name} is not whole", reverse("service", args=[service.name])))

@@ -16,10 +16,10 @@ from agent.protocol.spec import ServiceSpec
 from controlplane.api import access
 from controlplane.console.pages import AUTHENTICATED, Page
 from nodes import actions
-from nodes.api.workloads import counts_of
 from nodes.console import forms
 from nodes.console.words import service_state
 from nodes.models import Container, Service, Task
+from nodes.queries import task_counts
 
 PER_PAGE = 100
 HISTORY = 10
@@ -44,7 +44,7 @@ class Services(Page):
         if text := self.request.GET.get("q", "").strip():
             rows = rows.filter(name__icontains=text)
         page = Paginator(rows, PER_PAGE).get_page(self.request.GET.get("page"))
-        counts = counts_of(page)
+        counts = task_counts(page)
         for service in page:
             service.counts = counts.get(service.pk, {})
             service.word = service_state(service, service.counts)
@@ -63,7 +63,7 @@ class ServicePage(Page):
 
     def context(self) -> dict[str, Any]:
         service = self.service()
-        counts = counts_of([service]).get(service.pk, {})
+        counts = task_counts([service]).get(service.pk, {})
         return {
             "service": service,
             "wanted": service.wanted,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from agent.protocol.errors import Denied, NotFound
 from agent.protocol.oci import NameInvalid, check_name
 from controlplane import rbac
 from controlplane.api.actor import Actor
@@ -31,17 +32,15 @@ def may_create(actor: Actor, full_name: str) -> bool:
         check_name(full_name)
     except NameInvalid:
         return False
-    if not actor.in_scope("Repository Create"):
-        return False
-    if actor.is_admin:
-        return True
-    if actor.kind != "user":
-        return False
     name = full_name.partition("/")[0]
-    if owns_namespace(actor, name):
+    # Where the namespace has no folder yet, a grant on the folder of all namespaces counts.
+    above = Collection.objects.filter(path__in=[COLLECTION, f"{COLLECTION}{name}/"]).order_by("-path").first()
+    try:
+        rbac.require(actor, "Repository Create", above)
         return True
-    collection = Collection.objects.filter(path=f"{COLLECTION}{name}/").first()
-    return collection is not None and rbac.explain(actor, "Repository Create", collection).allowed
+    except (Denied, NotFound):
+        pass  # no grant; the namespace may be theirs all the same
+    return actor.kind == "user" and actor.in_scope("Repository Create") and owns_namespace(actor, name)
 
 
 def owns_namespace(actor: Actor, name: str) -> bool:

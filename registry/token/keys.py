@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import threading
 import time
 from datetime import timedelta
@@ -17,12 +16,10 @@ from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from controlplane.home import read_or_create
+from controlplane.pki import vault
 from registry.models import SigningKey
 
 MAX_TOKEN_SECONDS = 3600
@@ -116,19 +113,13 @@ def _encode(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
 
 
-def _kek() -> AESGCM:
-    return AESGCM(read_or_create(settings.KEK_FILE, lambda: AESGCM.generate_key(256)))
-
-
 def _seal(kid: str, key: Private) -> str:
     der = key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    nonce = os.urandom(12)
-    return base64.b64encode(nonce + _kek().encrypt(nonce, der, f"registry-key:{kid}".encode())).decode("ascii")
+    return base64.b64encode(vault.seal(der, f"registry-key:{kid}")).decode("ascii")
 
 
 def _unseal(row: SigningKey) -> Private:
-    raw = base64.b64decode(row.sealed_private)
-    der = _kek().decrypt(raw[:12], raw[12:], f"registry-key:{row.kid}".encode())
+    der = vault.unseal(base64.b64decode(row.sealed_private), f"registry-key:{row.kid}")
     key: Any = serialization.load_der_private_key(der, None)
     return key  # type: ignore[no-any-return]  # P-256 by construction
 

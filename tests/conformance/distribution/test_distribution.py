@@ -11,8 +11,8 @@ from tests.conformance.distribution import cases  # noqa: F401  # registers them
 from tests.conformance.distribution.anchor import BINARY, docker_registry
 from tests.conformance.distribution.case import CASES, Case, groups
 from tests.conformance.distribution.client import Registry
-from tests.integration.controlplane.stores import postgres
 from tests.integration.registry.server import registry_server
+from tests.servers import postgresql
 
 # What docker-registry 2.8 lacks or does wrong (registry by registry, the specification is the same).
 RED = {
@@ -35,7 +35,7 @@ def registry(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             yield Registry(server.url, "alice", server.password, prefix="acme")
             assert "defect" not in server.log(), server.log()
         return
-    with postgres() as url, registry_server(home, database_url=url, workers=2) as server:
+    with postgresql() as url, registry_server(home, database_url=url, workers=2) as server:
         yield Registry(server.url, "alice", server.password, prefix="acme")
         assert "defect" not in server.log(), server.log()
 

@@ -18,11 +18,11 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 django.setup()
 
 import uvloop  # noqa: E402
-from django.core.asgi import get_asgi_application  # noqa: E402
 from django.core.management import call_command  # noqa: E402
 
 from controlplane.api.actor import SYSTEM  # noqa: E402
-from controlplane.server.app import Composite, guest_mounts  # noqa: E402
+from controlplane.asgi import application  # noqa: E402
+from controlplane.server.app import Edge  # noqa: E402
 from controlplane.server.listener import Listener, configure, serve  # noqa: E402
 from controlplane.server.tls import server_context  # noqa: E402
 from controlplane.users.actions import add_member, create_organisation, create_user  # noqa: E402
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
     if os.environ.get("REGISTRY_TEST_MIGRATE", "1") == "1":
         call_command("migrate", verbosity=0, interactive=False)
         make_cast()
-    app = Composite(get_asgi_application(), guest_mounts())
+    app = Edge(application)
     listeners = [Listener(configure(app, context=None), _adopt(arguments[0]))]
     if len(arguments) > 1:
         context = server_context(arguments[2], arguments[3])

@@ -1,12 +1,6 @@
-"""Settings of the registry's test server: the tests' own, with the registry's times from the environment."""
-
-import os
+"""Settings of the registry's test server: the tests' own, without the limits on how often one address may ask."""
 
 from tests.settings import *  # noqa: F403
-
-for _name, _value in os.environ.items():
-    if _name.startswith("WHARF_REGISTRY_"):
-        globals()[_name.removeprefix("WHARF_")] = int(_value)
 
 # the tests log in often and wrongly from one address; the lockout has its own tests with the users
 AXES_ENABLED = False

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.controlplane.stores import postgres
 from tests.integration.registry.server import ROOT, RegistryServer
+from tests.servers import postgresql
 
 SECONDS = 8
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_collector_against_pushers_and_deleters(tmp_path: Path, database: str) -> None:
-    with postgres() if database == "postgresql" else nullcontext("") as url:
+    with postgresql() if database == "postgresql" else nullcontext("") as url:
         server = RegistryServer(tmp_path, database_url=url)
         try:
             done = subprocess.run(
