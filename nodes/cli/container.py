@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Mapping
@@ -55,11 +56,12 @@ def ls(
 ) -> None:
     """List containers."""
     from nodes.cli.node import find_node
+    from nodes.cli.service import find_service
 
     session = Session.of(ctx)
     query = {
         "node": find_node(session, node)["id"] if node else "",
-        "service": session.get(f"/api/v1/services/{service}")["id"] if service else "",
+        "service": find_service(session, service)["id"] if service else "",
     }
     rows = [row for row in session.pages(PATH, **query) if everything or row["state"] != "exited"]
     columns: dict[str, Column] = {
@@ -222,8 +224,15 @@ def execute(
         "rows": rows,
         "cols": cols,
     }
-    with open_stream(Session.of(ctx), "exec", args, container=container) as stream:
-        code = run(stream, stdin=interactive, terminal=terminal)
+    try:
+        with open_stream(Session.of(ctx), "exec", args, container=container) as stream:
+            code = run(stream, stdin=interactive, terminal=terminal)
+    except Failure as failure:
+        problem = failure.problem or {}
+        if problem.get("code") == "exec_failed":  # the shell's numbers, as Docker has them
+            missing = (problem.get("extra") or {}).get("errno") in {errno.ENOENT, errno.ENOTDIR}
+            raise Failure(failure.sentence, 127 if missing else 126, problem) from None
+        raise
     raise typer.Exit(code)
 
 
