@@ -28,8 +28,8 @@ def local_node_token() -> str:
 def welcome(server: str) -> int | None:
     """The port of the service `welcome`, made on the first start of this home; None when it was removed since.
 
-    `server` is this control plane's own address. Everything goes through REST and registry with a token of the first administrator
-    that lives as long as this call. Raises Failure.
+    `server` is this control plane's own address. All goes through REST and registry, with a token of the first administrator that
+    lives as long as this call. Raises Failure.
     """
     admin = User.objects.filter(is_admin=True, is_active=True).order_by("created_at").first()
     if admin is None:

@@ -1,4 +1,4 @@
-"""Placeholders in what a task is made of: {{.Node.Hostname}} and the like, filled in once the node is known (Docker's service templates).
+"""Placeholders in what a task is made of, filled in once the node is known: {{.Node.Hostname}} and others of Docker's templates.
 
 They work in the values of environment variables and in the hostname. What is no placeholder stays as it is written.
 """

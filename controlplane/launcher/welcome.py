@@ -1,7 +1,7 @@
 """`python -m controlplane.launcher.welcome SERVER`: what a guest shows a newcomer; and the launcher's side of it.
 
-The guest offers `<guest>.bootstrap.welcome(server) -> port | None`, asked by name. It runs beside the launcher, as the service user:
-a failure of it is told and stops nothing.
+The guest offers `<guest>.bootstrap.welcome(server) -> port | None`, asked by name. It runs beside the launcher, as the service
+user: a failure of it is told and stops nothing.
 """
 
 from __future__ import annotations

@@ -380,7 +380,8 @@ def logs(
     from nodes.cli.logs import arguments, print_logs
 
     args = arguments(follow=follow_, tail=tail, since=since, until="", timestamps=timestamps)
-    print_logs(Session.of(ctx), args, service=service)
+    session = Session.of(ctx)
+    print_logs(session, args, service=find_service(session, service)["id"])
 
 
 @app.command("rm")
