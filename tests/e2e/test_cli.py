@@ -77,9 +77,15 @@ class Terminal:
         self.before = termios.tcgetattr(slave)
         self.slave = slave
         self.process = subprocess.Popen(
-            [*COMMAND, *arguments], env=cli.environment, cwd=ROOT, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+            [*COMMAND, *arguments],
+            env=cli.environment,
+            cwd=ROOT,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )  # fmt: skip
+        )
 
     def resize(self, rows: int, cols: int) -> None:
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
@@ -204,6 +210,8 @@ def test_scale_update_and_rollback(cli: Cli) -> None:
         "create",
         "--name",
         "roll",
+        "--stop-grace",
+        "0s",
         "--env",
         "A=1",
         "--update-parallelism",
@@ -293,7 +301,7 @@ def test_the_terminal_is_given_back_to_who_kills_us(cli: Cli, box: str, terminal
 def test_create_shows_its_progress_on_a_terminal(cli: Cli, terminals: list[Terminal]) -> None:
     terminal = Terminal(cli, "service", "create", "--name", "bar", "admin/box:1")
     terminals.append(terminal)
-    terminal.expect("0/1")
+    terminal.expect("bar")
     terminal.expect("1/1")
     terminal.expect("Service bar runs")
     assert terminal.ends() == 0
@@ -373,6 +381,8 @@ def test_nodes_are_drained_and_tokens_made(cli: Cli) -> None:
         "create",
         "--name",
         "moves",
+        "--stop-grace",
+        "0s",
         "--constraint",
         "node.hostname!=nosuch",
         "admin/box:1",

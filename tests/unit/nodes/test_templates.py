@@ -11,9 +11,8 @@ VALUES = {name: f"<{name}>" for name in NAMES}
 
 
 def test_known_placeholders_are_filled_and_the_rest_stays() -> None:
-    spec = ContainerSpec(
-        "web", env={"A": "{{.Node.Hostname}}/{{ .Task.Slot }}", "B": "{{.Node.Secret}} {{", "C": "x"}, hostname="h-{{.Task.Slot}}"
-    )
+    env = {"A": "{{.Node.Hostname}}/{{ .Task.Slot }}", "B": "{{.Node.Secret}} {{", "C": "x"}
+    spec = ContainerSpec("web", env=env, hostname="h-{{.Task.Slot}}")
     filled = fill(spec, VALUES)
     assert filled.env == {"A": "<Node.Hostname>/<Task.Slot>", "B": "{{.Node.Secret}} {{", "C": "x"}
     assert filled.hostname == "h-<Task.Slot>"

@@ -83,8 +83,9 @@ def test_gzip_and_zstd_travel_as_they_are(tmp_path: Path, data: bytes, media_typ
         (gzip.compress(PLAIN)[:-20], "too early"),
         (gzip.compress(PLAIN)[:40] + b"\xff" * 40, "damaged"),
         (lzma.compress(PLAIN)[:-20], "too early"),
-        (zstandard.compress(PLAIN)[:20] + b"\xff" * 40, "damaged"),
+        (zstandard.compress(PLAIN)[:4] + b"\xff" * 60, "damaged"),
     ],
+    ids=["text", "short", "gzip-cut", "gzip-damaged", "xz-cut", "zstd-damaged"],
 )
 def test_what_is_no_layer_is_refused(tmp_path: Path, data: bytes, why: str) -> None:
     with pytest.raises(Failure, match=why):

@@ -26,7 +26,7 @@ class Here(Session):
 
 
 class Registry:
-    """Uploads as the distribution-spec has them; `cut` are the byte counts after which a PATCH breaks."""
+    """Uploads as the distribution-spec has them; `cut` are the byte counts after which each PATCH breaks, -1: it does not."""
 
     def __init__(self, *cut: int) -> None:
         self.cut = list(cut)
@@ -62,8 +62,8 @@ class Registry:
         if first != len(self.data):
             return httpx.Response(416, headers=headers)
         body = request.read()
-        if self.cut:
-            self.data += body[: self.cut.pop(0)]
+        if self.cut and (count := self.cut.pop(0)) >= 0:
+            self.data += body[:count]
             raise httpx.WriteError("broken pipe")
         self.data += body
         return httpx.Response(202, headers={**headers, "Range": f"0-{len(self.data) - 1}"})
@@ -85,7 +85,7 @@ def pusher(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> tuple[Pusher,
 
 
 @pytest.mark.parametrize("chunk", [64 << 20, 100_000])
-@pytest.mark.parametrize("cut", [(), (1000,), (1000, 0, 5000, 99_999), (0, 0, 0)])
+@pytest.mark.parametrize("cut", [(), (1000,), (1000, 0, 5000, 99_999), (0, 0, 0), (-1, -1, 500, -1, 5)])
 def test_an_upload_goes_on_where_the_line_broke(
     blob: Blob, monkeypatch: pytest.MonkeyPatch, chunk: int, cut: tuple[int, ...]
 ) -> None:
