@@ -1,4 +1,4 @@
-"""The first start's door into the fleet; asked by name from the launcher's helper, never over the network."""
+"""What the launcher asks of the fleet, by name, before anybody has signed in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from datetime import timedelta
 from controlplane.api.actor import SYSTEM
 from nodes.actions import create_join_token
 
+LIFETIME = timedelta(minutes=10)
+
 
 def local_node_token() -> str:
-    """A token for one node, good for a quarter of an hour: for the agent that starts beside the control plane."""
-    return create_join_token(SYSTEM, name="local node", uses=1, lifetime=timedelta(minutes=15))[1]
+    """A join token for the agent on this very host: one use, ten minutes. The launcher runs as the user who owns the home."""
+    _, text = create_join_token(SYSTEM, name="the local node", lifetime=LIFETIME)
+    return text

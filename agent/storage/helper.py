@@ -152,6 +152,6 @@ def _unpack(limits: Limits, rights: Rights, config: dict[str, Any]) -> dict[str,
         "size": unpacker.size,
         "entries": unpacker.entries,
         "root_seen": unpacker.root_seen,
-        "opaque": [path.decode("latin-1") for path in sorted(unpacker.opaque)],
-        "implicit": [path.decode("latin-1") for path in sorted(unpacker.implicit)],
+        "opaque": [path.decode("latin-1") for path in sorted(unpacker.tree.opaque)],
+        "implicit": [path.decode("latin-1") for path in sorted(unpacker.tree.implicit)],
     }

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from agent.storage import trees
+from agent.storage.layer_tree import OPAQUE, WHITEOUT
 from agent.storage.tarread import BLOCK, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK
-from agent.storage.unpack import OPAQUE, WHITEOUT
 from agent.sys import fs
 
 _PIECE: Final = 1 << 20

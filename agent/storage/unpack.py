@@ -17,33 +17,27 @@ from typing import Any, Final
 
 from agent.storage import tarread, trees
 from agent.storage.errors import LayerInvalid, LayerTooLarge, NoSpace
+from agent.storage.layer_tree import PATH_DIRECTORY, WHITEOUT, LayerTree, show
 from agent.storage.limits import Limits, Rights
 from agent.storage.tarread import Entry, TarReader
 from agent.sys import fs
 
-WHITEOUT: Final = b".wh."
-OPAQUE: Final = b".wh..wh..opq"
 _AUFS_LEFTOVERS: Final = (b".wh..wh.plnk", b".wh..wh.aufs", b".wh..wh.orph")
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_PATH_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY
-_CACHED_DIRECTORIES: Final = 128
 _MAX_ID: Final = (1 << 32) - 2
 _MAX_TIME_NS: Final = (1 << 33) * 1_000_000_000
 
 
 class Unpacker:
-    """State of one layer. After `run`: `opaque` and `implicit` directory paths, `root_seen`, `entries`, `size` (sum of files)."""
+    """State of one layer. After `run`: `tree.opaque` and `tree.implicit`, `root_seen`, `entries`, `size` (sum of files)."""
 
     def __init__(self, root_fd: int, *, limits: Limits, rights: Rights, merged: bool) -> None:
         self._root = root_fd
         self._limits = limits
         self._rights = rights
         self._merged = merged
-        self._cache: dict[bytes, int] = {}
-        self._written: set[bytes] = set()  # merged only: paths that this layer made, so that whiteouts spare them
+        self.tree = LayerTree(root_fd, merged=merged)
         self._times: dict[bytes, int] = {}
-        self.opaque: set[bytes] = set()
-        self.implicit: set[bytes] = set()
         self.root_seen = False
         self.entries = 0
         self.size = 0
@@ -55,7 +49,7 @@ class Unpacker:
                 self._apply(entry, reader)
             self._set_directory_times()
         finally:
-            self._forget_directories()
+            self.tree.forget()
 
     # --- one entry -----------------------------------------------------------------------------------------------------------
 
@@ -71,7 +65,7 @@ class Unpacker:
             if not parts:
                 self._root_entry(entry)
             elif parts[-1].startswith(WHITEOUT):
-                self._whiteout(parts)
+                self.tree.whiteout(parts)
             else:
                 self._make(entry, parts, reader)
         except OSError as error:
@@ -114,17 +108,17 @@ class Unpacker:
             raise LayerInvalid(f"{show(entry.name)}: entry type {entry.type!r} is not known", rule="type")
         if entry.name.endswith(b"/") and entry.type == tarread.REGULAR:
             raise LayerInvalid(f"{show(entry.name)}: a file's name ends with '/'", rule="header")
-        parent = self._parent(parts[:-1])
+        parent = self.tree.parent(parts[:-1])
         path = b"/".join(parts)
         maker(self, entry, parent, parts[-1], path, reader)
         if self._merged:
-            self._written.add(path)
+            self.tree.written.add(path)
 
     # --- kinds of entries ----------------------------------------------------------------------------------------------------
 
     def _directory(self, entry: Entry, parent: int, name: bytes, path: bytes, reader: TarReader) -> None:
-        self._ensure_directory(parent, name, path)
-        self.implicit.discard(path)
+        self.tree.ensure_directory(parent, name, path)
+        self.tree.implicit.discard(path)
         fd = trees.open_directory(name, parent)
         try:
             self._attributes(fd, entry)
@@ -139,7 +133,7 @@ class Unpacker:
         try:
             fd = os.open(name, _CREATE, 0o600, dir_fd=parent)
         except FileExistsError:
-            self._clear(parent, name, path)
+            self.tree.clear(parent, name, path)
             fd = os.open(name, _CREATE, 0o600, dir_fd=parent)
         try:
             if entry.sparse is None:
@@ -171,16 +165,16 @@ class Unpacker:
         target_path = b"/".join(target)
         if not target or target_path == path:
             raise LayerInvalid(f"{show(entry.name)}: a hard link to itself or to the root", rule="hardlink")
-        if self._merged and target_path not in self._written:
+        if self._merged and target_path not in self.tree.written:
             raise self._outside(entry)
         try:
-            source = fs.open_beneath(self._root, b"/".join(target[:-1]), _PATH_DIRECTORY)
+            source = fs.open_beneath(self._root, b"/".join(target[:-1]), PATH_DIRECTORY)
         except OSError as error:
             raise self._outside(entry) from error
         try:
             if not self._linkable(source, target[-1]):
                 raise self._outside(entry)
-            self._clear(parent, name, path)
+            self.tree.clear(parent, name, path)
             os.link(target[-1], name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError as error:
             raise self._outside(entry) from error
@@ -203,13 +197,13 @@ class Unpacker:
             raise LayerInvalid(
                 f"{show(entry.name)}: a symbolic link's target has 1 to {self._limits.max_path} bytes", rule="symlink"
             )
-        self._clear(parent, name, path)
+        self.tree.clear(parent, name, path)
         os.symlink(entry.linkname, name, dir_fd=parent)
         os.chown(name, _id(entry.uid), _id(entry.gid), dir_fd=parent, follow_symlinks=False)
         os.utime(name, ns=(_time(entry), _time(entry)), dir_fd=parent, follow_symlinks=False)
 
     def _fifo(self, entry: Entry, parent: int, name: bytes, path: bytes, reader: TarReader) -> None:
-        self._clear(parent, name, path)
+        self.tree.clear(parent, name, path)
         os.mkfifo(name, 0o600, dir_fd=parent)
         os.chown(name, _id(entry.uid), _id(entry.gid), dir_fd=parent, follow_symlinks=False)
         # We made it a moment ago in a directory that only we write, so the name cannot be a link.
@@ -249,161 +243,6 @@ class Unpacker:
             finally:
                 os.close(fd)
 
-    # --- directories ---------------------------------------------------------------------------------------------------------
-
-    def _parent(self, parts: list[bytes]) -> int:
-        if not parts:
-            return self._root
-        path = b"/".join(parts)
-        fd = self._cache.get(path)
-        if fd is None:
-            try:
-                fd = fs.open_beneath(self._root, path, _PATH_DIRECTORY)
-            except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                    raise
-                fd = self._make_parents(parts)
-            if len(self._cache) >= _CACHED_DIRECTORIES:
-                self._forget_directories()
-            self._cache[path] = fd
-        return fd
-
-    def _make_parents(self, parts: list[bytes]) -> int:
-        current, path = os.dup(self._root), b""
-        try:
-            for part in parts:
-                path = path + b"/" + part if path else part
-                if self._ensure_directory(current, part, path, implicit=True):
-                    self.implicit.add(path)
-                    if self._merged:
-                        self._written.add(path)
-                below = os.open(part, _PATH_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=current)
-                os.close(current)
-                current = below
-        except BaseException:
-            os.close(current)
-            raise
-        return current
-
-    def _ensure_directory(self, parent: int, name: bytes, path: bytes, *, implicit: bool = False) -> bool:
-        """True when it is new, False when it was there or took the place of something else."""
-        try:
-            os.mkdir(name, 0o755, dir_fd=parent)
-            return True
-        except FileExistsError:
-            pass
-        info = os.lstat(name, dir_fd=parent)
-        if stat.S_ISDIR(info.st_mode):
-            return False
-        own = path in self._written if self._merged else not _is_whiteout(info)
-        if implicit and own:
-            raise LayerInvalid(f"{show(path)}: a parent is not a directory but a link or file of this layer", rule="parent_link")
-        os.unlink(name, dir_fd=parent)
-        os.mkdir(name, 0o755, dir_fd=parent)
-        # Something stood here that hid the lower layers' directory of this name: it must not shine through the new one.
-        self.opaque.add(path)
-        if self._merged:
-            self._written.add(path)
-        return False
-
-    def _forget_directories(self) -> None:
-        for fd in self._cache.values():
-            os.close(fd)
-        self._cache.clear()
-
-    def _clear(self, parent: int, name: bytes, path: bytes) -> None:
-        """Make room for a new entry of this name."""
-        try:
-            os.unlink(name, dir_fd=parent)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            if error.errno not in (errno.EISDIR, errno.EPERM):
-                raise
-            self._remove_directory(parent, name, path)
-
-    def _remove_directory(self, parent: int, name: bytes, path: bytes) -> None:
-        # `parent` may itself be cached: it stays open, everything below is closed first.
-        prefix = path + b"/"
-        for cached in [known for known in self._cache if known == path or known.startswith(prefix)]:
-            os.close(self._cache.pop(cached))
-        for gone in (self._written, self.opaque, self.implicit):
-            gone.difference_update([known for known in gone if known == path or known.startswith(prefix)])
-        trees.remove(name, parent)
-
-    # --- whiteouts -----------------------------------------------------------------------------------------------------------
-
-    def _whiteout(self, parts: list[bytes]) -> None:
-        marker = parts[-1]
-        if marker == OPAQUE:
-            self._opaque_directory(parts[:-1])
-            return
-        name = marker[len(WHITEOUT) :]
-        if name in (b"", b".", b"..") or name.startswith(WHITEOUT):
-            raise LayerInvalid(f"{show(marker)}: not a whiteout that any tool writes", rule="whiteout")
-        path = b"/".join([*parts[:-1], name])
-        if self._merged:
-            self._hide_merged(parts[:-1], name, path)
-            return
-        parent = self._parent(parts[:-1])
-        try:
-            os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent)
-        except FileExistsError:
-            if stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
-                self.opaque.add(path)  # the layer's own directory stays, the lower one's content goes
-
-    def _hide_merged(self, parents: list[bytes], name: bytes, path: bytes) -> None:
-        try:
-            parent = fs.open_beneath(self._root, b"/".join(parents), os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                parent = self._parent(parents)  # makes what overlayfs would make: a directory that holds the whiteout
-                trees.remove(name, parent)
-                return
-            raise
-        try:
-            self._remove_foreign(parent, name, path)
-        finally:
-            os.close(parent)
-
-    def _opaque_directory(self, parts: list[bytes]) -> None:
-        path = b"/".join(parts)
-        parent = self._parent(parts)
-        if not self._merged:
-            self.opaque.add(path)
-            return
-        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
-        try:
-            for name in os.listdir(fd):
-                child = os.fsencode(name)
-                self._remove_foreign(fd, child, path + b"/" + child if path else child)
-        finally:
-            os.close(fd)
-
-    def _remove_foreign(self, parent: int, name: bytes, path: bytes) -> None:
-        """Remove what lower layers put at `path`; what this layer made there stays."""
-        if path not in self._written:
-            prefix = path + b"/"
-            if not any(known.startswith(prefix) for known in self._written):
-                self._remove_directory(parent, name, path)
-                return
-        try:
-            fd = trees.open_directory(name, parent)
-        except OSError as error:
-            if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ENOENT):
-                return
-            raise
-        try:
-            for child in os.listdir(fd):
-                below = os.fsencode(child)
-                self._remove_foreign(fd, below, path + b"/" + below)
-        finally:
-            os.close(fd)
-
-
-def _is_whiteout(info: os.stat_result) -> bool:
-    return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
-
 
 def _write(fd: int, piece: memoryview) -> None:
     while piece:
@@ -420,11 +259,6 @@ def _time(entry: Entry) -> int:
     if abs(entry.mtime_ns) > _MAX_TIME_NS:
         raise LayerInvalid(f"{show(entry.name)}: its time is out of range", rule="time")
     return entry.mtime_ns
-
-
-def show(name: bytes) -> str:
-    """A path of an archive, short and printable."""
-    return repr(name[:120].decode("utf-8", "backslashreplace"))
 
 
 def _explain(error: OSError, name: bytes) -> Exception:

@@ -156,10 +156,12 @@ class LogFile:
             while written < size:
                 written += os.write(self._fd, view[written:])
         except OSError as error:
-            self.dropped += size
+            whole = text.rfind("\n", 0, written) + 1  # half a line would spoil the next one
+            self.dropped += size - whole
             self.fault = os.strerror(error.errno or 0)
             if written:
-                os.ftruncate(self._fd, self._size)  # half a line would spoil the next one
+                self._size += whole
+                os.ftruncate(self._fd, self._size)
             return
         self._size += size
 

@@ -65,7 +65,7 @@ def state(word: Any, text: str = "") -> SafeString:
 def ago(at: datetime | None) -> SafeString:
     """A relative time that counts on, with the exact time on hover."""
     if at is None:
-        return mark_safe('<span class="muted">never</span>')  # noqa: S308  # a constant
+        return mark_safe('<span class="muted">never</span>')  # a constant
     seconds = (timezone.now() - at).total_seconds()
     return format_html(
         '<time datetime="{}" data-at="{}" title="{}">{}</time>',

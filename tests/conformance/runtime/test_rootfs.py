@@ -98,6 +98,7 @@ def test_tmpfs_options_and_copy_up(runner: Runner, rootfs: Path) -> None:
         "options": ["size=1m", "mode=1770", "tmpcopyup", "noexec"],
     }
     outcome = runner.sh("cat /var/kept; stat -c %a /var; grep ' /var ' /proc/mounts", root=rootfs, change=with_mounts(tmpfs))
+    assert outcome.output.startswith("kept")
     assert "size=1024k" in outcome.output
     assert "noexec" in outcome.output
 

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,28 +21,7 @@ from agent.supervisor.client import Supervisor
 from agent.supervisor.processes import start_time
 from agent.sys.mount import Mount
 
-APPLETS = [
-    "sh",
-    "cat",
-    "sleep",
-    "echo",
-    "true",
-    "yes",
-    "head",
-    "tail",
-    "seq",
-    "dd",
-    "printf",
-    "kill",
-    "stty",
-    "id",
-    "wc",
-    "touch",
-    "test",
-    "ls",
-    "od",
-    "usleep",
-]
+APPLETS = ("sh", "cat", "sleep", "echo", "true", "head", "tail", "seq", "dd", "printf", "stty", "test", "usleep")
 DEADLINE = 30.0  # s
 _numbers = itertools.count()
 
@@ -108,7 +88,7 @@ class Home:
     def lines(self, id_: str, stream: str = "stdout") -> list[dict[str, Any]]:
         """Log entries, oldest first, rotated files included."""
         base = f"{self.statedir}/{id_}/logs/json.log"
-        files = sorted(glob.glob(base + ".*"), key=lambda name: -int(name.rsplit(".", 1)[1])) + [base]
+        files = [*sorted(glob.glob(base + ".*"), key=lambda name: -int(name.rsplit(".", 1)[1])), base]
         entries = [json.loads(line) for name in files for line in Path(name).read_bytes().split(b"\n") if line]
         return [entry for entry in entries if entry["stream"] == stream]
 
@@ -141,6 +121,15 @@ class Home:
         for point in hierarchies().mount_points():
             for name in ("/supervisor", ""):
                 await until(lambda: removed(point + self.cgroup_parent + name), "its cgroup is empty")  # noqa: B023  # awaited here
+
+
+def text_of(*parts: str) -> str:
+    """A file, kernel's or not."""
+    return Path(*parts).read_text()
+
+
+def run_program(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
 def removed(directory: str) -> bool:

@@ -17,7 +17,7 @@ from agent.protocol.errors import WharfError
 from agent.runtime.defaults import default_config
 from agent.supervisor.client import Supervisor
 from agent.supervisor.processes import start_time
-from tests.integration.agent.supervisor.home import Home, gone, read_all, until
+from tests.integration.agent.supervisor.home import Home, gone, read_all, text_of, until
 
 pytestmark = pytest.mark.root
 
@@ -87,7 +87,7 @@ async def test_an_exit_that_nobody_saw_is_not_invented(home: Home, tmp_path: Pat
     await until(lambda: gone(supervisor, None), "the supervisor is dead")
     flag.touch()
     await until(lambda: gone(pid, started), "it has ended")
-    reaped = not Path(f"/proc/{pid}/stat").exists()
+    reaped = start_time(pid) is None
     await home.open()
     record = await home.client.wait("c1")
     flag.unlink()
@@ -128,7 +128,7 @@ async def test_a_grace_under_way_ends_all_the_same(home: Home) -> None:
     await home.sh("c1", "trap '' TERM; echo ready; while :; do sleep 0.02; done")
     await until(lambda: home.output("c1"), "it is ready")
     stop = asyncio.create_task(home.client.stop("c1", signal.SIGTERM, 1.0))
-    await until(lambda: json.loads(Path(home.statedir, "c1", "state.json").read_text())["kill_at"], "the stop is on record")
+    await until(lambda: json.loads(text_of(home.statedir, "c1", "state.json"))["kill_at"], "the stop is on record")
     await home.crash()
     assert (await stop)["exit_code"] == 137
 
@@ -143,7 +143,7 @@ async def test_execs_are_adopted(home: Home) -> None:
     assert (state["running"], state["pid"]) == (True, session.pid)
 
     def handler_is_set() -> bool:
-        caught = Path(f"/proc/{session.pid}/status").read_text().partition("SigCgt:")[2].split()[0]
+        caught = text_of(f"/proc/{session.pid}/status").partition("SigCgt:")[2].split()[0]
         return bool(int(caught, 16) & 1 << (signal.SIGTERM - 1))
 
     await until(handler_is_set, "the trap is set")
@@ -215,7 +215,9 @@ async def test_kill_of_the_client_and_its_group_loses_no_byte(tmp_path: Path, ro
         rootfs=str(rootfs),
         script=script,
     )
-    client = subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, start_new_session=True)
+    client = await asyncio.to_thread(
+        subprocess.Popen, [sys.executable, "-c", text], stdout=subprocess.PIPE, start_new_session=True
+    )
     assert client.stdout is not None
     assert await asyncio.to_thread(client.stdout.readline) == b"started\n"
     await until(lambda: home.lines("c1"), "the container writes")
@@ -235,5 +237,5 @@ async def test_the_supervisor_lives_in_a_session_and_cgroup_of_its_own(home: Hom
     pid = await home.pid()
     assert os.getsid(pid) != os.getsid(0)
     assert os.getpgid(pid) != os.getpgid(0)
-    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    lines = text_of(f"/proc/{pid}/cgroup").splitlines()
     assert all(line.endswith(home.cgroup_parent + "/supervisor") for line in lines)

@@ -3,14 +3,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
 from agent.protocol.errors import RemoteError
 from agent.runtime.defaults import default_config
 from agent.supervisor.processes import start_time
-from tests.integration.agent.supervisor.home import Home, gone, until
+from tests.integration.agent.supervisor.home import Home, gone, text_of, until
 
 pytestmark = pytest.mark.root
 
@@ -86,11 +85,12 @@ async def test_pause_stops_the_clock_of_a_container(home: Home) -> None:
     await until(lambda: home.output("c1"), "it runs")
     await home.client.pause("c1")
     assert (await home.client.state("c1"))["state"] == "paused"
-    cgroup = Path("/proc", str((await home.client.state("c1"))["pid"]), "stat").read_bytes()
+    pid = (await home.client.state("c1"))["pid"]
+    used = text_of(f"/proc/{pid}/stat").split()[13:15]
     with pytest.raises(RemoteError) as refused:
         await home.client.pause("c1")
     assert refused.value.code == "container_paused"
-    assert Path("/proc", str((await home.client.state("c1"))["pid"]), "stat").read_bytes().split()[13:15] == cgroup.split()[13:15]
+    assert text_of(f"/proc/{pid}/stat").split()[13:15] == used
     await home.client.resume("c1")
     before = len(home.output("c1"))
     await until(lambda: len(home.output("c1")) > before, "it runs again")
@@ -185,5 +185,5 @@ async def test_fifty_containers_leave_nothing(home: Home) -> None:
     assert os.listdir(home.statedir) == []
     await until(lambda: not home.cgroups(), "no cgroup is left")
     assert len(os.listdir(f"/proc/{pid}/fd")) == fds
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    children = text_of(f"/proc/{pid}/task/{pid}/children").split()
     assert children == []

@@ -1,17 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import glob
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from agent.protocol.errors import RemoteError
 from agent.runtime.defaults import default_config
-from tests.integration.agent.supervisor.home import Home, read_all, until
+from tests.integration.agent.supervisor.home import Home, read_all, run_program, until
 
 pytestmark = pytest.mark.root
 
@@ -36,7 +36,7 @@ async def test_logs_rotate_by_size_and_keep_the_newest(home: Home) -> None:
     await home.run("c1", "seq", "1", "20000", log={"driver": "json-file", "max-size": 64 << 10, "max-file": 3})
     await home.client.wait("c1")
     directory = f"{home.statedir}/c1/logs"
-    files = {Path(name).name: os.path.getsize(name) for name in glob.glob(directory + "/json.log*")}
+    files = {entry.name: entry.stat().st_size for entry in os.scandir(directory) if entry.name.startswith("json.log")}
     assert set(files) == {"json.log", "json.log.1", "json.log.2"}
     assert all(size < (64 << 10) + 200 for size in files.values())
     assert min(files["json.log.1"], files["json.log.2"]) >= 64 << 10
@@ -139,25 +139,39 @@ async def test_another_user_may_open_dev_stdout(home: Home) -> None:
     assert (home.output("c1"), home.output("c1", "stderr")) == (b"again\n", b"wrong\n")
 
 
+def fill(path: Path) -> None:
+    """Take all the room there is."""
+    with open(path, "wb", buffering=0) as file:
+        for size in (4096, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+
+
 async def test_a_full_disk_drops_output_and_harms_nothing(tmp_path: Path, rootfs: Path) -> None:
     (tmp_path / "state").mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path / "state")], check=True)
+    assert run_program("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path / "state")).returncode == 0
     home = Home(tmp_path, rootfs)
     try:
         await home.open()
         await home.run("c1", "sh", "-c", "seq 1 100000; exit 3", config=None)
         assert (await home.client.wait("c1"))["exit_code"] == 3
         assert home.lines("c1")  # whole lines, up to the full disk
+        filler = tmp_path / "state" / "filler"
+        fill(filler)
         with pytest.raises(RemoteError):
             await home.run("c2", "true")
         assert [record["id"] for record in await home.client.list()] == ["c1"]
+        await home.client.start("c1")
+        assert (await home.client.wait("c1"))["exit_code"] == 3  # known, though nothing could be written
+        filler.unlink()
         await home.client.delete("c1")
         await home.run("c3", "echo", "room again")
         assert (await home.client.wait("c3"))["exit_code"] == 0
         assert home.output("c3") == b"room again\n"
         await home.close()
     finally:
-        subprocess.run(["umount", "--lazy", str(tmp_path / "state")], check=True)
+        run_program("umount", "--lazy", str(tmp_path / "state"))
 
 
 async def test_exec_pipes(home: Home) -> None:

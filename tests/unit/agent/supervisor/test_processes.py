@@ -78,7 +78,7 @@ def test_a_fault_in_the_handler_still_reaps(loop: Loop) -> None:
 
 
 def test_the_end_of_anothers_child_is_known() -> None:
-    """A grandchild whose parent lives and has not reaped it: a zombie, whose status /proc tells; later the pidfd does, after the reaping."""
+    """A grandchild whose parent has not reaped it is a zombie, whose status /proc tells; after the reaping the pidfd tells it."""
     read, write = os.pipe()
     go_read, go_write = os.pipe()
     parent = os.fork()
