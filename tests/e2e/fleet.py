@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 
-from tests.nodes import isolate, remove_cgroups
+from tests.nodes import cgroup_directories, isolate, remove_cgroups
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTROL = "10.77.0.1"
@@ -189,6 +189,12 @@ class Host:
                 if same and mark in (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace"):
                     found.append(int(entry.name))
         return sorted(found)
+
+    def container_pids(self) -> list[int]:
+        """Pids, in our namespace, of the processes in this host's containers (in the pids hierarchy, or the one of v2)."""
+        tops = [top for top in cgroup_directories(self.cgroup) if top.parent.name in ("pids", "cgroup")]
+        files = [file for top in tops for file in top.glob("*/cgroup.procs")]
+        return sorted({int(pid) for file in files for pid in file.read_text().split()})
 
     def kill_agent(self) -> None:
         assert self.agent is not None
