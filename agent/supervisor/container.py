@@ -26,6 +26,7 @@ from agent.supervisor.processes import UNKNOWN, Exit, Process
 from agent.supervisor.record import CREATED, EXITED, PAUSED, RESTARTING, RUNNING, Record
 from agent.supervisor.refusals import AlreadyRunning, ContainerActive, ContainerPaused, NotPaused, NotRunning
 from agent.supervisor.remains import Remains
+from agent.supervisor.specification import Specification
 from agent.supervisor.streams import Streams
 from agent.sys import tty
 from agent.sys.pidfd import exit_status
@@ -41,9 +42,9 @@ SIGKILL, SIGTERM = 9, 15
 
 
 class Container:
-    """`spec` is config.json: {config, rootfs, log, open_stdin, stdin_once, restart, health, annotations}."""
+    """See the module. Parts of a container reach each other through it."""
 
-    def __init__(self, context: Context, spec: dict[str, Any], record: Record) -> None:
+    def __init__(self, context: Context, spec: Specification, record: Record) -> None:
         self.context = context
         self.spec = spec
         self.record = record
@@ -68,9 +69,10 @@ class Container:
         """Make the process that waits to be started; its pid. Raises WharfError."""
         streams = self.streams
         streams.unlaunch()
-        config, rootfs = self.spec["config"], self.spec["rootfs"]
         try:
-            if config["process"].get("terminal"):
+            spec = self.spec.read()
+            config, rootfs = spec["config"], spec["rootfs"]
+            if self.spec.terminal:
                 init = self.context.runtime.create(self.id, config, rootfs, None)
                 streams.console(init.console_fd)
             else:
@@ -150,13 +152,10 @@ class Container:
         """Change limits now and for later runs; change the restart policy. Raises the runtime's refusal."""
         if policy is not None:
             restart.validate(policy)
-            self.spec["restart"] = policy
         if resources is not None:
             if self.process is not None:
                 self.cgroup.update(resources)
-            linux = self.spec["config"].setdefault("linux", {})
-            linux["resources"] = remains.merged(linux.get("resources") or {}, resources)
-        durable.write(os.path.join(self.directory, "config.json"), self.spec)
+        self.spec.update(resources, policy)
 
     def delete(self, force: bool) -> None:
         """Begin to remove it; see `gone`. Raises ContainerActive without force."""
@@ -178,16 +177,14 @@ class Container:
 
     @property
     def cgroup(self) -> Cgroup:
-        return self.context.runtime.cgroup(self.id, self.spec["config"])
+        return self.context.runtime.cgroup(self.id, self.spec.cgroups_path)
 
     @property
     def streams(self) -> Streams:
         """Also before a launch: a client may attach first."""
         if self._streams is None:
             spec = self.spec
-            self._streams = Streams(
-                self.context.loop, self.directory, spec["log"], bool(spec.get("open_stdin")), bool(spec.get("stdin_once"))
-            )
+            self._streams = Streams(self.context.loop, self.directory, spec.log, spec.open_stdin, spec.stdin_once)
         return self._streams
 
     def need_running(self) -> None:
@@ -213,7 +210,7 @@ class Container:
 
     def lost(self, grace: float) -> None:
         """The process was gone when a new supervisor looked for it: somebody may still give back a pidfd that knows its end."""
-        if not self.spec["config"]["process"].get("terminal") and not self.streams.sources:
+        if not self.spec.terminal and not self.streams.sources:
             self.streams.open_fifos()  # a store that holds the other ends may have kept the last output
         self._set_timer(self.context.loop.later(grace, lambda: self.ended(UNKNOWN)))
         self._is_lost = True
@@ -343,7 +340,7 @@ class Container:
         """exited → restarting, or rest."""
         record = self.record
         again = restart.wanted(
-            self.spec["restart"],
+            self.spec.restart,
             exit_code=record.exit_code if record.exit_known else None,
             stopped=record.stopped,
             count=record.restart_count,

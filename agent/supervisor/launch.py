@@ -53,7 +53,7 @@ if TYPE_CHECKING:
             process: dict[str, Any],
             stdio: Stdio | None,
         ) -> Init: ...
-        def cgroup(self, id_: str, config: dict[str, Any]) -> Cgroup: ...
+        def cgroup(self, id_: str, path: str) -> Cgroup: ...
 
 
 class ContainerCgroup:
@@ -110,8 +110,8 @@ class OciRuntime:
     ) -> Init:
         return runtime_exec.exec_in(self._plan(id_, config, rootfs), pid, process, _stdio(stdio))
 
-    def cgroup(self, id_: str, config: dict[str, Any]) -> Cgroup:
-        path = (config.get("linux") or {}).get("cgroupsPath") or ""  # the rule is plan.compile's
+    def cgroup(self, id_: str, path: str) -> Cgroup:
+        """`path` is linux.cgroupsPath; the rule is plan.compile's."""
         return ContainerCgroup(path if path.startswith("/") else f"{self._parent.rstrip('/')}/{path or id_}")
 
     def _plan(self, id_: str, config: dict[str, Any], rootfs: list[list[Any]]) -> plan.Plan:
