@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from agent import __version__
+from agent.down import down
 from agent.join import join, leave
 from agent.link.identity import Identity
 from agent.node import Node, NodeConfig
@@ -59,15 +60,31 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="an engine label; may be repeated")
     running.set_defaults(act=_run)
 
+    ending = commands.add_parser("down", help="stop all containers and their supervisor (after the agent has ended)")
+    ending.add_argument(
+        "--run", type=Path, default=Path(os.environ.get("WHARF_AGENT_RUN", DEFAULT_RUN)), help="runtime directory"
+    )
+    ending.add_argument(
+        "--cgroup-parent", default=os.environ.get("WHARF_AGENT_CGROUP", "/wharfinger"), help="cgroup of all containers"
+    )
+    ending.add_argument("--network-prefix", default="wharf", help="of the names of bridges and nft tables")
+    ending.set_defaults(act=_down)
+
     leaving = commands.add_parser("leave", help="forget the cluster (containers must be gone)")
     leaving.set_defaults(act=_leave)
     return parser
 
 
 def _join(arguments: argparse.Namespace) -> None:
-    token = sys.stdin.readline().strip() if arguments.token == "-" else arguments.token
-    node_id = join(Identity(arguments.home), arguments.server, token)
+    given: str = arguments.token
+    text = sys.stdin.readline().strip() if given == "-" else given
+    node_id = join(Identity(arguments.home), arguments.server, text)
     print(f"joined as node {node_id}")  # noqa: T201  # the command's answer
+
+
+def _down(arguments: argparse.Namespace) -> None:
+    stopped = asyncio.run(down(arguments.home, arguments.run, arguments.cgroup_parent, arguments.network_prefix))
+    print(f"stopped {stopped} containers")  # noqa: T201  # the command's answer
 
 
 def _leave(arguments: argparse.Namespace) -> None:

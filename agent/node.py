@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ from agent.protocol.spec import ContainerSpec
 from agent.protocol.states import ContainerState
 from agent.storage import choose
 from agent.supervisor.client import Supervisor
-from agent.sys.rtnetlink import global_addresses
 from agent.volumes.store import VolumeStore
 from agent.worker.worker import Worker
 
@@ -113,7 +113,7 @@ class Node:
             str(self._data),
             graph_driver=self._driver.name,
             version=__version__,
-            addresses=tuple(global_addresses()),
+            addresses=host.addresses(self._config.network_prefix),
             labels=self._config.labels,
         )
 
@@ -228,8 +228,6 @@ def _grace(args: Mapping[str, Any]) -> float | None:
 
 def _unix(created: str) -> float:
     """Unix seconds of an image's `created` (RFC 3339 with any offset), 0 when it does not say."""
-    from datetime import datetime
-
     try:
         return datetime.fromisoformat(created).timestamp() if created else 0.0
     except ValueError:

@@ -1,0 +1,1 @@
+"""The trusted registry: OCI distribution, its storage, its rights."""

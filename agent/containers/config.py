@@ -9,56 +9,11 @@ from agent.containers.process import argv, environment, working_dir
 from agent.containers.user import ProcessUser
 from agent.protocol.codec import InvalidSpec
 from agent.protocol.spec import ContainerSpec, HealthCheck, Resources
+from agent.runtime.caps import NAMES as ALL_CAPABILITIES
 from agent.runtime.defaults import CAPABILITIES, default_config
 from agent.sys.mount import Mount
 
 CPU_PERIOD = 100_000  # microseconds, the kernel's default
-ALL_CAPABILITIES = tuple(
-    f"CAP_{name}"
-    for name in [
-        "CHOWN",
-        "DAC_OVERRIDE",
-        "DAC_READ_SEARCH",
-        "FOWNER",
-        "FSETID",
-        "KILL",
-        "SETGID",
-        "SETUID",
-        "SETPCAP",
-        "LINUX_IMMUTABLE",
-        "NET_BIND_SERVICE",
-        "NET_BROADCAST",
-        "NET_ADMIN",
-        "NET_RAW",
-        "IPC_LOCK",
-        "IPC_OWNER",
-        "SYS_MODULE",
-        "SYS_RAWIO",
-        "SYS_CHROOT",
-        "SYS_PTRACE",
-        "SYS_PACCT",
-        "SYS_ADMIN",
-        "SYS_BOOT",
-        "SYS_NICE",
-        "SYS_RESOURCE",
-        "SYS_TIME",
-        "SYS_TTY_CONFIG",
-        "MKNOD",
-        "LEASE",
-        "AUDIT_WRITE",
-        "AUDIT_CONTROL",
-        "SETFCAP",
-        "MAC_OVERRIDE",
-        "MAC_ADMIN",
-        "SYSLOG",
-        "WAKE_ALARM",
-        "BLOCK_SUSPEND",
-        "AUDIT_READ",
-        "PERFMON",
-        "BPF",
-        "CHECKPOINT_RESTORE",
-    ]
-)
 
 
 def oci_config(
@@ -125,7 +80,7 @@ def _names(names: tuple[str, ...], field: str) -> tuple[str, ...]:
 
 
 def resources(limits: Resources) -> dict[str, Any]:
-    """The `linux.resources` part for memory and cpu; memory without swap of its own, as Docker's --memory-swap equal to --memory."""
+    """The `linux.resources` part for memory and cpu; memory without swap of its own (--memory-swap equal to --memory)."""
     result: dict[str, Any] = {}
     if limits.memory:
         result["memory"] = {"limit": limits.memory, "swap": limits.memory}

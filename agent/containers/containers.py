@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from agent.containers.user import read_text, resolve_user
 from agent.containers.wiring import Wiring
 from agent.images.images import ImageStore
 from agent.protocol.errors import WharfError
+from agent.protocol.messages import STDERR, STDOUT
 from agent.protocol.spec import ContainerRestart, ContainerSpec, MountSpec, MountType
 from agent.protocol.states import ContainerState
 from agent.storage.driver import GraphDriver
@@ -89,15 +92,23 @@ class Containers:
 
     async def _follow(self) -> None:
         async for event in self._supervisor.events():
-            container_id = event["id"]
+            if event["kind"] == "list":
+                for state in event["containers"]:
+                    await self._now(state)
+                    self._tell(state["id"], {"kind": "seen"})
+                continue
             if event["kind"] == "delete":
-                self._states.pop(container_id, None)
+                self._states.pop(event["id"], None)
             elif event.get("container"):
-                before = self._states.get(container_id)
-                self._states[container_id] = event["container"]
-                if event["container"]["state"] == ContainerState.EXITED.value and not (before and before["state"] == "exited"):
-                    await asyncio.to_thread(self._wiring.disconnect, container_id)
-            self._tell(container_id, event)
+                await self._now(event["container"])
+            self._tell(event["id"], event)
+
+    async def _now(self, state: dict[str, Any]) -> None:
+        """Note a container's state; one that has come to rest gives its address and ports back."""
+        before = self._states.get(state["id"])
+        self._states[state["id"]] = state
+        if state["state"] == ContainerState.EXITED.value and not (before and before["state"] == ContainerState.EXITED.value):
+            await asyncio.to_thread(self._wiring.disconnect, state["id"])
 
     def _tell(self, container_id: str, event: Mapping[str, Any]) -> None:
         record = self.records.get(container_id)
@@ -184,7 +195,7 @@ class Containers:
             mounts=[*etc, *mounts],
             cgroup_parent=self._cgroup_parent,
         )
-        self.records.put(record)
+        self.records.put(record, config["process"])
         spec = record.spec
         await self._supervisor.create(
             record.id,
@@ -228,9 +239,7 @@ class Containers:
         await self._settled(record.id)
 
     async def _settled(self, container_id: str) -> None:
-        self._states[container_id] = await self._supervisor.state(container_id)
-        if self._states[container_id]["state"] == ContainerState.EXITED.value:
-            await asyncio.to_thread(self._wiring.disconnect, container_id)
+        await self._now(await self._supervisor.state(container_id))
         self._tell(container_id, {"kind": "stop"})
 
     async def restart(self, text: str, grace: float | None = None) -> None:
@@ -311,16 +320,43 @@ class Containers:
         tty: bool,
         stdin: bool,
     ) -> Execution:
-        """Start `command` in a running container. Raises `exec_failed` (extra.exit_code 126 or 127) when it cannot run."""
+        """Start `command` in a running container. Raises `exec_failed` (extra.errno: ENOENT or EACCES) when it cannot run."""
         record = self._running(text)
-        base = await self._supervisor.config(record.id)
+        base = self.records.process(record.id)
         who = None
         if user:
             rootfs = await asyncio.to_thread(self._driver.prepare, record.id, list(self._images.get(record.image_id).chain))
             who = await asyncio.to_thread(self._user, user, rootfs)
         process = exec_process(base, command, env=env, cwd=cwd, tty=tty, user=who)
-        fds = await self._supervisor.exec(record.id, process, tty=tty, stdin=stdin)
-        return Execution(record.id, fds, self._supervisor)
+        session = await self._supervisor.exec(record.id, process, tty=tty, stdin=stdin)
+        return Execution(
+            *_descriptors(session.console_fd, session.stdin_fd, session.stdout_fd, session.stderr_fd),
+            tty=tty,
+            wait=partial(self._supervisor.exec_wait, session.exec_id),
+            window=partial(self._supervisor.resize, record.id, exec_id=session.exec_id),
+            exec_id=session.exec_id,
+            pid=session.pid,
+        )
+
+    async def attach(self, text: str, *, stdin: bool) -> Execution:
+        """The container's own streams, live from now on; they end with it."""
+        record = self.get(text)
+        attachment = await self._supervisor.attach(record.id, stdin=stdin)
+        outputs = {STDOUT: attachment.stdout_fd}
+        if attachment.stderr_fd is not None:
+            outputs[STDERR] = attachment.stderr_fd
+        return Execution(
+            outputs,
+            attachment.stdin_fd,
+            tty=attachment.terminal,
+            wait=partial(self._exit_code, record.id),
+            window=partial(self._supervisor.resize, record.id),
+        )
+
+    async def _exit_code(self, container_id: str) -> int | None:
+        record = await self._supervisor.wait(container_id)
+        code: int | None = record["exit_code"] if record["exit_known"] else None
+        return code
 
     async def stats(self, text: str) -> dict[str, float]:
         """Counters and levels of one running container, flat (see messages.Samples)."""
@@ -348,6 +384,16 @@ class Containers:
 
     def _lock(self, container_id: str) -> asyncio.Lock:
         return self._locks.setdefault(container_id, asyncio.Lock())
+
+
+def _descriptors(
+    console: int | None, stdin: int | None, stdout: int | None, stderr: int | None
+) -> tuple[dict[int, int], int | None]:
+    """(outputs by channel, input) of an exec. A console is both: its input end is a duplicate, so that each can be closed."""
+    if console is not None:
+        return {STDOUT: console}, os.dup(console)
+    outputs = {STDOUT: stdout, STDERR: stderr}
+    return {channel: fd for channel, fd in outputs.items() if fd is not None}, stdin
 
 
 def _restart_policy(spec: ContainerSpec) -> dict[str, Any]:

@@ -1,52 +1,42 @@
-"""A process started in a running container, with its byte streams."""
+"""Byte streams of a process in a container: an exec's, or those of the container itself when attached."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from typing import Protocol
-
-from agent.protocol.messages import STDERR, STDOUT
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 READ_SIZE = 32 << 10
 # A background child may hold stdout open after the process itself is gone; its output is not waited for longer than this.
 LINGER = 2.0
 
 
-class ExecFds(Protocol):
-    """What the supervisor hands over for one exec; each fd is ours to close. `console_fd` is the pty master of a terminal."""
-
-    exec_id: str
-    pid: int
-    stdin_fd: int | None
-    stdout_fd: int | None
-    stderr_fd: int | None
-    console_fd: int | None
-
-
-class Supervising(Protocol):
-    async def exec_wait(self, exec_id: str) -> int | None: ...
-    async def exec_kill(self, exec_id: str, signal: int) -> None: ...
-    async def resize(self, container_id: str, rows: int, cols: int, exec_id: str | None = None) -> None: ...
-
-
 class Execution:
-    """Reads both outputs as (channel, bytes), takes input with back-pressure, and knows the exit code at the end."""
+    """A process's streams: reads outputs as (channel, bytes), takes input with back-pressure, knows the exit code at the end.
 
-    def __init__(self, container_id: str, fds: ExecFds, supervisor: Supervising) -> None:
-        self.container_id = container_id
-        self.exec_id = fds.exec_id
-        self.pid = fds.pid
-        self.tty = fds.console_fd is not None
-        self._supervisor = supervisor
-        if fds.console_fd is not None:
-            self._outputs = {STDOUT: fds.console_fd}
-            self._input: int | None = os.dup(fds.console_fd)
-        else:
-            self._outputs = {channel: fd for channel, fd in ((STDOUT, fds.stdout_fd), (STDERR, fds.stderr_fd)) if fd is not None}
-            self._input = fds.stdin_fd
-        for fd in (*self._outputs.values(), self._input):
+    `outputs` maps channels to descriptors and `stdin` is one more, all ours to close. With `tty` input and output are the same
+    console. `wait` returns the exit code (None: nobody saw it), `window` takes rows and columns.
+    """
+
+    def __init__(
+        self,
+        outputs: dict[int, int],
+        stdin: int | None,
+        *,
+        tty: bool,
+        wait: Callable[[], Awaitable[int | None]],
+        window: Callable[[int, int], Awaitable[None]],
+        exec_id: str = "",
+        pid: int = 0,
+    ) -> None:
+        self.exec_id = exec_id
+        self.pid = pid
+        self.tty = tty
+        self._outputs = outputs
+        self._input = stdin
+        self._wait = wait
+        self._window = window
+        for fd in (*outputs.values(), stdin):
             if fd is not None:
                 os.set_blocking(fd, False)
 
@@ -72,7 +62,7 @@ class Execution:
             await asyncio.gather(*readers, ended, return_exceptions=True)
 
     async def _linger(self) -> None:
-        await self._supervisor.exec_wait(self.exec_id)
+        await self._wait()
         await asyncio.sleep(LINGER)
 
     async def _pump(self, channel: int, fd: int, queue: asyncio.Queue[tuple[int, bytes]]) -> None:
@@ -104,14 +94,11 @@ class Execution:
         self._input = None
 
     async def resize(self, rows: int, cols: int) -> None:
-        await self._supervisor.resize(self.container_id, rows, cols, exec_id=self.exec_id)
+        await self._window(rows, cols)
 
     async def exit_code(self) -> int | None:
         """Waits for the end; None when nobody saw it."""
-        return await self._supervisor.exec_wait(self.exec_id)
-
-    async def kill(self, signal: int) -> None:
-        await self._supervisor.exec_kill(self.exec_id, signal)
+        return await self._wait()
 
     def close(self) -> None:
         """Release the file descriptors. The process goes on: an exec outlives its client."""

@@ -53,9 +53,12 @@ class Records:
     def directory(self, container_id: str) -> Path:
         return self._root / container_id
 
-    def put(self, record: Record) -> None:
+    def put(self, record: Record, process: dict[str, Any] | None = None) -> None:
+        """Store a record; at creation with the OCI process, which later execs are made from."""
         directory = self.directory(record.id)
         directory.mkdir(mode=0o700, exist_ok=True)
+        if process is not None:
+            write_durable(directory / "process.json", json.dumps({"process": process}).encode())
         write_durable(directory / "container.json", json.dumps(encode(record)).encode())
         self._by_id[record.id] = record
 
@@ -63,7 +66,13 @@ class Records:
         self._by_id.pop(container_id, None)
         directory = self.directory(container_id)
         (directory / "container.json").unlink(missing_ok=True)
-        shutil.rmtree(directory, ignore_errors=False) if directory.exists() else None
+        if directory.exists():
+            shutil.rmtree(directory)
+
+    def process(self, container_id: str) -> dict[str, Any]:
+        """{"process": OCI process} as the container was made with."""
+        found: dict[str, Any] = json.loads((self.directory(container_id) / "process.json").read_text())
+        return found
 
     def get(self, container_id: str) -> Record | None:
         return self._by_id.get(container_id)
@@ -80,7 +89,3 @@ class Records:
 
     def __len__(self) -> int:
         return len(self._by_id)
-
-
-def as_plain(record: Record) -> dict[str, Any]:
-    return dict(encode(record))

@@ -60,6 +60,6 @@ class Wiring:
 
     def _write_files(self, spec: ContainerSpec, container_id: str, directory: Path, addresses: tuple[str, ...]) -> list[Mount]:
         name = spec.hostname or container_id[:12]
-        resolver = files.of_node()
+        resolver = self._networks.resolver(spec.networks)
         text = files.hosts(name, addresses)
         return files.write(str(directory), hostname=name, hosts_text=text, resolver=resolver)

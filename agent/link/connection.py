@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 FIRST_DELAY = 0.1
 MAX_DELAY = 8.0
 CONNECT_TIMEOUT = 10.0
+STEADY = 5.0  # a link that lived shorter counts as a failed attempt: back-off goes on growing
 
 
 class Connection:
@@ -53,6 +54,7 @@ class Connection:
         self._heartbeat, self._grace = 2.0, 6.0
         self._window = 2.0
         self.connected = asyncio.Event()
+        self.host = ""  # of the control plane, as the current or last link reached it
 
     def flush(self) -> None:
         """Tell the writer that the Wire has frames. Call after every `wire.send`, `write` or `consumed`."""
@@ -70,11 +72,12 @@ class Connection:
         while True:
             link = cluster.links[attempt % len(cluster.links)]
             attempt += 1
+            started = time.monotonic()
             refused = await self._attempt(cluster, link)
             if refused is not None and refused.retry_after < 0:
                 log.error("the control plane refused this node for good: %s", refused.detail)
                 return
-            if self._wire.session and self._heard:
+            if self._heard and time.monotonic() - started > STEADY:
                 delay, self._heard = FIRST_DELAY, 0.0
                 ceiling = self._window
             else:
@@ -83,6 +86,7 @@ class Connection:
             await asyncio.sleep(random.uniform(0, ceiling))  # noqa: S311  # jitter
 
     async def _attempt(self, cluster: Cluster, link: str) -> m.Refused | None:
+        self.host = link.rpartition(":")[0]
         try:
             async with connect(
                 f"wss://{link}/link/v1",

@@ -10,6 +10,8 @@ import os
 from collections.abc import Mapping
 
 from agent.protocol import messages as m
+from agent.sys import rtnetlink
+from agent.sys.netlink import Netlink
 
 
 def boot_id() -> str:
@@ -57,6 +59,14 @@ def inventory(
         addresses=addresses,
         labels=labels,
     )
+
+
+def addresses(bridge_prefix: str) -> tuple[str, ...]:
+    """IPv4 addresses by which others reach this node: not loopback, not those of our own bridges."""
+    with Netlink() as route:
+        names = {link.index: link.name for link in rtnetlink.links(route).values()}
+        found = [(names.get(index, ""), address) for index, address, _ in rtnetlink.addresses(route)]
+    return tuple(address for name, address in found if name != "lo" and not name.startswith(bridge_prefix))
 
 
 def usage(data_root: str) -> dict[str, float]:

@@ -147,7 +147,8 @@ class Link:
             )
             raise Internal("stale control-plane process")
         self._epoch = welcome.epoch
-        self.registry = welcome.registry
+        here = welcome.registry.startswith(":")
+        self.registry = f"{self.connection.host}{welcome.registry}" if here else welcome.registry
         worker.adopting = welcome.adopt
         log.info("link up, epoch %d%s", welcome.epoch, ", resumed" if welcome.resumed else "")
         self.send(self._node.inventory(self._epoch))

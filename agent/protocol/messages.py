@@ -54,7 +54,7 @@ class Welcome:
     received: int
     heartbeat: float
     grace: float
-    registry: str  # host:port that serves /v2/ for this cluster
+    registry: str  # host:port that serves /v2/ for this cluster; ":port" = on the host of this link
     adopt: bool = False
     reconnect_window: float = 2.0
 

@@ -169,7 +169,8 @@ def _filesystem(plan: Plan, wires: Wires, supplied: rootfs.Supplied, progress: P
     rootfs.fence(root, plan)
     if "createContainer" in plan.hooks:
         progress.stage = "hook createContainer"
-        hooks.run(plan.hooks["createContainer"], "createContainer", _state(plan, "created"))
+        # the host's procfs is still there, and knows us by the host's number
+        hooks.run(plan.hooks["createContainer"], "createContainer", _state(plan, int(os.readlink("/proc/self"))))
     progress.stage = "pivot"
     rootfs.enter(root, plan, wires.pivot)
     return slave
@@ -196,7 +197,7 @@ def _launch(plan: Plan, wires: Wires, slave: int, progress: Progress) -> int:
     _await_start(wires)
     if "startContainer" in plan.hooks:
         progress.stage = "hook startContainer"
-        hooks.run(plan.hooks["startContainer"], "startContainer", _state(plan, "created"))
+        hooks.run(plan.hooks["startContainer"], "startContainer", _state(plan, os.getpid()))
     progress.stage = "seccomp"
 
     def hand_over(fd: int) -> None:
@@ -223,13 +224,13 @@ def _await_start(wires: Wires) -> None:
         os._exit(1)
 
 
-def _state(plan: Plan, status: str) -> dict[str, object]:
-    """The OCI state that a hook reads; the pid is ours as the container sees it."""
+def _state(plan: Plan, pid: int) -> dict[str, object]:
+    """The OCI state that a hook in the container reads."""
     return {
         "ociVersion": "1.2.0",
         "id": plan.id,
-        "status": status,
-        "pid": os.getpid(),
+        "status": "created",
+        "pid": pid,
         "bundle": plan.bundle,
         "annotations": plan.annotations,
     }

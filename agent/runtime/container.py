@@ -187,16 +187,12 @@ def _first_stage(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootf
 
 def converse(plan: Plan, init: Init, channel: Channel, staged: bool) -> None:
     """Answer the child until it is ready (R), or raise what it reports."""
-    first = init.pidfd if staged else None
+    early = _meet_second_stage(init, channel) if staged else []
     while True:
-        kind, payload, fds = channel.receive()
+        kind, payload, fds = early.pop(0) if early else channel.receive()
         if kind == b"R":
             return
-        if kind == b"P":
-            if first is not None:
-                reap(first)
-            init.pid, init.pidfd = int(payload), fds[0]
-        elif kind == b"C":
+        if kind == b"C":
             init.console_fd = fds[0]
         elif kind == b"U":
             userns.serve(plan, init.pid, channel)
@@ -212,6 +208,20 @@ def converse(plan: Plan, init: Init, channel: Channel, staged: bool) -> None:
                 stage="set-up",
                 errno=0,
             )
+
+
+def _meet_second_stage(init: Init, channel: Channel) -> list[tuple[bytes, bytes, list[int]]]:
+    """Wait for the first stage to name the second (P). The second may speak first: what it said is returned."""
+    early: list[tuple[bytes, bytes, list[int]]] = []
+    while True:
+        message = channel.receive()
+        if message[0] == b"P":
+            reap(init.pidfd)
+            init.pid, init.pidfd = int(message[1]), message[2][0]
+            return early
+        early.append(message)
+        if not message[0]:  # the first stage failed; what it said before says why
+            return early
 
 
 def failure(payload: bytes, program: bytes, id: str) -> RuntimeFailed:

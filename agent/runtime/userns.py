@@ -10,8 +10,8 @@ import os
 
 from agent.runtime import rootfs
 from agent.runtime.errors import InvalidConfig
+from agent.sys import cred, process
 from agent.sys import mountapi as api
-from agent.sys import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def serve(plan: Plan, pid: int, channel: Channel) -> None:
     made: list[tuple[bytes, int]] = []
     owner = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        made.append((b"root", _root(plan.rootfs[0], owner)))
+        made.append((b"root", _root(plan, owner)))
         for position, step in enumerate(plan.mounts):
             if step.kind == "bind":
                 made.append((b"%d" % position, _bind(step, owner)))
@@ -48,7 +48,8 @@ def _bind(step: MountStep, owner: int) -> int:
     return mount
 
 
-def _root(step: MountStep, owner: int) -> int:
+def _root(plan: Plan, owner: int) -> int:
+    step = plan.rootfs[0]
     if not step.idmap:
         return rootfs.root_filesystem(step)
     if step.kind == "bind":
@@ -57,7 +58,21 @@ def _root(step: MountStep, owner: int) -> int:
         return mount
     if step.fstype != b"overlay":
         raise InvalidConfig(f"a root filesystem of type {step.fstype.decode()} cannot be shifted into a user namespace")
-    return _shifted_overlay(step, owner)
+    # overlay works in its upper layer as whoever mounted it, and the host's root has no id in a shifted layer
+    cred.set_filesystem_ids(_root_id(plan.uid_map), _root_id(plan.gid_map))
+    try:
+        return _shifted_overlay(step, owner)
+    finally:
+        cred.set_filesystem_ids(0, 0)
+
+
+def _root_id(id_map: str) -> int:
+    """The host's id of the container's 0."""
+    for line in id_map.splitlines():
+        inside, outside, _ = line.split()
+        if inside == "0":
+            return int(outside)
+    raise InvalidConfig("uidMappings and gidMappings must map the container's id 0, for its layers to be shifted")
 
 
 def _shifted_overlay(step: MountStep, owner: int) -> int:

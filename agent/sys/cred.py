@@ -15,6 +15,8 @@ _HEADER = ctypes.create_string_buffer(struct.pack("=Ii", 0x20080522, 0), 8)  # _
 _capset = libc.syscall(nr.CAPSET, libc.PTR, libc.PTR)
 _capget = libc.syscall(nr.CAPGET, libc.PTR, libc.PTR)
 _setresuid = libc.syscall(nr.SETRESUID, libc.UINT, libc.UINT, libc.UINT)
+_setfsuid = libc.function("setfsuid", libc.INT)
+_setfsgid = libc.function("setfsgid", libc.INT)
 _setresgid = libc.syscall(nr.SETRESGID, libc.UINT, libc.UINT, libc.UINT)
 _setgroups = libc.syscall(nr.SETGROUPS, libc.SIZE, libc.PTR)
 
@@ -41,6 +43,16 @@ def drop_bounding(keep: int, last_cap: int) -> None:
     for number in range(last_cap + 1):
         if not keep >> number & 1:
             process.prctl(process.PR_CAPBSET_DROP, number)
+
+
+def set_filesystem_ids(uid: int, gid: int) -> None:
+    """Create and open files as `uid`, `gid`, with every permitted capability kept effective (setfsuid(2) would drop some)."""
+    permitted = permitted_capabilities()
+    _setfsgid(gid)
+    _setfsuid(uid)  # neither reports errors: ask again with an invalid id
+    if _setfsuid(-1) != uid or _setfsgid(-1) != gid:
+        raise OSError(1, f"setfsuid: cannot act as {uid}:{gid}")
+    set_capabilities(permitted, permitted, 0)
 
 
 def set_ambient(mask: int) -> None:

@@ -1,0 +1,1 @@
+"""Every write of the registry: one function, one transaction, one event."""

@@ -1,0 +1,24 @@
+"""Rows of the registry: one file a noun."""
+
+from registry.models.blob import Blob, Lease, RepositoryBlob
+from registry.models.manifest import Manifest, ManifestBlob, ManifestChild
+from registry.models.repository import Namespace, Repository
+from registry.models.tag import Tag, TagChange
+from registry.models.token import RefreshToken, SigningKey
+from registry.models.upload import Upload
+
+__all__ = [
+    "Blob",
+    "Lease",
+    "Manifest",
+    "ManifestBlob",
+    "ManifestChild",
+    "Namespace",
+    "RefreshToken",
+    "Repository",
+    "RepositoryBlob",
+    "SigningKey",
+    "Tag",
+    "TagChange",
+    "Upload",
+]

@@ -19,7 +19,9 @@ from tests.conformance.runtime.conftest import Runner, Running, wait_for
 
 def test_joins_every_namespace_and_cgroup(runner: Runner) -> None:
     running = runner.start("sleep", "1000")
-    lines = running.exec("sh", "-c", "cd /proc/self/ns; for n in mnt pid net uts ipc cgroup; do echo $n $(readlink $n); done").lines
+    lines = running.exec(
+        "sh", "-c", "cd /proc/self/ns; for n in mnt pid net uts ipc cgroup; do echo $n $(readlink $n); done"
+    ).lines
     for name, seen in (line.split() for line in lines):
         assert seen == os.readlink(f"/proc/{running.init.pid}/ns/{name}"), name
     assert all(line.endswith(":/") for line in running.exec("cat", "/proc/self/cgroup").lines)

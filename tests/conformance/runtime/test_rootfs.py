@@ -91,8 +91,14 @@ def test_propagation_default_is_private(runner: Runner, tmp_path: Path) -> None:
 def test_tmpfs_options_and_copy_up(runner: Runner, rootfs: Path) -> None:
     (rootfs / "var").mkdir()
     (rootfs / "var/kept").write_text("kept")
-    tmpfs = {"destination": "/var", "type": "tmpfs", "source": "tmpfs", "options": ["size=1m", "mode=1770", "tmpcopyup", "noexec"]}
+    tmpfs = {
+        "destination": "/var",
+        "type": "tmpfs",
+        "source": "tmpfs",
+        "options": ["size=1m", "mode=1770", "tmpcopyup", "noexec"],
+    }
     outcome = runner.sh("cat /var/kept; stat -c %a /var; grep ' /var ' /proc/mounts", root=rootfs, change=with_mounts(tmpfs))
+    assert outcome.output.startswith("kept")
     assert "size=1024k" in outcome.output
     assert "noexec" in outcome.output
 

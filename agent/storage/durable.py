@@ -1,0 +1,59 @@
+"""Small files that survive a crash whole: written beside, synced, renamed, directory synced."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from typing import Any
+
+
+def write_json(path: str, data: Any) -> None:
+    write(path, json.dumps(data, sort_keys=True).encode())
+
+
+def write(path: str, data: bytes) -> None:
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fdatasync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        remove(temporary)
+        raise
+    sync_directory(os.path.dirname(path))
+
+
+def read_json(path: str) -> Any:
+    """The document, or None when there is no such file."""
+    try:
+        with open(path, "rb") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return None
+
+
+def remove(path: str) -> bool:
+    """True when there was such a file."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sweep(directory: str) -> None:
+    """Remove what an interrupted `write` left."""
+    for name in os.listdir(directory):
+        if name.endswith(".tmp"):
+            remove(os.path.join(directory, name))

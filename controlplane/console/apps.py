@@ -1,0 +1,10 @@
+"""The console's app."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+
+class ConsoleConfig(AppConfig):
+    name = "controlplane.console"
+    label = "console"

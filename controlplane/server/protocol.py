@@ -1,0 +1,124 @@
+"""uvicorn's HTTP protocol with three things more: the `tls` extension, `http.response.pathsend` and `http.response.zerocopysend`.
+
+Sources: https://asgi.readthedocs.io/en/latest/extensions.html. uvicorn's minor version is pinned, for we lean on
+`connection_made`, `connection_lost`, `_start_asgi_task` and the cycle's fields; tests/integration/controlplane/test_server_*.py
+hold them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from controlplane.server import files, tls
+
+Send = Callable[[Any], Coroutine[Any, Any, None]]
+TLS_STATE = "wharf.tls"  # the key under which the connection's tls dictionary travels in scope["state"]
+
+
+class ListenerConfig(Config):
+    """uvicorn's configuration plus the PEM of our own certificate, which the `tls` extension shows."""
+
+    server_certificate: str = ""
+
+
+class WharfProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.lost = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it likewise
+        super().connection_made(transport)
+        connection = transport.get_extra_info("ssl_object")
+        if connection is None or self.config.ssl is None:
+            return
+        # app_state is copied into scope["state"] of http and of the websocket that a connection becomes;
+        # scope["extensions"] is not.
+        certificate = getattr(self.config, "server_certificate", "")
+        self.app_state = {**self.app_state, TLS_STATE: tls.extension(connection, self.config.ssl, certificate)}
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.lost.set()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        extensions = cycle.scope.setdefault("extensions", {})
+        if extensions is not None:
+            extensions["http.response.pathsend"] = {}
+            extensions["http.response.zerocopysend"] = {}
+        cycle.send = FileSender(self, cycle)  # type: ignore[method-assign,assignment]  # the hook stock uvicorn lacks
+        super()._start_asgi_task(cycle, app)
+
+
+class FileSender:
+    """`cycle.send` that also takes the two file messages; all others go to uvicorn's own."""
+
+    def __init__(self, protocol: WharfProtocol, cycle: RequestResponseCycle) -> None:
+        self.protocol = protocol
+        self.cycle = cycle
+        self.plain: Send = cycle.send
+
+    async def __call__(self, message: dict[str, Any]) -> None:
+        kind = message["type"]
+        if kind == "http.response.pathsend":
+            file = await asyncio.to_thread(os.open, message["path"], os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                await self.send_file(file, 0, os.fstat(file).st_size, more_body=False)
+            finally:
+                os.close(file)
+        elif kind == "http.response.zerocopysend":
+            file = message["file"] if isinstance(message["file"], int) else message["file"].fileno()
+            offset = message.get("offset", 0)
+            count = message.get("count")
+            if count is None:
+                count = max(0, os.fstat(file).st_size - offset)
+            await self.send_file(file, offset, count, more_body=message.get("more_body", False))
+        else:
+            await self.plain(message)
+
+    async def send_file(self, file: int, offset: int, count: int, *, more_body: bool) -> None:
+        cycle = self.cycle
+        if not cycle.response_started or cycle.response_complete:
+            raise RuntimeError("A file is sent after http.response.start and before the end of the response.")
+        if cycle.disconnected:
+            return
+        if cycle.scope["method"] != "HEAD":
+            if cycle.chunked_encoding or cycle.scope["scheme"] == "https":
+                await self._read_and_send(file, offset, count)
+            else:
+                await self._sendfile(file, offset, count)
+        if not cycle.disconnected:
+            await self.plain({"type": "http.response.body", "body": b"", "more_body": more_body})
+
+    async def _read_and_send(self, file: int, offset: int, count: int) -> None:
+        end = offset + count
+        while offset < end and not self.cycle.disconnected:
+            data = await files.read(file, offset, end - offset)
+            offset += len(data)
+            await self.plain({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def _sendfile(self, file: int, offset: int, count: int) -> None:
+        cycle = self.cycle
+        if count > cycle.expected_content_length:
+            raise RuntimeError("Response content longer than Content-Length")
+        try:
+            await files.send_plain(cycle.transport, cycle.flow, cycle, self.protocol.lost, file, offset, count)
+        except files.Gone:
+            cycle.disconnected = True
+            cycle.transport.abort()
+            return
+        cycle.expected_content_length -= count

@@ -1,0 +1,49 @@
+"""Waiting for a node's answer: the row is polled, no database connection is held meanwhile."""
+
+from __future__ import annotations
+
+import time
+
+from django.db import connection
+
+from agent.protocol.errors import InvalidInput, RemoteError
+from agent.protocol.states import NodeState
+from nodes import actions
+from nodes.errors import NodeUnreachable
+from nodes.models import Action, ActionState, Node
+
+DEFAULT_WAIT = 15.0
+LONGEST_WAIT = 60.0
+
+
+def wait_of(text: str | None) -> float:
+    """The `wait` query parameter in seconds: 0 answers 202 at once."""
+    try:
+        wait = float(text) if text else DEFAULT_WAIT
+    except ValueError:
+        raise InvalidInput("wait: must be a number of seconds", field="wait") from None
+    if not 0 <= wait <= LONGEST_WAIT:
+        raise InvalidInput(f"wait: must be 0-{LONGEST_WAIT:.0f} seconds", field="wait")
+    return wait
+
+
+def refuse_unreachable(node: Node) -> None:
+    """Acts are for now: a node that is down would carry them out at some surprising later time."""
+    if node.state in (NodeState.DOWN, NodeState.LEFT):
+        raise NodeUnreachable(f"node {node.hostname} is {node.state}: {node.state_reason or 'no link'}", node=node.pk)
+
+
+def wait_for(action: Action, seconds: float) -> Action:
+    """The action once it has finished, or as it stands after `seconds`. Raises what the node answered for a failed one."""
+    deadline = time.monotonic() + seconds
+    pause = 0.02
+    while True:
+        action = actions.outcome(action.pk)
+        if action.state in (ActionState.FAILED, ActionState.EXPIRED):
+            raise RemoteError(action.error)
+        if action.finished or time.monotonic() >= deadline:
+            return action
+        if not connection.in_atomic_block:
+            connection.close()
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.25)

@@ -1,0 +1,167 @@
+"""`wharf repo`: repositories, their tags and images. Imports no Django: it is a client of the REST interface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+
+from controlplane.cli.session import Column, Failure, Session, when
+
+app = typer.Typer(add_completion=False, help="Repositories of the trusted registry.", no_args_is_help=True)
+COMMANDS = {"repo": app}
+
+_UNITS = ("B", "KB", "MB", "GB", "TB")
+
+
+def size_text(count: int) -> str:
+    """1234567 -> "1.2 MB", in powers of a thousand as registries show them."""
+    value = float(count)
+    for unit in _UNITS[:-1]:
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} {_UNITS[-1]}"
+
+
+def _find(session: Session, name: str) -> dict[str, Any]:
+    rows = session.get("/api/v1/repositories", name=name)
+    if not rows:
+        raise Failure(f"There is no repository {name}, or you may not see it.", 3)
+    found: dict[str, Any] = rows[0]
+    return found
+
+
+def _split(text: str) -> tuple[str, str]:
+    """ "ns/name:tag" or "ns/name@sha256:…" -> (name, tag or digest); the tag is "latest" unless said."""
+    name, at, digest = text.partition("@")
+    if at:
+        return name, digest
+    name, _, tag = text.partition(":")
+    return name, tag or "latest"
+
+
+def _size(row: Mapping[str, Any]) -> str:
+    return size_text(int(row["size"]))
+
+
+def _platforms(row: Mapping[str, Any]) -> str:
+    return ", ".join(row["platforms"])
+
+
+@app.command("ls")
+def ls(
+    ctx: typer.Context,
+    query: str = typer.Argument("", help="Part of the name."),
+    namespace: str = typer.Option("", help="Only of this user, organisation or namespace."),
+) -> None:
+    """List the repositories that you can see."""
+    session = Session.of(ctx)
+    columns: dict[str, Column] = {
+        "Name": "name",
+        "Visibility": "visibility",
+        "Tags": "tags",
+        "Pulls": "pulls",
+        "Pushed": when("pushed_at"),
+        "Description": "description",
+    }
+    session.table(session.pages("/api/v1/repositories", q=query, namespace=namespace), columns)
+
+
+@app.command("create")
+def create(
+    ctx: typer.Context,
+    name: str = typer.Argument(
+        ..., help="namespace/name; the namespace is yours, your organisation's, or any for administrators."
+    ),
+    public: bool = typer.Option(False, "--public", help="Everybody may pull, without a login."),
+    description: str = typer.Option("", help="One line."),
+) -> None:
+    """Create an empty repository."""
+    session = Session.of(ctx)
+    body = {"name": name, "visibility": "public" if public else "private", "description": description}
+    made = session.post("/api/v1/repositories", body)
+    session.say(f"Created {name} ({made['visibility']}).", made)
+
+
+@app.command("tags")
+def tags(ctx: typer.Context, name: str) -> None:
+    """List a repository's tags, newest first."""
+    session = Session.of(ctx)
+    rows = session.pages(f"/api/v1/repositories/{_find(session, name)['id']}/tags")
+    columns: dict[str, Column] = {
+        "Tag": "name",
+        "Digest": "digest",
+        "Size": _size,
+        "Platforms": _platforms,
+        "Pushed": when("pushed_at"),
+        "By": "pushed_by",
+    }
+    session.table(rows, columns)
+
+
+@app.command("inspect")
+def inspect(ctx: typer.Context, image: str = typer.Argument(..., help="name[:tag] or name@digest")) -> None:
+    """Show an image: config, layers, history; of an index, its images."""
+    session = Session.of(ctx)
+    name, target = _split(image)
+    session.show(session.get(f"/api/v1/repositories/{_find(session, name)['id']}/manifests/{target}"))
+
+
+@app.command("history")
+def history(ctx: typer.Context, name: str) -> None:
+    """Where a repository's tags pointed, and who moved them."""
+    session = Session.of(ctx)
+    rows = session.pages(f"/api/v1/repositories/{_find(session, name)['id']}/history")
+    session.table(rows, {"At": when("at"), "Tag": "tag", "Before": "before", "After": "after", "By": "actor_name"})
+
+
+@app.command("set")
+def change(
+    ctx: typer.Context,
+    name: str,
+    public: bool | None = typer.Option(None, "--public/--private"),
+    description: str | None = typer.Option(None),
+) -> None:
+    """Change a repository's visibility or description."""
+    session = Session.of(ctx)
+    body: dict[str, Any] = {}
+    if public is not None:
+        body["visibility"] = "public" if public else "private"
+    if description is not None:
+        body["description"] = description
+    if not body:
+        raise Failure("Say --public, --private or --description.", 2)
+    path = f"/api/v1/repositories/{_find(session, name)['id']}"
+    answer = session.patch(path, body, etag=session.etag(path))
+    session.say(f"{name} is {answer['visibility']}.", answer)
+
+
+@app.command("rm")
+def rm(
+    ctx: typer.Context,
+    target: str = typer.Argument(..., help="name:tag for a tag, name@digest for a manifest with its tags, name for all of it."),
+    yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask before a whole repository goes."),
+) -> None:
+    """Remove a tag, a manifest, or a whole repository."""
+    session = Session.of(ctx)
+    name, _ = _split(target)
+    path = f"/api/v1/repositories/{_find(session, name)['id']}"
+    if "@" in target:
+        session.delete(f"{path}/manifests/{target.partition('@')[2]}")
+    elif ":" in target:
+        session.delete(f"{path}/tags/{target.partition(':')[2]}")
+    else:
+        if not yes:
+            typer.confirm(f"Remove {name} with all its tags and images?", abort=True)
+        session.delete(path, etag=session.etag(path))
+    session.say(f"Removed {target}.", {"removed": target})
+
+
+@app.command("gc")
+def gc(ctx: typer.Context, dry_run: bool = typer.Option(False, "--dry-run", help="Only say what could go.")) -> None:
+    """Start a garbage collection now; `wharf job logs -f ID` follows it."""
+    session = Session.of(ctx)
+    made = session.post("/api/v1/jobs", {"kind": "registry.gc", "payload": {"dry_run": dry_run}})
+    session.say(made["id"], made)

@@ -1,0 +1,7 @@
+"""The registry's entries in the rail."""
+
+from __future__ import annotations
+
+from controlplane.console.nav import NavEntry
+
+NAV = (NavEntry("Registry", "Repositories", "repositories", "packages", "Repository View", go="r"),)

@@ -1,0 +1,62 @@
+"""Namespaces and repositories."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import models
+
+from controlplane.api.ids import LENGTH
+from controlplane.api.models import Versioned
+
+
+class Namespace(models.Model):
+    """The first component of a repository's name, and who holds it.
+
+    A user's and an organisation's namespace has their name; others ("library") are made by administrators.
+    """
+
+    class Kind(models.TextChoices):
+        USER = "user"
+        ORGANISATION = "organisation"
+        PLAIN = "plain"
+
+    id: Any
+    name = models.CharField(max_length=150, unique=True)
+    kind = models.CharField(max_length=16, choices=Kind.choices)  # set at creation, never changed
+    owner_id = models.CharField(max_length=LENGTH, blank=True)  # of the User or Organisation row; "" for plain ones
+    collection = models.ForeignKey("rbac.Collection", on_delete=models.PROTECT, related_name="+")  # parent of its repositories
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Repository(Versioned):
+    """A named set of manifests, tags and blobs; a leaf of the resource tree, so that grants may name it alone."""
+
+    class Visibility(models.TextChoices):
+        PUBLIC = "public"
+        PRIVATE = "private"
+
+    namespace = models.ForeignKey(Namespace, on_delete=models.PROTECT, related_name="repositories")
+    name = models.CharField(max_length=255)  # without the namespace; may hold '/'
+    full_name = models.CharField(max_length=255, unique=True)
+    collection = models.ForeignKey("rbac.Collection", on_delete=models.PROTECT, related_name="repositories")  # its own leaf
+    visibility = models.CharField(max_length=8, choices=Visibility.choices, default=Visibility.PRIVATE)
+    description = models.CharField(max_length=200, blank=True)  # one line, plain text
+    readme = models.TextField(blank=True)  # Markdown; sanitised where it is shown
+    sparse_indexes = models.BooleanField(default=False)  # may an index name children that are not here?
+    pulls = models.BigIntegerField(default=0)  # written in batches by registry.actions.pulls alone
+    pushed_at = models.DateTimeField(null=True, blank=True)  # last manifest push
+
+    class Meta:
+        ordering = ["full_name"]
+        verbose_name_plural = "repositories"
+
+    def __str__(self) -> str:
+        return self.full_name
+
+    @property
+    def is_public(self) -> bool:
+        return self.visibility == self.Visibility.PUBLIC

@@ -1,0 +1,248 @@
+"""Blobs as files.
+
+    uploads/<session>              one upload, O_APPEND, flock'ed by its writer
+    blobs/<algorithm>/<xx>/<hex>   a blob; the 256 directories are made beforehand
+    trash/<algorithm>-<hex>        deleted, kept for the trash window
+
+All three lie in one file system, so that each step is a rename. Order of a commit: fdatasync of the file, rename, fsync of the
+directory; only then may a row say that the blob is there. A crash leaves at most a file without a row, never the reverse.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterator
+
+from agent.protocol.oci import Digest
+from registry.storage.hashing import ALGORITHMS, new_hash, resume
+from registry.storage.store import BlobFile, DigestMismatch, StoreFull, UploadBusy, UploadWriter
+
+_REHASH_BYTES = 1 << 20
+_SESSION = re.compile(r"[A-Za-z0-9-]{1,64}")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class _File:
+    def __init__(self, fd: int, size: int) -> None:
+        self._fd = fd
+        self.size = size
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        return os.pread(self._fd, count, offset)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class _Writer:
+    def __init__(self, path: str, offset: int, algorithm: str, state: bytes | None) -> None:
+        self.path = path
+        self._algorithm = algorithm
+        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self.offset = self._claim(offset)
+            self._hash = new_hash(algorithm) if self.offset == 0 else resume(algorithm, self.offset, state)
+        except BaseException:
+            self.close()
+            raise
+
+    def _claim(self, offset: int) -> int:
+        # The row's lease keeps other writers away; flock makes it certain on one host, and the kernel drops it at kill -9.
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UploadBusy("another request is writing this upload; ask for its offset and go on from there") from error
+        stored = os.fstat(self._fd).st_size
+        if stored > offset:
+            os.ftruncate(self._fd, offset)
+        return min(stored, offset)
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError as error:
+            # The row's offset is what counts: a part of a batch in the file is cut off by the next writer.
+            if error.errno in _FULL:
+                raise StoreFull(
+                    "the registry's disk is full; ask an administrator to run garbage collection or add space"
+                ) from error
+            raise
+        if self._hash is not None:
+            self._hash.update(data)
+        self.offset += len(data)
+
+    def state(self) -> bytes | None:
+        return self._hash.state() if self._hash is not None else None
+
+    def hexdigest(self, algorithm: str) -> str:
+        if self._hash is not None and self._hash.algorithm == algorithm and self._hash.count == self.offset:
+            return self._hash.hexdigest()
+        fresh = hashlib.new(algorithm)
+        position = 0
+        while chunk := os.pread(self._fd, _REHASH_BYTES, position):
+            fresh.update(chunk)
+            position += len(chunk)
+        return fresh.hexdigest()
+
+    def sync(self) -> None:
+        os.fdatasync(self._fd)
+
+    def length(self) -> int:
+        return os.fstat(self._fd).st_size
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class FilesystemStore:
+    name = "filesystem"
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._uploads = os.path.join(root, "uploads")
+        self._trash = os.path.join(root, "trash")
+        for path in (self._uploads, self._trash):
+            os.makedirs(path, mode=0o700, exist_ok=True)
+        for algorithm in ALGORITHMS:
+            for prefix in range(256):
+                os.makedirs(os.path.join(root, "blobs", algorithm, f"{prefix:02x}"), mode=0o700, exist_ok=True)
+
+    def writer(self, session: str, offset: int, algorithm: str, state: bytes | None) -> UploadWriter:
+        return _Writer(self._upload(session), offset, algorithm, state)
+
+    def commit(self, session: str, writer: UploadWriter, digest: Digest) -> None:
+        assert isinstance(writer, _Writer)  # noqa: S101  # drivers are never mixed
+        try:
+            # A longer file than we wrote means another hand wrote too: our running hash does not describe it.
+            if writer.length() != writer.offset or writer.hexdigest(digest.algorithm) != digest.hex:
+                self.discard(session)
+                raise DigestMismatch(f"the uploaded bytes do not hash to {digest}; the upload was dropped, send it again")
+            writer.sync()
+            self._publish(self._upload(session), digest)
+        finally:
+            writer.close()
+
+    def put(self, digest: Digest, data: bytes) -> None:
+        if hashlib.new(digest.algorithm, data).hexdigest() != digest.hex:
+            raise DigestMismatch(f"the {len(data)} bytes sent do not hash to {digest}")
+        path = self._upload(f"put-{uuid.uuid4().hex}")
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fdatasync(fd)
+            self._publish(path, digest)
+        except OSError as error:
+            self._unlink(path)
+            if error.errno in _FULL:
+                raise StoreFull(
+                    "the registry's disk is full; ask an administrator to run garbage collection or add space"
+                ) from error
+            raise
+        finally:
+            os.close(fd)
+
+    def discard(self, session: str) -> None:
+        self._unlink(self._upload(session))
+
+    def open(self, digest: Digest) -> BlobFile | None:
+        try:
+            fd = os.open(self._blob(digest), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        return _File(fd, os.fstat(fd).st_size)
+
+    def size(self, digest: Digest) -> int | None:
+        try:
+            return os.stat(self._blob(digest)).st_size
+        except FileNotFoundError:
+            return None
+
+    def trash(self, digest: Digest) -> None:
+        try:
+            # A rename keeps mtime and the trash window counts from now: touch first, else a sweep in between sees an old file.
+            os.utime(self._blob(digest))
+            os.rename(self._blob(digest), self._trashed(digest))
+        except FileNotFoundError:
+            return
+
+    def restore(self, digest: Digest) -> bool:
+        try:
+            os.rename(self._trashed(digest), self._blob(digest))
+        except FileNotFoundError:
+            return os.path.exists(self._blob(digest))
+        self._sync_directory(os.path.dirname(self._blob(digest)))
+        return True
+
+    def empty_trash(self, older_than: float) -> int:
+        count = 0
+        for path, age in _ages(self._trash):
+            if age > older_than:
+                self._unlink(path)
+                count += 1
+        return count
+
+    def uploads(self) -> Iterator[tuple[str, float]]:
+        for path, age in _ages(self._uploads):
+            yield os.path.basename(path), age
+
+    def blobs(self) -> Iterator[tuple[Digest, float]]:
+        for algorithm in ALGORITHMS:
+            for prefix in range(256):
+                for path, age in _ages(os.path.join(self.root, "blobs", algorithm, f"{prefix:02x}")):
+                    yield Digest(algorithm, os.path.basename(path)), age
+
+    def _publish(self, path: str, digest: Digest) -> None:
+        target = self._blob(digest)
+        os.rename(path, target)
+        self._sync_directory(os.path.dirname(target))
+
+    def _sync_directory(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _unlink(self, path: str) -> None:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+
+    def _upload(self, session: str) -> str:
+        if not _SESSION.fullmatch(session):
+            raise ValueError(f"not a session id: {session[:80]!r}")
+        return os.path.join(self._uploads, session)
+
+    def _blob(self, digest: Digest) -> str:
+        return os.path.join(self.root, "blobs", digest.algorithm, digest.hex[:2], digest.hex)
+
+    def _trashed(self, digest: Digest) -> str:
+        return os.path.join(self._trash, f"{digest.algorithm}-{digest.hex}")
+
+
+def _ages(directory: str) -> Iterator[tuple[str, float]]:
+    now = time.time()
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            try:
+                yield entry.path, now - entry.stat().st_mtime
+            except FileNotFoundError:
+                continue

@@ -1,0 +1,105 @@
+"""The ASGI door of /v2/."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope
+from django.db import DatabaseError
+
+from agent.protocol.errors import Internal, NotFound, Unavailable, WharfError
+from registry import token as token_core
+from registry.actions import pulls
+from registry.errors import Unsupported
+from registry.v2 import blobs, catalog, manifests, ping, referrers, tags, token, uploads
+from registry.v2.errors import error_response
+from registry.v2.request import ClientGone, Request
+from registry.v2.response import BlobResponse, Response, send_response
+from registry.v2.routes import Route, match
+from registry.v2.threads import writes
+
+Handler: TypeAlias = Callable[..., Awaitable[Response | BlobResponse]]
+
+log = logging.getLogger(__name__)
+
+# What a handler takes after the request is (), (name,) or (name, target), by the noun's place in the path.
+_HANDLERS: dict[str, dict[str, Handler]] = {
+    "ping": {"GET": ping.ping, "HEAD": ping.ping},
+    "token": {"GET": token.get, "POST": token.post},
+    "catalog": {"GET": catalog.get},
+    "uploads": {"POST": uploads.post},
+    "upload": {"PATCH": uploads.patch, "PUT": uploads.put, "GET": uploads.get, "DELETE": uploads.delete},
+    "blob": {"GET": blobs.get, "HEAD": blobs.head, "DELETE": blobs.delete},
+    "manifest": {"GET": manifests.get, "HEAD": manifests.head, "PUT": manifests.put, "DELETE": manifests.delete},
+    "tags": {"GET": tags.get},
+    "referrers": {"GET": referrers.get},
+}
+_background: set[asyncio.Task[Any]] = set()
+
+
+async def application(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    """One request. Anything but HTTP is not ours."""
+    if scope["type"] != "http":
+        raise ValueError(f"registry.v2 serves HTTP only, not {scope['type']}")
+    request = Request(scope, receive)
+    try:
+        response = await _answer(request)
+    except ClientGone:
+        return
+    await send_response(scope, send, response)
+    _flush_pulls()
+
+
+async def _answer(request: Request) -> Response | BlobResponse:
+    try:
+        return await _dispatch(request)
+    except ClientGone:
+        raise
+    except WharfError as error:
+        return _refusal(request, error)
+    except DatabaseError:
+        log.exception("database error on %s %s", request.method, request.path)
+        return _refusal(request, Unavailable("the registry's database is away or refused; try again"))
+    except Exception:
+        # The last line of defence of a server: a defect of ours must still answer in the protocol's shape.
+        log.exception("defect on %s %s", request.method, request.path)
+        return _refusal(request, Internal("the registry failed on this request; its log says why"))
+
+
+def _refusal(request: Request, error: WharfError) -> Response:
+    return error_response(error, f"{request.base_url}/v2/token", token_core.SERVICE)
+
+
+async def _dispatch(request: Request) -> Response | BlobResponse:
+    route = _route(request.scope)
+    if route is None:
+        raise NotFound(f"there is nothing at {request.path[:200]}")
+    methods = _HANDLERS[route.noun]
+    handler = methods.get(request.method)
+    if handler is None:
+        raise Unsupported(f"{request.method} is not possible here", allow=", ".join(sorted(methods)))
+    arguments = (route.name, route.target) if route.target else (route.name,) if route.name else ()
+    return await handler(request, *arguments)
+
+
+def _route(scope: HTTPScope) -> Route | None:
+    # %2f would let a component hide a slash: names never need it.
+    if b"%2f" in scope.get("raw_path", b"").lower():
+        return None
+    return match(scope["path"])
+
+
+def _flush_pulls() -> None:
+    if pulls.due():
+        task = asyncio.ensure_future(writes(pulls.flush))
+        _background.add(task)
+        task.add_done_callback(_flushed)
+
+
+def _flushed(task: asyncio.Task[Any]) -> None:
+    _background.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("pull counters were not written: %s", error)

@@ -1,0 +1,53 @@
+"""GET referrers/D: what points at a manifest. Never 404: a digest that nobody knows simply has no referrers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from agent.protocol.oci import MEDIA_OCI_INDEX, Digest
+from registry.queries import content
+from registry.v2.auth import Credentials, admit
+from registry.v2.paging import page_of
+from registry.v2.request import Request
+from registry.v2.response import Response, next_link
+from registry.v2.threads import rows
+
+DEFAULT_PAGE = 500
+MAX_PAGE = 1000
+MAX_BYTES = 4 << 20  # clients read an answer as a manifest, and those end at 4 MiB
+
+
+async def get(request: Request, name: str, target: str) -> Response:
+    digest = Digest.parse(target)
+    limit, after = page_of(request, DEFAULT_PAGE, MAX_PAGE)
+    artifact_type = request.parameter("artifactType") or ""
+    found = await rows(_found, Credentials.of(request), name, str(digest), artifact_type, after, limit + 1)
+    page, more = _fit(found, limit)
+    headers = {"content-type": MEDIA_OCI_INDEX}
+    if artifact_type:
+        headers["oci-filters-applied"] = "artifactType"
+    if more and page:
+        parameters = {"n": str(limit), "last": page[-1]["digest"]}
+        headers["link"] = next_link(
+            f"/v2/{name}/referrers/{digest}", parameters | ({"artifactType": artifact_type} if artifact_type else {})
+        )
+    index = {"schemaVersion": 2, "mediaType": MEDIA_OCI_INDEX, "manifests": page}
+    return Response(200, headers, json.dumps(index).encode())
+
+
+def _found(credentials: Credentials, name: str, digest: str, artifact_type: str, after: str, limit: int) -> list[dict[str, Any]]:
+    admit(credentials, name, "pull")
+    return content.referrers(name, digest, artifact_type, after, limit)
+
+
+def _fit(found: list[dict[str, Any]], limit: int) -> tuple[list[dict[str, Any]], bool]:
+    """As many as the page and MAX_BYTES take, and whether there are more."""
+    page: list[dict[str, Any]] = []
+    room = MAX_BYTES - 200
+    for descriptor in found[:limit]:
+        room -= len(json.dumps(descriptor)) + 2
+        if room < 0 and page:
+            break
+        page.append(descriptor)
+    return page, len(found) > len(page)

@@ -1,0 +1,236 @@
+"""Uploads: POST starts one (or mounts, or stores a whole blob), PATCH appends, PUT closes, GET asks how far, DELETE cancels.
+
+The order is always: judge and claim (a short transaction) before the first read of the body; then bytes, in batches of 1 MiB,
+each hashed and written by one call in a file thread before the next batch is read, so that a slow disk slows the client and not
+our memory; then the file's commit; then one short transaction. No transaction is open while bytes move.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from agent.protocol.errors import InvalidInput, PreconditionFailed
+from agent.protocol.oci import Digest, DigestInvalid
+from controlplane.api.ids import new_id
+from registry.actions import blobs, uploads
+from registry.actions.repositories import ensure_repository
+from registry.actions.uploads import Claim
+from registry.errors import RangeInvalid, UploadUnknown
+from registry.queries import content
+from registry.storage import open_store
+from registry.storage.hashing import ALGORITHMS
+from registry.storage.store import DigestMismatch, UploadBusy, UploadWriter
+from registry.v2.auth import Caller, Credentials, admit
+from registry.v2.ranges import chunk
+from registry.v2.request import BATCH, Request
+from registry.v2.response import Response
+from registry.v2.threads import files, rows, writes
+
+SMALL = 64 << 10
+
+
+class ClaimLost(PreconditionFailed):
+    """Another request took the upload over while this one stood still."""
+
+    code = "upload_taken_over"
+
+
+def _location(name: str, session: str) -> str:
+    return f"/v2/{name}/blobs/uploads/{session}"
+
+
+def _progress(name: str, session: str, offset: int) -> dict[str, str]:
+    # "0-0" also for an empty upload: the spec has no way to say "nothing" (end-4a).
+    return {"location": _location(name, session), "range": f"0-{max(0, offset - 1)}", "docker-upload-uuid": session}
+
+
+def _stored(name: str, digest: Digest) -> Response:
+    return Response(201, {"location": f"/v2/{name}/blobs/{digest}", "docker-content-digest": str(digest)})
+
+
+async def post(request: Request, name: str) -> Response:
+    credentials = Credentials.of(request)
+    if text := request.parameter("mount"):
+        mounted = Digest.parse(text)
+        if await writes(_mount, credentials, name, mounted, request.parameter("from") or ""):
+            return _stored(name, mounted)
+    elif text := request.parameter("digest"):
+        return await _whole(request, credentials, name, Digest.parse(text))
+    algorithm = request.parameter("digest-algorithm") or "sha256"
+    if algorithm not in ALGORITHMS:
+        raise DigestInvalid(f"digest algorithm {algorithm[:40]!r} is not supported; use {' or '.join(ALGORITHMS)}")
+    session = await writes(_open, credentials, name, algorithm)
+    return Response(202, _progress(name, session, 0))
+
+
+def _admit(credentials: Credentials, name: str) -> Caller:
+    return admit(credentials, name, "pull", "push")
+
+
+def _mount(credentials: Credentials, name: str, digest: Digest, source: str) -> bool:
+    caller = _admit(credentials, name)
+    return blobs.mount(caller.actor, ensure_repository(caller.actor, name), digest, source)
+
+
+def _open(credentials: Credentials, name: str, algorithm: str) -> str:
+    return uploads.open_upload(_admit(credentials, name).actor, name, algorithm).pk
+
+
+async def _whole(request: Request, credentials: Credentials, name: str, digest: Digest) -> Response:
+    """POST ?digest=: the whole blob in one request, without a session's row."""
+    repository, pusher = await writes(_target, credentials, name)
+    store = open_store()
+    if (request.length or BATCH) <= SMALL:
+        data = await request.body(SMALL, InvalidInput("the body is longer than its Content-Length"))
+        if not await writes(_adopt_checked, repository, digest, data, pusher):
+            await files(store.put, digest, data)
+            await writes(uploads.finish, store, repository, digest, len(data), pusher)
+        return _stored(name, digest)
+    session = new_id()
+    writer = await files(store.writer, session, 0, digest.algorithm, None)
+    try:
+        async for batch in request.batches():
+            await files(writer.write, batch)
+        size = writer.offset
+        await files(store.commit, session, writer, digest)
+    except BaseException:
+        await asyncio.shield(files(_drop, writer, session))
+        raise
+    await writes(uploads.finish, store, repository, digest, size, pusher)
+    return _stored(name, digest)
+
+
+def _target(credentials: Credentials, name: str) -> tuple[str, str]:
+    caller = _admit(credentials, name)
+    return ensure_repository(caller.actor, name).pk, caller.actor.name
+
+
+def _adopt_checked(repository: str, digest: Digest, data: bytes, pusher: str) -> bool:
+    # Possession is proved by the bytes, never by the digest alone.
+    if Digest.of(data, digest.algorithm) != digest:
+        raise DigestMismatch(f"the {len(data)} bytes sent do not hash to {digest}")
+    return uploads.adopt(repository, digest, len(data), pusher)
+
+
+def _drop(writer: UploadWriter, session: str) -> None:
+    writer.close()
+    open_store().discard(session)
+
+
+async def patch(request: Request, name: str, session: str) -> Response:
+    first = _chunk_start(request)
+    held = await writes(_claim, Credentials.of(request), name, session, first)
+    writer = await _open_writer(held, name)
+    try:
+        await _append(request, held, writer)
+    finally:
+        # Also when the client vanished: its whole batches count, and any process goes on from them.
+        await asyncio.shield(_release(held, writer))
+    return Response(202, _progress(name, session, writer.offset))
+
+
+async def put(request: Request, name: str, session: str) -> Response:
+    text = request.parameter("digest")
+    if text is None:
+        raise DigestInvalid("the digest parameter is missing: PUT closes an upload by naming what it must be")
+    digest = Digest.parse(text)
+    first = _chunk_start(request)
+    held = await writes(_claim, Credentials.of(request), name, session, first, digest.algorithm)
+    writer = await _open_writer(held, name)
+    committed = False
+    try:
+        await _append(request, held, writer)
+        committed = await _commit(held, writer, digest)
+    finally:
+        if not committed:
+            await asyncio.shield(_release(held, writer))
+    return _stored(name, digest)
+
+
+async def _commit(held: Claim, writer: UploadWriter, digest: Digest) -> bool:
+    store, size = open_store(), writer.offset
+    # The claim is younger than its lease unless the body was long; then it was renewed on the way.
+    try:
+        await files(store.commit, held.session, writer, digest)
+    except DigestMismatch:
+        await writes(uploads.forget, held.session)
+        raise
+    await writes(uploads.finish, store, held.repository_id, digest, size, held.pusher, held.session)
+    return True
+
+
+def _chunk_start(request: Request) -> int | None:
+    """Where the client believes the upload ends; None when it does not say. Raises RangeInvalid."""
+    header = request.headers.get("content-range")
+    if header is None:
+        return None
+    first, last = chunk(header)
+    if "content-length" in request.headers and request.length != last - first + 1:
+        raise RangeInvalid(f"Content-Range {first}-{last} has {last - first + 1} bytes, Content-Length is {request.length}")
+    return first
+
+
+def _claim(credentials: Credentials, name: str, session: str, first: int | None, algorithm: str = "") -> Claim:
+    _admit(credentials, name)
+    try:
+        return uploads.claim(name, session, first, algorithm)
+    except RangeInvalid as error:
+        offset = int(error.extra.get("offset", 0))
+        raise RangeInvalid(error.detail, **_progress(name, session, offset)) from error
+
+
+async def _open_writer(held: Claim, name: str) -> UploadWriter:
+    try:
+        writer = await files(open_store().writer, held.session, held.offset, held.algorithm, held.state)
+    except UploadBusy as error:
+        await writes(uploads.release, held, held.offset, held.state)
+        raise RangeInvalid(error.detail, **_progress(name, held.session, held.offset)) from error
+    if writer.offset < held.offset:
+        # Power loss took bytes that we had acknowledged: say so, and go on from what is there.
+        await _release(held, writer)
+        raise RangeInvalid(
+            f"only {writer.offset} bytes of this upload survived; go on from there",
+            **_progress(name, held.session, writer.offset),
+        )
+    return writer
+
+
+async def _append(request: Request, held: Claim, writer: UploadWriter) -> None:
+    renewed = time.monotonic()
+    async for batch in request.batches():
+        if time.monotonic() - renewed > uploads.RENEW_SECONDS:
+            if not await writes(uploads.renew, held):
+                raise ClaimLost("another request took this upload over; ask for its offset and go on from there")
+            renewed = time.monotonic()
+        await files(writer.write, batch)
+
+
+async def _release(held: Claim, writer: UploadWriter) -> None:
+    offset, state = writer.offset, writer.state()
+    await files(writer.close)
+    await writes(uploads.release, held, offset, state)
+
+
+async def get(request: Request, name: str, session: str) -> Response:
+    offset = await rows(_offset, Credentials.of(request), name, session)
+    return Response(204, _progress(name, session, offset))
+
+
+def _offset(credentials: Credentials, name: str, session: str) -> int:
+    _admit(credentials, name)
+    row = content.upload(name, session)
+    if row is None:
+        raise UploadUnknown(f"there is no upload {session[:64]} in {name}: it ended, expired or was cancelled; start a new one")
+    return row.offset
+
+
+async def delete(request: Request, name: str, session: str) -> Response:
+    await writes(_cancel, Credentials.of(request), name, session)
+    await files(open_store().discard, session)
+    return Response(204)
+
+
+def _cancel(credentials: Credentials, name: str, session: str) -> None:
+    _admit(credentials, name)
+    uploads.cancel(name, session)

@@ -1,0 +1,202 @@
+"""Every console page: shown to who may see it, explained to who may not, closed to strangers."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from agent.protocol.messages import ContainerInfo, Contents, Samples
+from agent.protocol.oci import MEDIA_OCI_CONFIG, MEDIA_OCI_MANIFEST
+from agent.protocol.spec import Placement
+from controlplane.api.actor import actor_of_user
+from controlplane.jobs import enqueue
+from nodes import actions
+from nodes.models import Container, Node, Service
+from tests.cast import PASSWORD, Cast
+from tests.integration.nodes import fleet
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def world(people: Cast) -> dict[str, str]:
+    """A node with a container, a service that runs, one that cannot be placed, a repository, a job."""
+    repository = fleet.image()
+    config = {"mediaType": MEDIA_OCI_CONFIG, "digest": "sha256:" + "a" * 64, "size": 2}
+    document = {"schemaVersion": 2, "mediaType": MEDIA_OCI_MANIFEST, "config": config, "layers": []}
+    repository.manifests.update(content=json.dumps(document).encode())
+    row = fleet.node("n1")
+    epoch = Node.objects.get(pk=row.pk).epoch
+    admin = actor_of_user(people.admin)
+    service = actions.create_service(admin, fleet.spec("web", replicas=1))
+    fleet.obey()
+    picky = fleet.spec("picky", placement=Placement(constraints=("node.labels.zone==moon",)))
+    actions.create_service(admin, picky)
+    actions.reconcile_round()
+    task = service.tasks.get()
+    info = ContainerInfo(
+        "c" * 64, "web.1", "library/web", "sha256:" + "b" * 64, "running", 1.7e9, pid=7, started=1.7e9, task_id=task.pk
+    )
+    actions.record_contents(row.pk, Contents(epoch, (info,), ()))
+    for at in (1.0, 2.0):
+        actions.record_samples(
+            row.pk, Samples(epoch, at, {"cpu_seconds": at, "memory_used": 5.0}, {"c" * 64: {"cpu_seconds": at}})
+        )
+    job = enqueue("jobs.sleep", {"seconds": 1}, actor=admin)
+    return {
+        "node": row.pk,
+        "container": Container.objects.get().pk,
+        "repository": repository.full_name,
+        "digest": repository.manifests.first().digest,
+        "job": job.pk,
+        "service": "web",
+    }
+
+
+PAGES = [
+    "/", "/search?q=web", "/users", "/tokens", "/jobs", "/jobs/{job}", "/events", "/services", "/services/new",
+    "/services/by-name/web", "/services/by-name/web/logs", "/services/by-name/web/spec", "/services/by-name/web/edit",
+    "/services/by-name/picky", "/containers", "/containers?all=1", "/containers/{container}", "/containers/{container}/logs",
+    "/containers/{container}/terminal", "/containers/{container}/chart/cpu", "/containers/{container}/chart/memory", "/nodes",
+    "/nodes/{node}", "/nodes/{node}/chart/cpu", "/nodes/{node}/chart/memory", "/nodes/{node}/chart/network", "/nodes/chart/cpu",
+    "/nodes/chart/memory", "/repositories", "/repositories/{repository}", "/repositories/{repository}/-/{digest}",
+]  # fmt: skip
+# Not nodes, which everybody sees below /Shared, and not the repository, which is public.
+OBJECTS = [page for page in PAGES if "{container}" in page or "{job}" in page or "by-name" in page]
+
+
+def browser(name: str) -> Client:
+    client = Client()
+    answer = client.post("/login", {"username": name, "password": PASSWORD}, secure=True)
+    assert answer.status_code == 302, answer.content
+    return client
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_an_administrator_sees_every_page(world: dict[str, str], page: str) -> None:
+    answer = browser("admin").get(page.format(**world), secure=True)
+    assert answer.status_code == 200
+    if "chart" not in page:
+        assert b"<h1" in answer.content
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_who_is_not_signed_in_is_sent_to_the_login(world: dict[str, str], page: str) -> None:
+    answer = Client().get(page.format(**world), secure=True)
+    assert answer.status_code == 302
+    assert answer["Location"].startswith("/login?next=")
+
+
+@pytest.mark.parametrize("page", OBJECTS)
+def test_a_stranger_does_not_learn_that_a_thing_exists(world: dict[str, str], page: str) -> None:
+    answer = browser("charlie").get(page.format(**world), secure=True)
+    assert answer.status_code == 404
+
+
+def test_a_pending_task_says_why(world: dict[str, str]) -> None:
+    text = browser("admin").get("/services/by-name/picky", secure=True).content.decode()
+    assert "node.labels.zone==moon" in text
+
+
+def test_the_overview_names_what_needs_a_person(world: dict[str, str]) -> None:
+    text = browser("admin").get("/", secure=True).content.decode()
+    assert "Service picky is not whole" in text
+
+
+FORM: dict[str, Any] = {
+    "form": "guided",
+    "name": "shop",
+    "image": "library/web:1",
+    "replicas": "2",
+    "ports": "8080:80",
+    "env": "A=b",
+}
+
+
+def test_the_guided_form_creates_a_service(world: dict[str, str]) -> None:
+    answer = browser("admin").post("/services/new", FORM, secure=True)
+    assert answer.status_code == 302
+    spec = Service.objects.get(name="shop").wanted
+    assert spec.replicas == 2
+    assert spec.container.ports[0].published == 8080
+    assert spec.container.env == {"A": "b"}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"replicas": "many"}, "not a whole number"),
+        ({"ports": "eighty"}, "needs the form"),
+        ({"env": "novalue"}, "NAME=value"),
+        ({"image": "UPPER"}, "not valid"),
+        ({"name": "web"}, "web"),
+        ({"image": "library/absent:1"}, "absent"),
+    ],
+)
+def test_the_form_says_what_is_wrong_and_keeps_what_was_typed(world: dict[str, str], change: dict[str, str], says: str) -> None:
+    answer = browser("admin").post("/services/new", {**FORM, **change}, secure=True)
+    assert answer.status_code >= 400
+    text = answer.content.decode()
+    assert says in text
+    assert "8080:80" in text or "ports" in change
+
+
+def test_editing_in_the_form_keeps_what_it_does_not_show(world: dict[str, str]) -> None:
+    service = Service.objects.get(name="web")
+    raw = {**service.spec, "labels": {"team": "crane"}, "container": {**service.spec["container"], "stop_grace": 3.0}}
+    client = browser("admin")
+    client.post("/services/by-name/web/edit", {"form": "raw", "raw": json.dumps(raw)}, secure=True)
+    client.post("/services/by-name/web/edit", {"form": "guided", "image": "library/web:1", "replicas": "3"}, secure=True)
+    spec = Service.objects.get(name="web").wanted
+    assert (spec.replicas, spec.labels, spec.container.stop_grace) == (3, {"team": "crane"}, 3.0)
+
+
+def test_a_stale_edit_is_refused(world: dict[str, str]) -> None:
+    answer = browser("admin").post("/services/by-name/web/edit", {**FORM, "name": "web", "version": "999"}, secure=True)
+    assert answer.status_code == 412
+
+
+def test_scaling_and_removing(world: dict[str, str]) -> None:
+    client = browser("admin")
+    client.post("/services/by-name/web", {"act": "scale", "replicas": "4"}, secure=True)
+    assert Service.objects.get(name="web").wanted.replicas == 4
+    client.post("/services/by-name/web", {"act": "remove"}, secure=True)
+    assert Service.objects.get(name="web").removed_at is not None
+
+
+def test_a_join_token_is_shown_once(world: dict[str, str]) -> None:
+    from controlplane.pki.cluster import ensure_authorities
+
+    ensure_authorities()
+    client = browser("admin")
+    client.post("/nodes", {"act": "token", "uses": "1", "hours": "1"}, secure=True)
+    assert "WHARF-1-" in client.get("/nodes", secure=True).content.decode()
+    assert "WHARF-1-" not in client.get("/nodes", secure=True).content.decode()
+
+
+def test_an_access_token_is_shown_once_and_works(people: Cast) -> None:
+    client = browser("alice")
+    client.post("/tokens", {"act": "create", "name": "ci", "days": "30"}, secure=True)
+    text = client.get("/tokens", secure=True).content.decode()
+    found = re.search(r"wharf_\w+", text)
+    assert found
+    assert Client().get("/api/v1/me", headers={"Authorization": f"Bearer {found[0]}"}, secure=True).status_code == 200
+    assert found[0] not in client.get("/tokens", secure=True).content.decode()
+
+
+def test_the_login_does_not_redirect_to_other_hosts(people: Cast) -> None:
+    for target in ("https://evil.example/", "//evil.example/", "/\\evil.example"):
+        answer = Client().post("/login", {"username": "alice", "password": PASSWORD, "next": target}, secure=True)
+        assert answer["Location"] == "/"
+
+
+def test_a_wrong_password_is_told_apart_from_nothing(people: Cast) -> None:
+    answers = [
+        Client().post("/login", {"username": name, "password": "wrong"}, secure=True) for name in ("alice", "nobody-of-that-name")
+    ]
+    assert [answer.status_code for answer in answers] == [401, 401]
+    assert len({answer.content.count(b"wrong") for answer in answers}) == 1

@@ -1,0 +1,1 @@
+"""A guest with jobs whose effects can be counted."""

@@ -1,0 +1,23 @@
+"""Settings of the tests: the product's own, in a home of their own, with no Redis and a cheap password hash.
+
+WHARF_DATABASE_URL=postgresql://… runs the same suite on PostgreSQL; WHARF_REDIS_URL names a real Valkey.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+# a worker of xdist inherits the home of the process that started it, and must not share its files with the other workers
+if "WHARF_HOME" not in os.environ or "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["WHARF_HOME"] = tempfile.mkdtemp(prefix="wharf-test-")
+    atexit.register(shutil.rmtree, os.environ["WHARF_HOME"], ignore_errors=True)
+os.environ.setdefault("WHARF_REDIS_URL", "memory://")
+os.environ.setdefault("WHARF_LOG_LEVEL", "WARNING")
+
+from controlplane.settings import *  # noqa: F403
+
+PASSWORD_HASHERS = ["tests.hashers.CheapArgon2"]
+if DATABASES["default"]["ENGINE"].endswith("sqlite3"):  # noqa: F405
+    # a file, not memory: threads of one test must meet the real locks
+    DATABASES["default"]["TEST"] = {"NAME": f"{HOME}/test.sqlite3"}  # noqa: F405
