@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from agent.supervisor import execs, proctable
+from agent.supervisor import execs, keepsakes, proctable
 from agent.supervisor.refusals import InvalidRequest
 
 TYPE_CHECKING = False
@@ -199,7 +199,7 @@ def give(call: Call) -> None:
     if len(kinds) != len(call.fds):
         raise InvalidRequest(f"{len(kinds)} kinds but {len(call.fds)} descriptors")
     container = call.container
-    container.take_back(call.get("pid", int), call.get("start_time", int), dict(zip(kinds, call.fds, strict=True)))
+    keepsakes.take_back(container, call.get("pid", int), call.get("start_time", int), dict(zip(kinds, call.fds, strict=True)))
     call.answer({})
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Specification:
-    """config.json: {config (OCI), rootfs [[type, source, target, [option…]]…], log, open_stdin, stdin_once, restart, health, …}."""
+    """config.json: {config (OCI), rootfs [[type, source, target, [option…]]…], log, open_stdin, stdin_once, restart, health}."""
 
     __slots__ = ("_path", "cgroups_path", "health", "log", "oom_score_adj", "open_stdin", "restart", "stdin_once", "terminal")
 
