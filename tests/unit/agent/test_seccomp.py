@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import random
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.protocol.errors import InvalidInput
+from agent.runtime.defaults import CAPABILITIES
 from agent.runtime.seccomp import compile as ours
 from agent.runtime.seccomp import tables
 from agent.runtime.seccomp.profile import BY_ARGUMENT, BY_CAPABILITY, REFUSED, default_profile
@@ -49,9 +51,6 @@ def number_of(name: str) -> int:
     return tables.numbers("x86_64")[name]
 
 
-CAPABILITIES = ("CAP_CHOWN", "CAP_SYS_CHROOT", "CAP_KILL")
-
-
 def test_foreign_architectures_are_killed_and_x32_does_not_exist() -> None:
     profile = default_profile(CAPABILITIES, "x86_64")
     assert run(profile, number_of("read"), arch=I386) == KILL
@@ -73,6 +72,13 @@ def test_every_known_call_has_the_answer_of_the_table(machine: str) -> None:
         result = interpret(program, number, arch=tables.AUDIT_ARCH[machine])
         assert (result == ALLOW) is allowed, name
         assert result in (ALLOW, EPERM, ENOSYS), name
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_allowed_calls_are_the_golden_list(machine: str) -> None:
+    """Any change of what a plain container may call has to show up in a review of these files."""
+    golden = Path(__file__).parent / "golden" / f"seccomp_{machine}.txt"
+    assert default_profile(CAPABILITIES, machine)["syscalls"][0]["names"] == golden.read_text().split()
 
 
 def test_calls_of_a_newer_kernel_do_not_exist() -> None:
