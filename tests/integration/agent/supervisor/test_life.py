@@ -3,13 +3,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from typing import Any
 
 import pytest
 
 from agent.protocol.errors import RemoteError
 from agent.runtime.defaults import default_config
 from agent.supervisor.processes import start_time
-from tests.integration.agent.supervisor.home import Home, gone, text_of, until
+from tests.integration.agent.supervisor.home import DEADLINE, Home, gone, text_of, until
 
 pytestmark = pytest.mark.root
 
@@ -143,10 +144,11 @@ async def test_update_changes_limits_now_and_for_later_runs(home: Home) -> None:
 
 
 async def test_top_shows_the_processes(home: Home) -> None:
-    pid = await home.sh("c1", "sleep 61 & sleep 62 & echo ready; wait")
-    await until(lambda: home.output("c1"), "it is ready")
-    rows = await home.client.top("c1")
-    assert {"sleep 61", "sleep 62"} <= {row["command"] for row in rows}
+    pid = await home.sh("c1", "sleep 61 & sleep 62 & wait")
+    rows: list[dict[str, Any]] = []
+    async with asyncio.timeout(DEADLINE):
+        while not {"sleep 61", "sleep 62"} <= {row["command"] for row in rows}:
+            rows = await home.client.top("c1")
     assert {row["ppid"] for row in rows if row["command"].startswith("sleep")} == {pid}
 
 
