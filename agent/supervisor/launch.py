@@ -72,8 +72,12 @@ class ContainerCgroup:
         self._cgroup.thaw()
 
     def kill(self) -> None:
-        if self._cgroup.exists():
+        if not self._cgroup.exists():
+            return
+        try:
             self._cgroup.kill()
+        except FileNotFoundError:
+            pass  # half removed: the hierarchies that are gone were empty, and a process is in all of them or none
 
     def stats(self) -> dict[str, Any]:
         return self._cgroup.stats()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from agent.supervisor.container import Container
 
 _PAUSE = 0.02  # s between two attempts to remove a cgroup that the kernel still holds
-_ATTEMPTS = 250
+_ATTEMPTS = 1500
 
 
 class Remains:

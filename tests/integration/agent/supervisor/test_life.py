@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from agent.protocol.errors import RemoteError
+from agent.runtime.cgroup import hierarchies
 from agent.runtime.defaults import default_config
+from agent.supervisor.launch import ContainerCgroup
 from agent.supervisor.processes import start_time
 from tests.integration.agent.supervisor.home import DEADLINE, Home, gone, text_of, until
 
@@ -189,3 +191,24 @@ async def test_fifty_containers_leave_nothing(home: Home) -> None:
     assert len(os.listdir(f"/proc/{pid}/fd")) == fds
     children = text_of(f"/proc/{pid}/task/{pid}/children").split()
     assert children == []
+
+
+async def test_a_half_removed_cgroup_is_removed_in_the_end(home: Home) -> None:
+    """The kernel lets go of the hierarchies one by one: what is gone first must not keep the rest."""
+    await home.run("c1", "sleep", "600")
+    point = hierarchies().mount_points()[0]  # one of v1's, or v2's alone
+    held = f"{point}{home.cgroup_parent}/c1/held"
+    os.mkdir(held)
+    sleeper = await asyncio.create_subprocess_exec("sleep", "600")
+    with open(held + "/cgroup.procs", "w", encoding="ascii") as file:
+        file.write(str(sleeper.pid))
+    cgroup = ContainerCgroup(home.cgroup_parent + "/c1")
+    await home.client.stop("c1", signal.SIGKILL, 5)
+    try:
+        await until(lambda: len(home.cgroups()) <= 1, "the other hierarchies' are gone")
+        cgroup.kill()
+    finally:
+        if sleeper.returncode is None:
+            sleeper.kill()
+        await sleeper.wait()
+    await until(lambda: not home.cgroups(), "all are gone")
