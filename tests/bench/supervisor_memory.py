@@ -1,4 +1,4 @@
-"""Memory of the supervisor: PSS with 0, 50 and 200 containers, and per container. Run as root: python -m tests.bench.supervisor_memory"""
+"""Memory of the supervisor with 0, 50 and 200 containers. Run as root: python -m tests.bench.supervisor_memory"""
 
 from __future__ import annotations
 
