@@ -17,7 +17,7 @@ from agent.protocol.oci import Reference
 from agent.protocol.spec import ContainerSpec, NetworkSpec, ServiceSpec
 from agent.protocol.states import Availability, NodeState, TaskState
 from controlplane.jobs.clock import database_now
-from nodes.models import Action, Container, Node, RestartHistory, Service, Task, UsageSample
+from nodes.models import Action, Container, Node, RestartHistory, Service, Task, UsageSample, WebProcess
 from nodes.snapshot import Brake, NodeLease, NodeView, Restart, ServiceView, Snapshot, TaskView
 
 
@@ -134,6 +134,47 @@ def _assignment(task: Task) -> TaskAssignment:
 def assign_revs(node_ids: Iterable[str]) -> dict[str, int]:
     """Current revision of each node: what heartbeat acknowledgements carry."""
     return dict(Node.objects.filter(pk__in=list(node_ids)).values_list("pk", "assign_rev"))
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRow:
+    """What a live link must agree with. `actions` are the ids of acts that wait for the node."""
+
+    epoch: int
+    assign_rev: int
+    actions: tuple[str, ...]
+
+
+def link_rows(web_id: str) -> dict[str, LinkRow]:
+    """The rows of all nodes whose link this web process holds; those that were removed or went elsewhere are not in it."""
+    mine = Node.objects.members().filter(web_id=web_id)
+    waiting: dict[str, list[str]] = defaultdict(list)
+    queued = Action.objects.queued().filter(node__web_id=web_id, deadline__gt=database_now()).order_by()
+    for node_id, action_id in queued.values_list("node_id", "pk"):
+        waiting[node_id].append(action_id)
+    rows = mine.order_by().values_list("pk", "epoch", "assign_rev")
+    return {pk: LinkRow(epoch, rev, tuple(waiting.get(pk, ()))) for pk, epoch, rev in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class WebPeer:
+    """Where another web process of this control plane is."""
+
+    id: str
+    host: str
+    port: int
+
+
+def web_of_node(node_id: str) -> WebPeer | None:
+    """The web process that holds the node's link, when it is alive."""
+    web_id = Node.objects.members().filter(pk=node_id).exclude(session="").values_list("web_id", flat=True).first()
+    row = WebProcess.objects.filter(pk=web_id or "", lease_until__gt=database_now()).first()
+    return WebPeer(row.pk, row.host, row.port) if row else None
+
+
+def is_web_process(fingerprint: str) -> bool:
+    """Whether a client certificate is that of a live web process."""
+    return bool(fingerprint) and WebProcess.objects.filter(fingerprint=fingerprint, lease_until__gt=database_now()).exists()
 
 
 def node_of_certificate(fingerprint: str) -> Node | None:
