@@ -160,7 +160,7 @@ class ServiceForm(Page):
         """The form with what was typed and what is wrong with it."""
         raw = self.request.POST.get("form") == "raw"
         return self.show(
-            status=422 if error.status == 400 else error.status,
+            status=422 if error.status in (400, 404) else error.status,  # 404: the image, not the page,
             error=error.detail,
             error_field="raw" if raw else forms.field_of(error),
             **({"raw": self.request.POST.get("raw", "")} if raw else {"values": self.request.POST}),

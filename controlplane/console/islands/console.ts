@@ -156,7 +156,8 @@ class Live {
 
   close(): void {
     if (this.socket) this.socket.onclose = null;
-    this.socket?.close();
+    // one that still connects ends with the page; closing it here would be reported as a failure
+    if (this.socket?.readyState === WebSocket.OPEN) this.socket.close();
   }
 }
 
@@ -257,3 +258,4 @@ setInterval(refreshAges, 1000);
 const live = new Live();
 live.connect();
 addEventListener("pagehide", () => live.close());
+addEventListener("pageshow", (event) => event.persisted && live.connect()); // back from the browser's page cache

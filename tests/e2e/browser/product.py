@@ -63,7 +63,7 @@ class Product:
             json=body,
             verify=False,
             timeout=60,
-            headers={"Authorization": f"Bearer {self.token}"},
+            headers={"Authorization": f"Bearer {self.token}", "If-Match": "*"},
         )
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
