@@ -121,7 +121,7 @@ class Chart {
     this.box.setAttribute("role", "img");
     this.box.setAttribute("aria-label", `${this.box.dataset.label ?? "Usage"}: ${latest.join(", ") || "no data yet"}`);
     const now = document.querySelector<HTMLElement>(`[data-chart-now="${this.box.dataset.label ?? ""}"]`);
-    if (now) now.textContent = latest.length === 1 && latest[0] ? latest[0].split(" ").slice(1).join(" ") : "";
+    if (now) now.textContent = data.at.length && latest.length === 1 && latest[0] ? latest[0].split(" ").slice(1).join(" ") : "";
   }
 }
 

@@ -53,7 +53,7 @@ class Visitor:
     def unexpected(self) -> list[str]:
         return [text for text in self.problems if not any(pattern.search(text) for pattern in self._expected)]
 
-    # --- going about --------------------------------------------------------------------------------------------------------------
+    # --- going about ---
 
     def go(self, path: str) -> Response | None:
         return self.page.goto(self.product.url + path)
