@@ -147,7 +147,11 @@ def record_inventory(node_id: str, inventory: Inventory) -> None:
         data.pop("epoch", None)
         data["labels"] = clean(_texts(inventory.labels))
         data["addresses"] = clean(_addresses(inventory.addresses))
-        changed = {key for key in ("nano_cpus", "memory", "architecture", "hostname") if data.get(key) != node.inventory.get(key)}
+        changed = {
+            key
+            for key in ("nano_cpus", "memory", "architecture", "hostname", "problems")
+            if data.get(key) != node.inventory.get(key)
+        }
         node.hostname = clean(inventory.hostname[:253]) or node.hostname
         node.os, node.architecture = clean(inventory.os[:16]), clean(inventory.architecture[:16])
         node.nano_cpus, node.memory = max(0, inventory.nano_cpus), max(0, inventory.memory)
