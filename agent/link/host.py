@@ -72,7 +72,7 @@ def inventory(
 def addresses(bridge_prefix: str) -> tuple[str, ...]:
     """IPv4 addresses by which others reach this node: not loopback, not those of our own bridges."""
     with Netlink() as route:
-        names = {link.index: link.name for link in rtnetlink.links(route).values()}
+        names = {link.ifindex: link.name for link in rtnetlink.links(route).values()}
         found = [(names.get(index, ""), address) for index, address, _ in rtnetlink.addresses(route)]
     return tuple(address for name, address in found if name != "lo" and not name.startswith(bridge_prefix))
 
