@@ -62,6 +62,7 @@ class Node:
         self._data = config.home / "data"
         self._data.mkdir(mode=0o711, parents=True, exist_ok=True)
         config.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._protected = [os.path.realpath(config.home), os.path.realpath(config.run)]  # no bind mount leads in here
 
     async def open(self) -> None:
         config = self._config
@@ -74,14 +75,13 @@ class Node:
         self._networks = Networks(
             str(config.home / "networks"), str(config.run), prefix=config.network_prefix, protect_ports=config.protect_ports
         )
-        protected = [os.path.realpath(config.home), os.path.realpath(config.run)]
         self.containers = Containers(
             config.home,
             self._supervisor,
             self._images,
             self._driver,
             Wiring(self._networks),
-            VolumeStore(str(config.home / "volumes"), protect=protected),
+            VolumeStore(str(config.home / "volumes"), protect=self._protected),
             cgroup_parent=config.cgroup_parent,
             logs_root=logs_root,
         )

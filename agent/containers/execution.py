@@ -62,7 +62,8 @@ class Execution:
         readers = [asyncio.create_task(self._pump(channel, fd, queue)) for channel, fd in self._outputs.items()]
         whole, ended = asyncio.gather(*readers), asyncio.create_task(self._linger())
         try:
-            await asyncio.wait({whole, ended}, return_when=asyncio.FIRST_COMPLETED)
+            first: set[asyncio.Future[Any]] = {whole, ended}
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             self._over = True
             for reader in self._idle:
                 reader.cancel()

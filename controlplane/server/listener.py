@@ -129,7 +129,8 @@ def bind(address: str, port: int) -> socket.socket:
 def configure(app: Any, *, context: ssl.SSLContext | None, certificate: str = "", links: bool = False) -> ListenerConfig:
     """The uvicorn configuration of a listener.
 
-    links: no permessage-deflate, which costs 34 KB a connection; messages up to the link's own limit of 8 MiB. Forwarded headers are read by controlplane.api.actor, not here.
+    links: no permessage-deflate, which costs 34 KB a connection; messages up to the link's own limit of 8 MiB. Forwarded headers
+    are read by controlplane.api.actor, not here.
     """
     config = ListenerConfig(
         app,

@@ -23,6 +23,7 @@ from nodes.actions.wake import containers_after_commit, reconcile_after_commit
 from nodes.models import Action, Container, HostPort, Node, NodeImage, Task, UsageSample
 from nodes.models.sample import PERIOD, RING
 
+_TOLD = ("nano_cpus", "memory", "architecture", "hostname", "problems")  # of an inventory: a change is an event
 REPORTABLE = range(TaskState.ACCEPTED, TaskState.REMOVE)  # what a node may say of a task
 MAX_TASKS = MAX_CONTAINERS = MAX_IMAGES = 5000  # what one node may report; a real one has far fewer
 MAX_ENTRIES, MAX_VALUE = 256, 4096  # labels, addresses, ports of one container; characters of one value
@@ -147,11 +148,7 @@ def record_inventory(node_id: str, inventory: Inventory) -> None:
         data.pop("epoch", None)
         data["labels"] = clean(_texts(inventory.labels))
         data["addresses"] = clean(_addresses(inventory.addresses))
-        changed = {
-            key
-            for key in ("nano_cpus", "memory", "architecture", "hostname", "problems")
-            if data.get(key) != node.inventory.get(key)
-        }
+        changed = {key for key in _TOLD if data.get(key) != node.inventory.get(key)}
         node.hostname = clean(inventory.hostname[:253]) or node.hostname
         node.os, node.architecture = clean(inventory.os[:16]), clean(inventory.architecture[:16])
         node.nano_cpus, node.memory = max(0, inventory.nano_cpus), max(0, inventory.memory)
