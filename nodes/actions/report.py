@@ -146,6 +146,8 @@ def record_inventory(node_id: str, inventory: Inventory) -> None:
         node = lock_session(node_id, inventory.epoch)
         data = clean(codec.encode(inventory))
         data.pop("epoch", None)
+        data = {key: value[:MAX_VALUE] if isinstance(value, str) else value for key, value in data.items()}
+        data["features"], data["problems"] = (clean(_addresses(values)) for values in (inventory.features, inventory.problems))
         data["labels"] = clean(_texts(inventory.labels))
         data["addresses"] = clean(_addresses(inventory.addresses))
         changed = {key for key in _TOLD if data.get(key) != node.inventory.get(key)}
@@ -174,13 +176,13 @@ def record_contents(node_id: str, contents: Contents) -> None:
     if len(contents.containers) > MAX_CONTAINERS or len(contents.images) > MAX_IMAGES:
         raise InvalidInput(f"more than {MAX_CONTAINERS} containers or {MAX_IMAGES} images on one node")
     # Named twice is named once: the rows are unique.
-    containers = {info.id[:64]: info for info in contents.containers}
-    images = {info.id[:140]: info for info in contents.images}
+    containers = {clean(info.id)[:64]: info for info in contents.containers}
+    images = {clean(info.id)[:140]: info for info in contents.images}
     with transaction.atomic():
         node = lock_session(node_id, contents.epoch)
         if _containers(node, tuple(replace(info, id=key) for key, info in containers.items())):
             containers_after_commit(node_id)
-        _images(node, tuple(images.values()))
+        _images(node, tuple(replace(info, id=key) for key, info in images.items()))
 
 
 def _when(seconds: float) -> datetime | None:
@@ -260,12 +262,12 @@ _CONTAINER_FIELDS = (
 
 
 def _images(node: Node, infos: Sequence[ImageInfo]) -> None:
-    ids = [info.id[:140] for info in infos]
+    ids = [info.id for info in infos]
     NodeImage.objects.filter(node=node).exclude(image_id__in=ids).delete()
     rows = [
         NodeImage(
             node=node,
-            image_id=info.id[:140],
+            image_id=info.id,
             size=max(0, info.size),
             tags=clean([tag[:MAX_VALUE] for tag in info.tags[:MAX_ENTRIES]]),
             digests=clean([digest[:MAX_VALUE] for digest in info.digests[:MAX_ENTRIES]]),
