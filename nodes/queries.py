@@ -149,6 +149,7 @@ class LinkRow:
     epoch: int
     assign_rev: int
     actions: tuple[str, ...]
+    given_up: bool  # the sweep declared the node down: its session must be opened anew
 
 
 def link_rows(web_id: str) -> dict[str, LinkRow]:
@@ -158,8 +159,8 @@ def link_rows(web_id: str) -> dict[str, LinkRow]:
     queued = Action.objects.queued().filter(node__web_id=web_id, deadline__gt=database_now()).order_by()
     for node_id, action_id in queued.values_list("node_id", "pk"):
         waiting[node_id].append(action_id)
-    rows = mine.order_by().values_list("pk", "epoch", "assign_rev")
-    return {pk: LinkRow(epoch, rev, tuple(waiting.get(pk, ()))) for pk, epoch, rev in rows}
+    rows = mine.order_by().values_list("pk", "epoch", "assign_rev", "state")
+    return {pk: LinkRow(epoch, rev, tuple(waiting.get(pk, ())), state == NodeState.DOWN) for pk, epoch, rev, state in rows}
 
 
 @dataclass(frozen=True, slots=True)
