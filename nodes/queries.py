@@ -48,7 +48,7 @@ def _node_view(node: Node) -> NodeView:
         id=node.pk,
         hostname=node.hostname,
         state=NodeState(node.state),
-        availability=Availability(node.availability),
+        availability=_fitness(node),
         role=node.role,
         os=node.os,
         arch=node.architecture,
@@ -61,6 +61,12 @@ def _node_view(node: Node) -> NodeView:
         approved=node.approved_at is not None,
         down_since=stamp(node.state_at) if node.state == NodeState.DOWN else 0.0,
     )
+
+
+def _fitness(node: Node) -> Availability:
+    """As the administrator wants it; a node that cannot write its state is given nothing new, as if paused."""
+    wanted = Availability(node.availability)
+    return Availability.PAUSE if wanted is Availability.ACTIVE and node.inventory.get("problems") else wanted
 
 
 def _service_view(service: Service) -> ServiceView:
