@@ -207,7 +207,7 @@ class Launcher:
         environment = {**self.environment, "HOME": "/root", "USER": "root", "LOGNAME": "root"}
         if not agent.joined:
             self._join(agent, environment)
-        command = bind_fate(agent.command("run", *agent.places))
+        command = bind_fate(agent.command("run", *agent.places, *agent.guarded))
         # umask: the directories of images and containers have the modes that the agent gives them
         self._start(Child("agent", command, environment, self.layout.logs / "agent.log", cwd=Path("/"), umask=0o022), wake)
         if os.environ.get("WELCOME") != "0":

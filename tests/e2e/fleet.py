@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 
-from tests.nodes import isolate, remove_cgroups
+from tests.nodes import cgroup_directories, isolate, remove_cgroups
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTROL = "10.77.0.1"
@@ -154,19 +154,25 @@ class Host:
         """A command line that runs `words` on this host."""
         return ["nsenter", f"--target={self._init_pid()}", "--mount", "--uts", "--ipc", "--net", "--pid", *words]
 
+    def attempt(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.inside(*words), capture_output=True, text=True, check=False, env=self._environment())
+
     def run(self, *words: str) -> str:
-        result = subprocess.run(self.inside(*words), capture_output=True, text=True, check=False, env=self._environment())
+        result = self.attempt(*words)
         assert result.returncode == 0, f"{words} on {self.name}: {result.stderr}"
         return result.stdout
 
     def _environment(self) -> dict[str, str]:
         return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"}
 
+    def agent_command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "agent", "--home", str(self.home / "agent"), *words]
+
     def join(self, token: str, server: str) -> None:
-        self.run(sys.executable, "-m", "agent", "--home", str(self.home / "agent"), "join", "--token", token, server)
+        self.run(*self.agent_command("join", "--token", token, server))
 
     def start_agent(self) -> None:
-        words = [sys.executable, "-m", "agent", "--home", str(self.home / "agent"), "run", "--cgroup-parent", f"/{self.cgroup}"]
+        words = self.agent_command("run", "--cgroup-parent", f"/{self.cgroup}")
         log = (self.home / "agent.log").open("ab")
         self.agent = subprocess.Popen(self.inside(*words), stdout=log, stderr=log, env=self._environment())
         log.close()
@@ -183,6 +189,12 @@ class Host:
                 if same and mark in (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace"):
                     found.append(int(entry.name))
         return sorted(found)
+
+    def container_pids(self) -> list[int]:
+        """Pids, in our namespace, of the processes in this host's containers (in the pids hierarchy, or the one of v2)."""
+        tops = [top for top in cgroup_directories(self.cgroup) if top.parent.name in ("pids", "cgroup")]
+        files = [file for top in tops for file in top.glob("*/cgroup.procs")]
+        return sorted({int(pid) for file in files for pid in file.read_text().split()})
 
     def kill_agent(self) -> None:
         assert self.agent is not None
