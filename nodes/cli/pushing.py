@@ -177,7 +177,7 @@ class Pusher:
 
     def _place(self, answer: Any) -> str:
         """Where the upload goes on; only its path counts, so that our credentials never leave for another host."""
-        parts = urlsplit(answer.headers.get("Location", ""))
+        parts = urlsplit(str(answer.headers.get("Location", "")))
         return parts.path + (f"?{parts.query}" if parts.query else "")
 
     def _expect(self, answer: Any, status: int) -> None:
