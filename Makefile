@@ -30,9 +30,9 @@ fmt: ## format the code
 	@deploy/prepare test
 	@$(BIN)/ruff check --fix-only -q . ; $(BIN)/ruff format .
 
-bench: ## measure against installed peers and print a table
+bench: ## measure against installed peers and print a table (ROOMS="runtime registry", JSON=file)
 	@deploy/prepare bench
-	@exec $(BIN)/python -m pytest tests/bench -q -s -p no:cacheprovider --timeout 1800
+	@exec $(BIN)/python -m tests.bench.run $(ROOMS) $(if $(JSON),--json $(JSON))
 
 docs: ## list the documents
 	@ls docs/*.md docs/*/*.md

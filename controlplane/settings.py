@@ -49,6 +49,8 @@ HOSTNAMES = _words("WHARF_HOSTNAMES")
 ADDRESS = _text("WHARF_ADDRESS", "0.0.0.0")  # noqa: S104  # a control plane that only loopback reaches has no nodes
 PORT = _number("WHARF_PORT", 8443)
 NODE_PORT = _number("WHARF_NODE_PORT", 8444)
+# host by which other web processes of this control plane reach this one's node port; "" = ADDRESS, or what this host is called.
+INTERNAL_HOST = _text("WHARF_INTERNAL_HOST")
 # host:port by which nodes reach /v2/; "" = the host that their link goes to, at PORT.
 REGISTRY_ADDRESS = _text("WHARF_REGISTRY_ADDRESS")
 PLAIN_PORT = _number("WHARF_PLAIN_PORT", 0)  # HTTP without TLS on loopback, for benchmarks only; 0 = off

@@ -3,6 +3,7 @@
 PreconditionFailed ── StaleSession        a link's session was superseded
 Denied ──┬── NodeRemoved                  the node may never come back
          ├── EpochImplausible             its epoch is far above the database's
+         ├── VersionMismatch              the agent speaks no version of the link that we do
          ├── JoinRefused                  token unknown, used up, expired, or not for this address
          └── NoSchedulingRight            no collection on the way up grants Node Schedule
 Conflict ──┬── NameTaken
@@ -27,6 +28,10 @@ class NodeRemoved(Denied):
 
 class EpochImplausible(Denied):
     code = "epoch_implausible"
+
+
+class VersionMismatch(Denied):
+    code = "version_mismatch"
 
 
 class JoinRefused(Denied):

@@ -1,4 +1,4 @@
-"""Times and switches of the registry, from WHARF_REGISTRY_<name> in the environment; docs/howto/push-an-image.md explains them."""
+"""Times and switches of the registry, from WHARF_REGISTRY_<name> in the environment (docs/howto/push-an-image.md)."""
 
 from __future__ import annotations
 

@@ -36,7 +36,14 @@ def cgroup_version() -> str:
 
 
 def inventory(
-    epoch: int, data_root: str, *, graph_driver: str, version: str, addresses: tuple[str, ...], labels: Mapping[str, str]
+    epoch: int,
+    data_root: str,
+    *,
+    graph_driver: str,
+    version: str,
+    addresses: tuple[str, ...],
+    labels: Mapping[str, str],
+    problems: tuple[str, ...] = (),
 ) -> m.Inventory:
     """The node's description; `disk` figures are those of the file system that holds images and containers, in bytes."""
     system = os.uname()
@@ -58,13 +65,14 @@ def inventory(
         agent_version=version,
         addresses=addresses,
         labels=labels,
+        problems=problems,
     )
 
 
 def addresses(bridge_prefix: str) -> tuple[str, ...]:
     """IPv4 addresses by which others reach this node: not loopback, not those of our own bridges."""
     with Netlink() as route:
-        names = {link.index: link.name for link in rtnetlink.links(route).values()}
+        names = {link.ifindex: link.name for link in rtnetlink.links(route).values()}
         found = [(names.get(index, ""), address) for index, address, _ in rtnetlink.addresses(route)]
     return tuple(address for name, address in found if name != "lo" and not name.startswith(bridge_prefix))
 

@@ -10,16 +10,25 @@ returns the stored result. Who may send what is in `SENT_BY`; an end that receiv
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from agent.protocol.codec import InvalidSpec
 from agent.protocol.spec import ContainerSpec, NetworkSpec
 from agent.protocol.states import TaskState
 
 VERSION = 1
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 AGENT = "agent"
 CONTROL = "control"
+
+
+def _check_id(text: str, name: str) -> None:
+    """The agent keeps a file by this id: it must not name another place."""
+    if not _ID.fullmatch(text):
+        raise InvalidSpec(f"{name}: {text[:40]!r} is no id", field=name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +111,9 @@ class TaskAssignment:
     image: str  # repository@digest
     generation: int = 0  # of the service spec
     fence: int = 0
+
+    def __post_init__(self) -> None:
+        _check_id(self.task_id, "task_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +225,7 @@ class Inventory:
     addresses: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     features: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()  # disk_full, state_unwritable: what runs goes on, nothing new is placed here
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +265,9 @@ class Action:
     target: str = ""  # container id
     args: Mapping[str, Any] = field(default_factory=dict)
     actor: str = ""
+
+    def __post_init__(self) -> None:
+        _check_id(self.action_id, "action_id")
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ Frames: text = one JSON message; binary = `>BIB` (kind 1, stream id, channel) an
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections import deque
 from collections.abc import Mapping
@@ -41,6 +42,7 @@ from agent.protocol.codec import decode, encode
 from agent.protocol.errors import InvalidInput
 
 MAX_TEXT = 8 << 20
+MAX_DEPTH = 32
 CREDIT_STEP = m.WINDOW // 4  # give credit back in steps of this size
 _HEADER = struct.Struct(">BIB")
 _DATA = 1
@@ -152,6 +154,11 @@ class Wire:
     def unacknowledged(self) -> int:
         return len(self._unacked)
 
+    @property
+    def queued(self) -> int:
+        """Frames that wait for `frames()`: a peer that asks and never reads lets them grow."""
+        return len(self._out)
+
     # -- sending -----------------------------------------------------------------------------------------------------
 
     def send(self, message: Any) -> None:
@@ -195,7 +202,8 @@ class Wire:
         if self.received:
             body["ack"] = self.received
         self._ack_due = False
-        self._out.append(json.dumps(body, separators=(",", ":"), ensure_ascii=False))
+        # ASCII: a lone surrogate (a file name that is no UTF-8) would otherwise break the websocket, for ever.
+        self._out.append(json.dumps(body, separators=(",", ":")))
 
     def frames(self) -> list[str | bytes]:
         """Everything to put on the websocket now, in order; adds a bare acknowledgement when one is due."""
@@ -239,11 +247,14 @@ class Wire:
         if len(frame) > MAX_TEXT:
             raise ProtocolViolation(f"message of {len(frame)} characters; the limit is {MAX_TEXT}")
         try:
-            body = json.loads(frame)
-        except ValueError as error:
+            body = _DECODER.decode(frame)
+        except (ValueError, RecursionError) as error:
             raise ProtocolViolation(f"not JSON: {error}") from error
         if not isinstance(body, dict):
             raise ProtocolViolation("not a JSON object")
+        # Brackets inside strings count too, so this only spares the usual message the walk.
+        if frame.count("{") + frame.count("[") > MAX_DEPTH and _deeper(body, MAX_DEPTH):
+            raise ProtocolViolation(f"nested deeper than {MAX_DEPTH}")
         kind = m.BY_TYPE.get(str(body.get("type")))
         if kind is None:
             raise ProtocolViolation(f"unknown message type {str(body.get('type'))[:40]!r}")
@@ -409,6 +420,8 @@ class Wire:
         payload = frame[_HEADER.size :]
         if kind != _DATA or len(payload) > m.MAX_DATA:
             raise ProtocolViolation(f"binary frame of kind {kind} with {len(payload)} bytes")
+        if channel > m.STDERR:
+            raise ProtocolViolation(f"channel {channel}: there are 0, 1 and 2")
         state = self._known(stream)
         if state is None:
             return []
@@ -429,6 +442,39 @@ _STREAM_MESSAGES = (
     m.StreamCredit,
     m.StreamReset,
 )
+
+
+def _integer(text: str) -> int:
+    value = int(text)
+    if not -(1 << 63) <= value < 1 << 63:
+        raise ValueError("an integer beyond 64 bits")
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value
+
+
+# NaN, infinities and endless integers are legal for Python's JSON and poison for databases.
+_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_finite, parse_constant=_finite)
+
+
+def _deeper(value: Any, limit: int) -> bool:
+    """Whether JSON data nests deeper than `limit`. No recursion: that is what is being guarded against."""
+    level = [value]
+    for _ in range(limit):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return False
+    return any(isinstance(item, dict | list) for item in level)
 
 
 def _number(body: Mapping[str, Any], key: str) -> int | None:

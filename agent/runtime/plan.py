@@ -198,7 +198,7 @@ def _io_priority(config: dict[str, Any] | None) -> int | None:
     classes = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
     if config.get("class") not in classes:
         raise InvalidConfig(f"ioPriority class {config.get('class')!r} is not known; use one of {', '.join(classes)}")
-    return classes[config["class"]] << 13 | config.get("priority", 0)
+    return classes[config["class"]] << 13 | int(config.get("priority", 0))
 
 
 def _scheduler(config: dict[str, Any] | None) -> bytes | None:

@@ -12,6 +12,7 @@ from agent.supervisor.loop import report
 from agent.supervisor.processes import Process, start_time
 from agent.supervisor.record import CREATED, PAUSED, RUNNING, Record, boot_id
 from agent.supervisor.server import Pending
+from agent.supervisor.specification import Specification
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def _container(house: House, id_: str, handed: dict[str, Any] | None) -> None:
     directory = os.path.join(house.context.statedir, id_)
     if not os.path.isdir(directory):
         return
-    record, spec = Record.load(directory), durable.read(os.path.join(directory, "config.json"))
+    record, spec = Record.load(directory), Specification.load(directory)
     if record is None or spec is None:
         _discard(house, id_, directory, spec)
         return
@@ -58,7 +59,7 @@ def _container(house: House, id_: str, handed: dict[str, Any] | None) -> None:
 
 def _living(house: House, container: Container, pidfd: int) -> None:
     record = container.record
-    if not container.streams.sources and not container.spec["config"]["process"].get("terminal"):
+    if not container.streams.sources and not container.spec.terminal:
         container.streams.open_fifos()
     container.adopt(house.processes.track(record.pid, pidfd, record.start_time, container.ended))
 
@@ -93,7 +94,7 @@ def _connections(house: House, handed: dict[str, Any]) -> None:
             connection.refuse(number, error)
 
 
-def _discard(house: House, id_: str, directory: str, spec: Any) -> None:
+def _discard(house: House, id_: str, directory: str, spec: Specification | None) -> None:
     """A creation that a crash cut short: nobody was told of it."""
     init = durable.read(os.path.join(directory, "init.pid"))
     if isinstance(init, dict):
@@ -101,8 +102,8 @@ def _discard(house: House, id_: str, directory: str, spec: Any) -> None:
         if pidfd >= 0:
             Process(init["pid"], pidfd, init["start_time"], lambda _exit: None).send(9)
             os.close(pidfd)
-    if isinstance(spec, dict):
-        cgroup = house.context.runtime.cgroup(id_, spec["config"])
+    if spec is not None:
+        cgroup = house.context.runtime.cgroup(id_, spec.cgroups_path)
         try:
             cgroup.kill()
             cgroup.remove()

@@ -247,7 +247,8 @@ class Supervisor:
         return await self._tell("upgrade")
 
     async def shutdown(self) -> None:
-        """End the supervisor; containers go on. A client made by `ensure` starts a new one: close it."""
+        """End the supervisor; containers go on. This client starts no other one from now on."""
+        self._starter = None
         await self._tell("shutdown")
 
     # ---- connection

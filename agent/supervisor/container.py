@@ -26,9 +26,9 @@ from agent.supervisor.processes import UNKNOWN, Exit, Process
 from agent.supervisor.record import CREATED, EXITED, PAUSED, RESTARTING, RUNNING, Record
 from agent.supervisor.refusals import AlreadyRunning, ContainerActive, ContainerPaused, NotPaused, NotRunning
 from agent.supervisor.remains import Remains
+from agent.supervisor.specification import Specification
 from agent.supervisor.streams import Streams
 from agent.sys import tty
-from agent.sys.pidfd import exit_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ SIGKILL, SIGTERM = 9, 15
 
 
 class Container:
-    """`spec` is config.json: {config, rootfs, log, open_stdin, stdin_once, restart, health, annotations}."""
+    """See the module. Parts of a container reach each other through it."""
 
-    def __init__(self, context: Context, spec: dict[str, Any], record: Record) -> None:
+    def __init__(self, context: Context, spec: Specification, record: Record) -> None:
         self.context = context
         self.spec = spec
         self.record = record
@@ -59,7 +59,7 @@ class Container:
         self._timer: Timer | None = None  # a stop's grace or a restart's back-off: never both
         self._health: HealthCheck | None = HealthCheck.of(self)
         self._oom = OomWatch(context.loop, self._oom_happened)
-        self._is_lost = False
+        self.is_lost = False  # its process was gone when we came
         self._remains = Remains(self, self._remove)
 
     # ---- what clients ask for
@@ -68,9 +68,10 @@ class Container:
         """Make the process that waits to be started; its pid. Raises WharfError."""
         streams = self.streams
         streams.unlaunch()
-        config, rootfs = self.spec["config"], self.spec["rootfs"]
         try:
-            if config["process"].get("terminal"):
+            spec = self.spec.read()
+            config, rootfs = spec["config"], spec["rootfs"]
+            if self.spec.terminal:
                 init = self.context.runtime.create(self.id, config, rootfs, None)
                 streams.console(init.console_fd)
             else:
@@ -150,13 +151,9 @@ class Container:
         """Change limits now and for later runs; change the restart policy. Raises the runtime's refusal."""
         if policy is not None:
             restart.validate(policy)
-            self.spec["restart"] = policy
-        if resources is not None:
-            if self.process is not None:
-                self.cgroup.update(resources)
-            linux = self.spec["config"].setdefault("linux", {})
-            linux["resources"] = remains.merged(linux.get("resources") or {}, resources)
-        durable.write(os.path.join(self.directory, "config.json"), self.spec)
+        if resources is not None and self.process is not None:
+            self.cgroup.update(resources)
+        self.spec.update(resources, policy)
 
     def delete(self, force: bool) -> None:
         """Begin to remove it; see `gone`. Raises ContainerActive without force."""
@@ -178,16 +175,14 @@ class Container:
 
     @property
     def cgroup(self) -> Cgroup:
-        return self.context.runtime.cgroup(self.id, self.spec["config"])
+        return self.context.runtime.cgroup(self.id, self.spec.cgroups_path)
 
     @property
     def streams(self) -> Streams:
         """Also before a launch: a client may attach first."""
         if self._streams is None:
             spec = self.spec
-            self._streams = Streams(
-                self.context.loop, self.directory, spec["log"], bool(spec.get("open_stdin")), bool(spec.get("stdin_once"))
-            )
+            self._streams = Streams(self.context.loop, self.directory, spec.log, spec.open_stdin, spec.stdin_once)
         return self._streams
 
     def need_running(self) -> None:
@@ -213,10 +208,10 @@ class Container:
 
     def lost(self, grace: float) -> None:
         """The process was gone when a new supervisor looked for it: somebody may still give back a pidfd that knows its end."""
-        if not self.spec["config"]["process"].get("terminal") and not self.streams.sources:
+        if not self.spec.terminal and not self.streams.sources:
             self.streams.open_fifos()  # a store that holds the other ends may have kept the last output
-        self._set_timer(self.context.loop.later(grace, lambda: self.ended(UNKNOWN)))
-        self._is_lost = True
+        self._set_timer(self.context.loop.later(grace, lambda: self.found(UNKNOWN)))
+        self.is_lost = True
 
     def discard_waiting(self, pidfd: int) -> None:
         """The process that waited for `start` cannot be used by another supervisor: `start` makes a new one."""
@@ -228,39 +223,15 @@ class Container:
         if self._streams is not None:
             self._streams.unlaunch()
 
-    def dump_streams(self) -> dict[str, Any] | None:
-        """For the handover."""
-        return self._streams.dump() if self._streams is not None else None
+    @property
+    def open_streams(self) -> Streams | None:
+        """Those there are now; None when nobody launched or attached."""
+        return self._streams
 
-    def keepsakes(self) -> dict[str, int]:
-        """Descriptors that a store outside keeps for the next supervisor, by kind: pidfd, console, stdin, stdout, stderr."""
-        if self.process is None or self._streams is None:
-            return {}
-        kept = {"pidfd": self.process.pidfd}
-        for source in self._streams.sources:
-            kept["console" if os.isatty(source.fd) else source.name] = source.fd
-        inlet = self._streams.inlet
-        if (
-            inlet is not None and inlet.fd >= 0 and not inlet.once and "console" not in kept
-        ):  # once: a duplicate would keep it open
-            kept["stdin"] = inlet.fd
-        return kept
-
-    def take_back(self, pid: int, start_time: int, kept: dict[str, int]) -> None:
-        """Descriptors that a store kept through our predecessor's death. What we have, or of another run, is not taken."""
-        record = self.record
-        if (pid, start_time) != (record.pid, record.start_time):
-            return
-        if self._is_lost:
-            status = exit_status(kept["pidfd"]) if "pidfd" in kept else None
-            self._set_timer(None)
-            self.ended(UNKNOWN if status is None else Exit.of_status(status))
-        elif self.process is not None:
-            streams = self.streams
-            if "console" in kept and not streams.sources:
-                streams.console(os.dup(kept["console"]))
-            if "stdin" in kept and streams.inlet is None:
-                streams.type_into(os.dup(kept["stdin"]))
+    def found(self, exit_: Exit) -> None:
+        """How a lost process ended."""
+        self._set_timer(None)
+        self.ended(exit_)
 
     def resize(self, rows: int, columns: int) -> None:
         """Of the container's own terminal. Raises NotRunning when it has none."""
@@ -323,7 +294,7 @@ class Container:
     def ended(self, exit_: Exit) -> None:
         """The process ended and is not yet reaped."""
         was = self.record.state
-        self._is_lost = False
+        self.is_lost = False
         self._oom.check()
         self._stop_watching()
         self._drop_streams(finish=True)
@@ -343,7 +314,7 @@ class Container:
         """exited → restarting, or rest."""
         record = self.record
         again = restart.wanted(
-            self.spec["restart"],
+            self.spec.restart,
             exit_code=record.exit_code if record.exit_known else None,
             stopped=record.stopped,
             count=record.restart_count,

@@ -164,7 +164,8 @@ class Execs:
         container = self._container
         if container.process is None:
             raise NotRunning(f"container {container.id} is not running: start it first")
-        spec = container.spec
+        spec = container.spec.read()
+        process.setdefault("oomScoreAdj", container.spec.oom_score_adj)  # unset means inherited, and ours is low
         return container.context.runtime.exec(container.id, spec["config"], spec["rootfs"], container.process.pid, process, stdio)
 
     def _begun(self, id_: str, init: Init, terminal: bool, held: list[int]) -> Exec:

@@ -80,7 +80,7 @@ def _container(container: Container) -> dict[str, Any]:
     }
     return {
         "pidfd": container.process.pidfd if container.process else -1,
-        "streams": container.dump_streams(),
+        "streams": container.open_streams.dump() if container.open_streams is not None else None,
         "execs": sessions,
     }
 

@@ -61,7 +61,7 @@ class HealthCheck:
     @classmethod
     def of(cls, container: Container) -> HealthCheck | None:
         """None when the container has no check."""
-        check = container.spec.get("health") or {}
+        check = container.spec.health
         test = check.get("Test") or ["NONE"]
         return None if test[0] == "NONE" else cls(container, check)
 
@@ -104,13 +104,13 @@ class HealthCheck:
         if self._container.record.state != "running":  # paused: Docker does not probe either
             self._schedule(self._interval())
             return
-        base = self._container.spec["config"]["process"]
         try:
+            base = self._container.spec.read()["config"]["process"]
             self._probe = Probe(
                 self._container, {**base, "args": self._args, "terminal": False}, self._seconds["Timeout"], self._done
             )
-        except WharfError as error:
-            self._done(time.time_ns(), -1, error.detail)
+        except (WharfError, OSError) as error:
+            self._done(time.time_ns(), -1, str(error))
 
     def _done(self, start: int, exit_code: int, output: str) -> None:
         self._probe = None

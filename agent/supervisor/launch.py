@@ -53,7 +53,7 @@ if TYPE_CHECKING:
             process: dict[str, Any],
             stdio: Stdio | None,
         ) -> Init: ...
-        def cgroup(self, id_: str, config: dict[str, Any]) -> Cgroup: ...
+        def cgroup(self, id_: str, path: str) -> Cgroup: ...
 
 
 class ContainerCgroup:
@@ -72,8 +72,12 @@ class ContainerCgroup:
         self._cgroup.thaw()
 
     def kill(self) -> None:
-        if self._cgroup.exists():
+        if not self._cgroup.exists():
+            return
+        try:
             self._cgroup.kill()
+        except FileNotFoundError:
+            pass  # half removed: the hierarchies that are gone were empty, and a process is in all of them or none
 
     def stats(self) -> dict[str, Any]:
         return self._cgroup.stats()
@@ -110,8 +114,8 @@ class OciRuntime:
     ) -> Init:
         return runtime_exec.exec_in(self._plan(id_, config, rootfs), pid, process, _stdio(stdio))
 
-    def cgroup(self, id_: str, config: dict[str, Any]) -> Cgroup:
-        path = (config.get("linux") or {}).get("cgroupsPath") or ""  # the rule is plan.compile's
+    def cgroup(self, id_: str, path: str) -> Cgroup:
+        """`path` is linux.cgroupsPath; the rule is plan.compile's."""
         return ContainerCgroup(path if path.startswith("/") else f"{self._parent.rstrip('/')}/{path or id_}")
 
     def _plan(self, id_: str, config: dict[str, Any], rootfs: list[list[Any]]) -> plan.Plan:

@@ -8,6 +8,7 @@ A line longer than CHUNK is written in pieces; only the last piece ends in a new
 from __future__ import annotations
 
 import os
+import struct
 import time
 
 from agent.protocol.errors import InvalidInput
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 CHUNK = 16 << 10  # bytes of a partial line, as Docker's copier
+_TAIL = struct.Struct("=IQQ")  # length of what follows; inode and size of the log before the batch
+_TAIL_MOST = _TAIL.size + CHUNK + (64 << 10)
+_NO_BATCH = (1 << 64) - 1
 DEFAULT = {"driver": "json-file", "max-size": 10 << 20, "max-file": 3}
 
 
@@ -39,12 +43,30 @@ def validate(options: dict[str, Any]) -> None:
 
 
 class Splitter:
-    """Bytes of one stream into lines. An unfinished line waits here, and in a file: neither execv nor kill -9 loses it."""
+    """Bytes of one stream into lines.
+
+    The tail file keeps what is in nobody's log yet: the unfinished line, and, while a batch is being written, the batch, with the
+    mark of the log (inode, size) from before it. So neither execv nor kill -9 loses or doubles a line, but for the moment between
+    the read from the FIFO and `journal`.
+    """
 
     def __init__(self, tail_path: str) -> None:
         self._fd = os.open(tail_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._kept = self._saved()
-        self.pending = self._kept
+        self._clean = True  # the file says what `pending` says
+        self.interrupted: tuple[bytes, int, int] | None = None  # a batch that a kill cut short, with the log's mark
+        self.pending = b""
+        data = os.pread(self._fd, _TAIL_MOST, 0)
+        if len(data) >= _TAIL.size:
+            length, inode, size = _TAIL.unpack_from(data)
+            rest = data[_TAIL.size : _TAIL.size + length]
+            if inode == _NO_BATCH:
+                self.pending = rest
+            else:
+                self.interrupted = (rest, inode, size)
+
+    def journal(self, data: bytes, mark: tuple[int, int]) -> None:
+        """Before a batch: keep it until `save`."""
+        self._write(self.pending + data, *mark)
 
     def feed(self, data: bytes) -> list[bytes]:
         """Lines and full chunks that `data` completes."""
@@ -62,23 +84,24 @@ class Splitter:
     def flush(self) -> list[bytes]:
         """The unfinished line, at the end of the stream."""
         rest, self.pending = self.pending, b""
+        self._clean = False
         return [rest] if rest else []
 
     def save(self) -> None:
-        """Keep the unfinished line in the file; call after the finished ones are in the log."""
-        if self.pending != self._kept:
-            try:
-                os.pwrite(self._fd, len(self.pending).to_bytes(4, "little") + self.pending, 0)
-            except OSError:
-                return  # a full disk: the line is safe from execv and kill only once there is room
-            self._kept = self.pending
+        """After a batch: its lines are in the log, only the unfinished one is kept."""
+        if not self._clean:
+            self._write(self.pending, _NO_BATCH, 0)
+            self._clean = True
 
     def close(self) -> None:
         os.close(self._fd)
 
-    def _saved(self) -> bytes:
-        data = os.pread(self._fd, 4 + 2 * CHUNK, 0)
-        return data[4 : 4 + int.from_bytes(data[:4], "little")]
+    def _write(self, data: bytes, inode: int, size: int) -> None:
+        self._clean = False
+        try:
+            os.pwrite(self._fd, _TAIL.pack(len(data), inode, size) + data, 0)
+        except OSError:
+            pass  # a full disk: a kill may now lose this batch
 
 
 def _chunks(line: bytes, into: list[bytes]) -> bytes:
@@ -104,7 +127,7 @@ class LogFile:
         self._max_size = int(options.get("max-size", DEFAULT["max-size"]))
         self._max_file = int(options.get("max-file", DEFAULT["max-file"]))
         self._fd = -1
-        self._size = 0
+        self._inode = self._size = 0
         self.dropped = 0  # bytes of output that did not reach the disk
         self.fault = ""  # why
         self._wanted = options.get("driver", "json-file") != "none"
@@ -129,6 +152,20 @@ class LogFile:
             size += len(text)  # ASCII: characters are bytes
         self._append("".join(batch), size)
 
+    def mark(self) -> tuple[int, int]:
+        """(inode, size): where the next batch begins. (0, 0) without a file."""
+        return self._inode, self._size
+
+    def rewind(self, inode: int, size: int) -> bool:
+        """Cut off what was written after `mark`; False when the log was rotated since."""
+        if (inode, size) == (0, 0) and self._fd < 0:
+            return True
+        if self._fd < 0 or inode != self._inode or size > self._size:
+            return False
+        os.ftruncate(self._fd, size)
+        self._size = size
+        return True
+
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
@@ -140,7 +177,8 @@ class LogFile:
             return
         try:
             self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-            self._size = os.fstat(self._fd).st_size
+            status = os.fstat(self._fd)
+            self._inode, self._size = status.st_ino, status.st_size
         except OSError as error:
             self.fault = os.strerror(error.errno or 0)
 

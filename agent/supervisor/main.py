@@ -7,6 +7,7 @@ import errno
 import fcntl
 import gc
 import os
+import resource
 import sys
 
 from agent.supervisor import adopt, handover
@@ -141,6 +142,8 @@ def _prepare_process() -> None:
     os.chdir("/")
     os.umask(0o077)
     process.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # seven descriptors a container; containers inherit it, as Docker's
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(str(_OOM_SCORE))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from agent.supervisor import execs, proctable
+from agent.supervisor import execs, keepsakes, proctable
 from agent.supervisor.refusals import InvalidRequest
 
 TYPE_CHECKING = False
@@ -126,7 +126,7 @@ def state(call: Call) -> None:
 
 def config(call: Call) -> None:
     """The OCI configuration as it is now, updates included."""
-    call.answer({"config": call.container.spec["config"]})
+    call.answer({"config": call.container.spec.read()["config"]})
 
 
 def list_(call: Call) -> None:
@@ -135,7 +135,7 @@ def list_(call: Call) -> None:
 
 def attach(call: Call) -> None:
     container = call.container
-    terminal = bool(container.spec["config"]["process"].get("terminal"))
+    terminal = container.spec.terminal
     names = ("stdout",) if terminal else ("stdout", "stderr")
     stdin, ends = container.streams.attach(names, call.get("stdin", bool, True))
     fds = [*([] if stdin is None else [stdin]), *ends]
@@ -150,7 +150,6 @@ def exec_(call: Call) -> None:
     process = call.get("process", dict)
     if not isinstance(process.get("args"), list) or not process["args"]:
         raise InvalidRequest("process.args is missing: say what to run")
-    process.setdefault("oomScoreAdj", container.spec["config"]["process"].get("oomScoreAdj", 0))
     stdin = call.get("stdin", bool, False)
     id_ = call.get("exec_id", str, None) or os.urandom(16).hex()
     session, fds = container.execs.run(id_, process, call.get("tty", bool, False), stdin)
@@ -200,7 +199,7 @@ def give(call: Call) -> None:
     if len(kinds) != len(call.fds):
         raise InvalidRequest(f"{len(kinds)} kinds but {len(call.fds)} descriptors")
     container = call.container
-    container.take_back(call.get("pid", int), call.get("start_time", int), dict(zip(kinds, call.fds, strict=True)))
+    keepsakes.take_back(container, call.get("pid", int), call.get("start_time", int), dict(zip(kinds, call.fds, strict=True)))
     call.answer({})
 
 

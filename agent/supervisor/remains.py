@@ -1,4 +1,4 @@
-"""What a container leaves behind: its cgroup, its exit code when it never ran, its changed limits."""
+"""What a container leaves behind: its cgroup, and an exit code also when it never ran."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from agent.supervisor.loop import report
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from agent.supervisor.container import Container
 
 _PAUSE = 0.02  # s between two attempts to remove a cgroup that the kernel still holds
-_ATTEMPTS = 250
+_ATTEMPTS = 1500
 
 
 class Remains:
@@ -55,12 +54,3 @@ def exit_code_of(error: Exception) -> int:
     if not isinstance(error, WharfError) or error.code != "exec_failed":
         return 128
     return 127 if error.extra.get("errno") in (2, 20) else 126
-
-
-def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """`new` laid over `old`, section by section; lists are replaced."""
-    result = dict(old)
-    for key, value in new.items():
-        before = result.get(key)
-        result[key] = merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
-    return result

@@ -6,11 +6,12 @@ import os
 import time
 
 from agent.protocol.errors import WharfError
-from agent.supervisor import durable, health, logs, restart
+from agent.supervisor import durable
 from agent.supervisor.container import Container
 from agent.supervisor.context import Context
 from agent.supervisor.record import Record
 from agent.supervisor.refusals import ContainerExists, InvalidRequest, NoSuchContainer
+from agent.supervisor.specification import Specification, check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,14 +47,11 @@ class Roster:
         durable.remove_tree(directory)  # of a creation that a crash cut short: it has no state.json
         os.makedirs(os.path.join(directory, "exec"), 0o700)
         os.chmod(directory, 0o700)
-        spec["config"]["process"].setdefault("oomScoreAdj", 0)  # unset means inherited, and ours is low
-        durable.write(os.path.join(directory, "config.json"), spec)
         record = Record(directory, {"id": id_, "created_at": time.time_ns()})
-        container = Container(self.context, spec, record)
         try:
+            container = Container(self.context, Specification.create(directory, spec), record)
             pid = container.launch()
         except (WharfError, OSError):
-            container.release()
             durable.remove_tree(directory)
             raise
         record.save(sync=True)
@@ -70,21 +68,6 @@ class Roster:
 
     def records(self) -> list[dict[str, Any]]:
         return [container.record.public() for container in self.containers.values()]
-
-
-def check(spec: dict[str, Any]) -> None:
-    """Raises what is wrong with a container's specification, before anything is made."""
-    config = spec.get("config")
-    process = config.get("process") if isinstance(config, dict) else None
-    if not isinstance(process, dict) or not isinstance(process.get("args"), list) or not process["args"]:
-        raise InvalidRequest("config.process.args is missing: say what to run")
-    if not isinstance(spec.get("rootfs"), list):
-        raise InvalidRequest("rootfs has to be a list of mounts [type, source, target, [option…]]")
-    for key, validate in (("log", logs.validate), ("restart", restart.validate), ("health", health.validate)):
-        value = spec[key]
-        if not isinstance(value, dict):
-            raise InvalidRequest(f"{key} has to be an object")
-        validate(value)
 
 
 def _check_id(id_: str) -> None:

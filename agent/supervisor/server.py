@@ -7,7 +7,7 @@ import os
 import struct
 
 from agent.protocol.errors import Internal, WharfError
-from agent.supervisor import operations
+from agent.supervisor import keepsakes, operations
 from agent.supervisor.connection import Connection
 from agent.supervisor.loop import READ, Loop, report
 from agent.supervisor.refusals import PeerDenied, UnknownOperation
@@ -127,7 +127,7 @@ class Server:
 
 def entrust(connection: Connection, container: Container) -> None:
     """Give a store duplicates of a container's descriptors."""
-    kept = container.keepsakes()
+    kept = keepsakes.of(container)
     if kept:
         record = container.record
         held = {"id": container.id, "pid": record.pid, "start_time": record.start_time, "kinds": list(kept)}

@@ -79,6 +79,7 @@ class Streams:
         os.set_inheritable(fd, False)
         os.set_blocking(fd, False)
         splitter = Splitter(os.path.join(self._directory, "logs", f"{name}.tail"))
+        self._recover(name, splitter)
         source = Source(name, fd, splitter)
         self.sources.append(source)
         if not self._paused:
@@ -210,12 +211,24 @@ class Streams:
             if not data:
                 self._loop.forget(source.fd)
                 return
+            source.splitter.journal(data, self.log.mark())
             self._emit(source, source.splitter.feed(data))
             for attachment in list(self.attachments):
                 if source.name in attachment.outlets:
                     attachment.feed(source.name, data)
             if self._ease_off() and not last:
                 return
+
+    def _recover(self, name: str, splitter: Splitter) -> None:
+        """Do again what a kill cut short. Only a rotation within that very batch leaves it undone: rather short than twice."""
+        if splitter.interrupted is None:
+            return
+        data, inode, size = splitter.interrupted
+        splitter.interrupted = None
+        lines = splitter.feed(data)
+        if self.log.rewind(inode, size):
+            self.log.write(name, lines)
+        splitter.save()
 
     def _emit(self, source: Source, lines: list[bytes]) -> None:
         self.log.write(source.name, lines)

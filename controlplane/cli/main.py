@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from itertools import pairwise
 from typing import Any
 
 import typer
@@ -32,10 +33,13 @@ OWN = {
     "token": ("controlplane.cli.users", "token_app"),
 }
 
+# What follows these is a program's command line: a --json in it is the program's.
+CARRIERS = {("container", "exec"), ("service", "create")}
 
-def guest_commands() -> dict[str, typer.Typer]:
-    """Every guest's `cli.COMMANDS`."""
-    found: dict[str, typer.Typer] = {}
+
+def guest_commands() -> dict[str, typer.Typer | str]:
+    """Every guest's `cli.COMMANDS`: apps, or "module:attribute" of those that are imported when called."""
+    found: dict[str, typer.Typer | str] = {}
     for guest in house.GUESTS:
         if importlib.util.find_spec(f"{guest}.cli") is not None:
             found.update(getattr(importlib.import_module(f"{guest}.cli"), "COMMANDS", {}))
@@ -49,13 +53,13 @@ class Commands(TyperGroup):
         return sorted({*OWN, *guest_commands()})
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in OWN:
-            module, attribute = OWN[cmd_name]
-            app: typer.Typer | None = getattr(importlib.import_module(module), attribute)
-        else:
-            app = guest_commands().get(cmd_name)
+        app: typer.Typer | str | None = ":".join(OWN[cmd_name]) if cmd_name in OWN else guest_commands().get(cmd_name)
         if app is None:
             return None
+        if isinstance(app, str):
+            module, _, attribute = app.partition(":")
+            loaded: typer.Typer = getattr(importlib.import_module(module), attribute)
+            app = loaded
         command = click_command(app)
         command.name = cmd_name
         return command
@@ -87,7 +91,7 @@ def main() -> None:
     """The console script."""
     arguments = sys.argv[1:]
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    if "--json" in own and "exec" not in own:  # people write it last, where it would belong to the subcommand
+    if "--json" in own and not CARRIERS & set(pairwise(own)):  # people write it last, where it would belong to the subcommand
         arguments.remove("--json")
         arguments.insert(0, "--json")
     try:

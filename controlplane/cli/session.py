@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import ssl
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
@@ -77,10 +76,15 @@ class Session:
             import httpx  # late: it costs more than the rest of the command line together
 
             chosen = self.context
-            trust = ssl.create_default_context(cadata=chosen.ca or None)
             headers = {"Authorization": f"Bearer {chosen.token}"} if chosen.token else {}
-            self._client = httpx.Client(base_url=chosen.server, verify=trust, headers=headers, timeout=30, follow_redirects=False)
+            self._client = httpx.Client(base_url=chosen.server, verify=self.trust(), headers=headers, timeout=30)
         return self._client
+
+    def trust(self) -> Any:
+        """An ssl.SSLContext with the roots of the context's server."""
+        import ssl  # late, as httpx
+
+        return ssl.create_default_context(cadata=self.context.ca or None)
 
     def call(self, method: str, path: str, **options: Any) -> Any:
         """The response (httpx.Response, read). Raises Failure for every status from 400 and for a server that is away."""

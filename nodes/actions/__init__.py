@@ -12,7 +12,7 @@ from nodes.actions.apply import apply
 from nodes.actions.assign import assign
 from nodes.actions.container import create_container
 from nodes.actions.joining import Joined, create_join_token, join, revoke_join_token, sign_renewal
-from nodes.actions.one_shot import complete_action, outcome, queue_action
+from nodes.actions.one_shot import complete_action, outcome, pull_image, queue_action
 from nodes.actions.report import record_contents, record_inventory, record_samples, report
 from nodes.actions.round import Round, reconcile_round
 from nodes.actions.service import create_service, move_service, remove_service, roll_back, scale, update_service
@@ -36,6 +36,7 @@ __all__ = [
     "link_lost",
     "move_service",
     "outcome",
+    "pull_image",
     "queue_action",
     "reconcile_round",
     "record_contents",

@@ -15,6 +15,7 @@ from controlplane.api.actor import Actor
 from controlplane.events.chain import clean
 from controlplane.jobs.clock import database_now
 from controlplane.rbac.models import Collection
+from nodes.actions.one_shot import queue_action
 from nodes.actions.wake import assignments_after_commit, reconcile_after_commit, session_after_commit
 from nodes.errors import NodeInUse
 from nodes.models import Action, ActionState, Container, HostPort, Node, NodeImage, Task, Watch
@@ -122,13 +123,14 @@ def remove_node(actor: Actor, node: Node, *, expected: int | None = None, force:
 
 
 def end_adoption(actor: Actor, node: Node) -> Node:
-    """The operator has decided about the orphans: assignments are enforced again from the next welcome on."""
+    """The orphans were decided about: the node enforces its assignments again, at once or with its next welcome."""
     with transaction.atomic():
         row = _lock(node, None)
         if row.adopt_since is not None:
             row.adopt_since = None
             row.save(update_fields=["adopt_since", "updated_at"])
             _record("node.adoption_ended", actor, row, {})
+            queue_action(actor, row, "orphan_adopt")
             assignments_after_commit([row.pk])
         return row
 

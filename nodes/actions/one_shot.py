@@ -21,8 +21,10 @@ from controlplane.rbac.models import Collection
 from nodes import topics
 from nodes.actions.session import lock_session, node_actor
 from nodes.models import Action, ActionState, Container, Node
+from registry.queries import pin
 
 LIFETIME = 60.0  # seconds until a node that does not answer is given up
+PULL_LIFETIME = 900.0
 
 
 def queue_action(
@@ -56,6 +58,12 @@ def queue_action(
         )
         transaction.on_commit(lambda: hints.publish(topics.ACTIONS, {"node": node.pk, "action": action.pk}))
         return action
+
+
+def pull_image(actor: Actor, node: Node, reference: str) -> Action:
+    """Let the node fetch an image of the registry, as `reference` stands now. Raises what `pin` raises."""
+    args = {"reference": pin(reference, actor).reference}
+    return queue_action(actor, node, "image_pull", "", args, lifetime=PULL_LIFETIME)
 
 
 def complete_action(node_id: str, result: ActionResult) -> bool:

@@ -4,7 +4,8 @@ replay changes nothing."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,7 +23,11 @@ from nodes.actions.wake import containers_after_commit, reconcile_after_commit
 from nodes.models import Action, Container, HostPort, Node, NodeImage, Task, UsageSample
 from nodes.models.sample import PERIOD, RING
 
+_TOLD = ("nano_cpus", "memory", "architecture", "hostname", "problems")  # of an inventory: a change is an event
 REPORTABLE = range(TaskState.ACCEPTED, TaskState.REMOVE)  # what a node may say of a task
+MAX_TASKS = MAX_CONTAINERS = MAX_IMAGES = 5000  # what one node may report; a real one has far fewer
+MAX_ENTRIES, MAX_VALUE = 256, 4096  # labels, addresses, ports of one container; characters of one value
+INT32 = (1 << 31) - 1
 NOTABLE = (TaskState.RUNNING, TaskState.COMPLETE, TaskState.SHUTDOWN, TaskState.FAILED, TaskState.REJECTED)
 
 
@@ -34,6 +39,8 @@ def report(node_id: str, epoch: int, statuses: Sequence[TaskStatus]) -> int:
     wrong = next((item for item in statuses if item.observed not in REPORTABLE), None)
     if wrong is not None:
         raise InvalidInput(f"a node cannot report {wrong.observed.name} for task {wrong.task_id}")
+    if len(statuses) > MAX_TASKS:
+        raise InvalidInput(f"a report of {len(statuses)} tasks; the limit is {MAX_TASKS}")
     with transaction.atomic():
         check_epoch(node_id, epoch)
         # Locked in id order: two reports that overlap (resent over a new link) must not wait for each other crosswise.
@@ -57,12 +64,12 @@ def _write(node_id: str, epoch: int, item: TaskStatus, now: datetime) -> bool:
             "message": item.message[:500],
             "error": item.error[:2000],
             "container_id": item.container_id[:64],
-            "pid": item.pid,
-            "exit_code": item.exit_code,
+            "pid": _small(item.pid),
+            "exit_code": None if item.exit_code is None else _small(item.exit_code),
             "oom_killed": item.oom_killed,
             "health": item.health[:16],
-            "addresses": list(item.addresses),
-            "ports": [dict(port) for port in item.ports],
+            "addresses": _addresses(item.addresses),
+            "ports": _ports(item.ports),
         }
     )
     grown = {"observed": item.observed, "observed_at": now}
@@ -72,6 +79,40 @@ def _write(node_id: str, epoch: int, item: TaskStatus, now: datetime) -> bool:
         return True
     # The same state with news (health, addresses), unless it is a repeat or older.
     return bool(rows.filter(observed=item.observed, status_at__lt=item.at).update(**details))
+
+
+def _small(value: int) -> int:
+    """Within a 32-bit column: a hostile node must not make its own report unstorable, nor ours."""
+    return max(-INT32, min(value, INT32))
+
+
+def _addresses(values: Sequence[str]) -> list[str]:
+    return [value[:64] for value in values[:MAX_ENTRIES]]
+
+
+def _ports(ports: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The four known fields of each published port, whatever else the node says."""
+    return [
+        {
+            "host_ip": str(port.get("host_ip", ""))[:64],
+            "host_port": _port(port.get("host_port")),
+            "container_port": _port(port.get("container_port")),
+            "protocol": str(port.get("protocol", ""))[:8],
+        }
+        for port in ports[:MAX_ENTRIES]
+    ]
+
+
+def _port(value: Any) -> int:
+    return value if type(value) is int and 0 <= value <= 65535 else 0
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {str(key)[:MAX_VALUE]: str(value)[:MAX_VALUE] for key, value in list(values.items())[:MAX_ENTRIES]}
+
+
+def _numbers(values: Mapping[str, float]) -> dict[str, float]:
+    return {key[:64]: value for key, value in list(values.items())[:64]}
 
 
 def _record(node_id: str, changed: Sequence[TaskStatus]) -> None:
@@ -105,11 +146,16 @@ def record_inventory(node_id: str, inventory: Inventory) -> None:
         node = lock_session(node_id, inventory.epoch)
         data = clean(codec.encode(inventory))
         data.pop("epoch", None)
-        changed = {key for key in ("nano_cpus", "memory", "architecture", "hostname") if data.get(key) != node.inventory.get(key)}
+        data = {key: value[:MAX_VALUE] if isinstance(value, str) else value for key, value in data.items()}
+        data["features"], data["problems"] = (clean(_addresses(values)) for values in (inventory.features, inventory.problems))
+        data["labels"] = clean(_texts(inventory.labels))
+        data["addresses"] = clean(_addresses(inventory.addresses))
+        changed = {key for key in _TOLD if data.get(key) != node.inventory.get(key)}
         node.hostname = clean(inventory.hostname[:253]) or node.hostname
         node.os, node.architecture = clean(inventory.os[:16]), clean(inventory.architecture[:16])
         node.nano_cpus, node.memory = max(0, inventory.nano_cpus), max(0, inventory.memory)
-        node.engine_labels = clean({str(key)[:128]: str(value)[:256] for key, value in inventory.labels.items()})
+        labels = list(inventory.labels.items())[:MAX_ENTRIES]
+        node.engine_labels = clean({str(key)[:128]: str(value)[:256] for key, value in labels})
         node.addresses = clean([str(address)[:64] for address in inventory.addresses][:64])
         node.agent_version = clean(inventory.agent_version[:40])
         node.inventory = data
@@ -127,11 +173,16 @@ def record_inventory(node_id: str, inventory: Inventory) -> None:
 
 def record_contents(node_id: str, contents: Contents) -> None:
     """Containers and images of the node, whole: rows that it no longer names go."""
+    if len(contents.containers) > MAX_CONTAINERS or len(contents.images) > MAX_IMAGES:
+        raise InvalidInput(f"more than {MAX_CONTAINERS} containers or {MAX_IMAGES} images on one node")
+    # Named twice is named once: the rows are unique.
+    containers = {clean(info.id)[:64]: info for info in contents.containers}
+    images = {clean(info.id)[:140]: info for info in contents.images}
     with transaction.atomic():
         node = lock_session(node_id, contents.epoch)
-        if _containers(node, contents.containers):
+        if _containers(node, tuple(replace(info, id=key) for key, info in containers.items())):
             containers_after_commit(node_id)
-        _images(node, contents.images)
+        _images(node, tuple(replace(info, id=key) for key, info in images.items()))
 
 
 def _when(seconds: float) -> datetime | None:
@@ -154,7 +205,7 @@ def _containers(node: Node, infos: Sequence[ContainerInfo]) -> int:
         )
         values = _container_values(info, task, collection_id)
         if row is None:
-            fresh.append(Container(node=node, container_id=info.id[:64], **values))
+            fresh.append(Container(node=node, container_id=info.id, **values))
         elif any(getattr(row, name) != value for name, value in values.items()):
             for name, value in values.items():
                 setattr(row, name, value)
@@ -184,13 +235,13 @@ def _container_values(info: ContainerInfo, task: Task | None, collection_id: str
             "command": info.command[:300],
             "state": info.state[:12],
             "health": info.health[:12],
-            "pid": max(0, info.pid),
-            "exit_code": info.exit_code,
+            "pid": max(0, _small(info.pid)),
+            "exit_code": None if info.exit_code is None else _small(info.exit_code),
             "oom_killed": info.oom_killed,
-            "restarts": max(0, info.restarts),
-            "labels": dict(info.labels),
-            "addresses": list(info.addresses),
-            "ports": [dict(port) for port in info.ports],
+            "restarts": max(0, _small(info.restarts)),
+            "labels": _texts(info.labels),
+            "addresses": _addresses(info.addresses),
+            "ports": _ports(info.ports),
         }
     )
     return {
@@ -211,15 +262,15 @@ _CONTAINER_FIELDS = (
 
 
 def _images(node: Node, infos: Sequence[ImageInfo]) -> None:
-    ids = [info.id[:140] for info in infos]
+    ids = [info.id for info in infos]
     NodeImage.objects.filter(node=node).exclude(image_id__in=ids).delete()
     rows = [
         NodeImage(
             node=node,
-            image_id=info.id[:140],
+            image_id=info.id,
             size=max(0, info.size),
-            tags=clean(list(info.tags)),
-            digests=clean(list(info.digests)),
+            tags=clean([tag[:MAX_VALUE] for tag in info.tags[:MAX_ENTRIES]]),
+            digests=clean([digest[:MAX_VALUE] for digest in info.digests[:MAX_ENTRIES]]),
             created_at=_when(info.created) or datetime.now(UTC),
         )
         for info in infos
@@ -231,14 +282,16 @@ def _images(node: Node, infos: Sequence[ImageInfo]) -> None:
 
 def record_samples(node_id: str, samples: Samples) -> None:
     """Put one batch into the node's ring, in the place of the one of a quarter of an hour ago."""
+    if len(samples.containers) > MAX_CONTAINERS:
+        raise InvalidInput(f"samples of more than {MAX_CONTAINERS} containers")
     check_epoch(node_id, samples.epoch)
     now = database_now()
     row = UsageSample(
         node_id=node_id,
         place=int(now.timestamp() // PERIOD) % RING,
         at=now,
-        usage=clean(dict(samples.node)),
-        containers=clean({key: dict(value) for key, value in samples.containers.items()}),
+        usage=clean(_numbers(samples.node)),
+        containers=clean({key[:64]: _numbers(value) for key, value in samples.containers.items()}),
     )
     UsageSample.objects.bulk_create(
         [row], update_conflicts=True, unique_fields=["node", "place"], update_fields=["at", "usage", "containers"]

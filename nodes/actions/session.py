@@ -12,13 +12,15 @@ from agent.protocol.messages import Hello
 from agent.protocol.states import Availability, NodeState, TaskState
 from controlplane import events
 from controlplane.api.actor import SYSTEM, Actor
+from controlplane.events.chain import clean
 from controlplane.jobs.clock import ahead, database_now
 from nodes.actions.wake import reconcile_after_commit
 from nodes.errors import EpochImplausible, NodeRemoved, StaleSession
 from nodes.models import HostPort, Node, Task
 from nodes.orchestrator.liveness import GRACE
 
-EPOCH_LEAP = 1 << 20  # a claimed epoch further above the stored one is hostile: it must not exhaust the bigint
+# A claimed epoch or revision further above the stored one is hostile: it must not exhaust the bigint.
+EPOCH_LEAP = REV_LEAP = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +44,18 @@ def register(
     """Open a session: a new epoch, state READY, a first lease.
 
     `fingerprint` is that of the certificate used; a renewed one becomes the node's only one with its first use.
-    Raises `NodeRemoved`, and `EpochImplausible` (after recording an alarm) when the claimed epoch is absurd.
+    Raises `NodeRemoved`, and `EpochImplausible` (after recording an alarm) when the claimed epoch or revision is absurd.
     """
     with transaction.atomic():
         node = _lock(node_id)
-        if hello.epoch > node.epoch + EPOCH_LEAP:
-            data = {"claimed": hello.epoch, "stored": node.epoch}
+        if hello.epoch > node.epoch + EPOCH_LEAP or hello.assign_rev > node.assign_rev + REV_LEAP:
+            data = {"claimed": hello.epoch, "stored": node.epoch, "claimed_rev": hello.assign_rev, "rev": node.assign_rev}
             events.record("node.epoch_refused", actor=node_actor(node), target=f"node/{node.pk}", data=data)
         else:
             return _register(node, hello, session, web_id, fingerprint, grace)
     raise EpochImplausible(
-        f"node {node.hostname} claims epoch {hello.epoch}, far above {node.epoch}: remove it and join it again with a clean state"
+        f"node {node.hostname} claims epoch {hello.epoch} and revision {hello.assign_rev}, far above {node.epoch} and "
+        f"{node.assign_rev}: remove it and join it again with a clean state"
     )
 
 
@@ -65,16 +68,17 @@ def _lock(node_id: str) -> Node:
 
 def _register(node: Node, hello: Hello, session: str, web_id: str, fingerprint: str, grace: float) -> Registration:
     now = database_now()
+    boot_id = clean(hello.boot_id[:64])
     went_back = hello.epoch > node.epoch or hello.assign_rev > node.assign_rev
-    rebooted = bool(node.boot_id) and node.boot_id != hello.boot_id
-    cloned = rebooted and hello.boot_id == node.previous_boot_id
+    rebooted = bool(node.boot_id) and node.boot_id != boot_id
+    cloned = rebooted and boot_id == node.previous_boot_id
     was = node.state
     node.epoch = max(node.epoch, hello.epoch) + 1
     node.assign_rev = max(node.assign_rev, hello.assign_rev) + int(went_back)
     node.adopt_since = now if went_back else node.adopt_since
     node.previous_boot_id = node.boot_id if rebooted else node.previous_boot_id
-    node.boot_id, node.session, node.web_id = hello.boot_id[:64], session, web_id
-    node.agent_version = hello.agent_version[:40]
+    node.boot_id, node.session, node.web_id = boot_id, session, web_id
+    node.agent_version = clean(hello.agent_version[:40])
     node.lease_until, node.linked_at = now + timedelta(seconds=grace), now
     if was != NodeState.READY:
         node.state, node.state_at, node.state_reason = NodeState.READY, now, ""
@@ -161,7 +165,7 @@ def resume(node_id: str, session: str, web_id: str, hello: Hello, *, grace: floa
     """Go on with a session whose websocket was lost: same epoch. None when that session is not the node's newest any more."""
     with transaction.atomic():
         node = _lock(node_id)
-        if node.epoch != hello.epoch or node.boot_id != hello.boot_id or (node.session and node.session != session):
+        if node.epoch != hello.epoch or node.boot_id != clean(hello.boot_id[:64]) or (node.session and node.session != session):
             return None
         now = database_now()
         node.session, node.web_id, node.lease_until = session, web_id, now + timedelta(seconds=grace)

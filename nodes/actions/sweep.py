@@ -13,6 +13,7 @@ from controlplane import events
 from controlplane.api.actor import SYSTEM
 from controlplane.jobs.clock import ahead, database_now
 from nodes import queries
+from nodes.actions.administration import end_adoption
 from nodes.actions.wake import reconcile_after_commit
 from nodes.models import Action, ActionState, Node, RestartHistory, Watch
 from nodes.orchestrator import Verdict, judge
@@ -112,7 +113,8 @@ def _expire_actions() -> None:
 def tidy() -> None:
     """Once a minute: end old adopt modes, forget old actions and restarts."""
     now = database_now()
-    Node.objects.filter(adopt_since__lt=now - ADOPT_FOR).update(adopt_since=None)
+    for node in Node.objects.members().filter(adopt_since__lt=now - ADOPT_FOR):
+        end_adoption(SYSTEM, node)
     Action.objects.exclude(state=ActionState.QUEUED).filter(created_at__lt=now - KEEP_ACTIONS).delete()
     # A window longer than a day would forget attempts of yesterday; without a window only the current generation's count.
     old = RestartHistory.objects.filter(at__lt=now - KEEP_RESTARTS)

@@ -28,12 +28,9 @@ from nodes.api.serializers import (
     NewContainerSerializer,
     SampleSerializer,
 )
-from nodes.api.waiting import refuse_unreachable, wait_for, wait_of
+from nodes.api.waiting import WAIT, answer, refuse_unreachable
 from nodes.models import Action, Container, Node
 
-WAIT = OpenApiParameter(
-    "wait", float, description="Seconds to wait for the node's answer (default 15); after that 202 with Location."
-)
 FORCE = OpenApiParameter("force", bool, description="Kill it first.")
 
 
@@ -108,7 +105,7 @@ class Containers(ModelRoutes):
             collection=place,
             start=data.get("start", True),
         )
-        return self._answer(request, made, status.HTTP_201_CREATED)
+        return answer(request, made, status.HTTP_201_CREATED)
 
     def _act(self, request: Request, kind: str, args: dict[str, Any] | None = None) -> Response:
         container = self.get_object()
@@ -116,14 +113,7 @@ class Containers(ModelRoutes):
         made = actions.queue_action(
             self.actor, container.node, kind, container.container_id, args, collection=container.collection
         )
-        return self._answer(request, made, status.HTTP_200_OK)
-
-    def _answer(self, request: Request, made: Action, code: int) -> Response:
-        made = wait_for(made, wait_of(request.query_params.get("wait")))
-        if made.finished:
-            return Response(ActionSerializer(made).data, status=code)
-        location = {"Location": f"/api/v1/actions/{made.pk}"}
-        return Response(ActionSerializer(made).data, status=status.HTTP_202_ACCEPTED, headers=location)
+        return answer(request, made)
 
     @extend_schema(parameters=[WAIT], request=EmptySerializer, responses={200: ActionSerializer, 202: ActionSerializer})
     @action(detail=True, methods=["post"])

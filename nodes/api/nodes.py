@@ -13,6 +13,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from agent.protocol.errors import InvalidInput
 from agent.protocol.states import Availability
 from controlplane.api.access import PUBLIC
 from controlplane.api.actor import address_of
@@ -22,7 +23,9 @@ from controlplane.api.views import ApiView, ModelRoutes
 from controlplane.rbac import collections
 from nodes import actions, queries
 from nodes.api.serializers import (
+    ActionSerializer,
     EmptySerializer,
+    ImageReferenceSerializer,
     JoinedSerializer,
     JoinSerializer,
     JoinTokenSerializer,
@@ -33,9 +36,11 @@ from nodes.api.serializers import (
     SampleSerializer,
     ShownJoinTokenSerializer,
 )
+from nodes.api.waiting import WAIT, answer, refuse_unreachable
 from nodes.models import JoinToken, Node, NodeImage
 
-FORCE = OpenApiParameter("force", bool, description="Remove it though it runs tasks.")
+FORCE = OpenApiParameter("force", bool, description="Remove it though it is used.")
+REFERENCE = OpenApiParameter("reference", str, required=True, description="repository[:tag], or the image's id.")
 
 
 class NodeFilter(Filters):
@@ -52,7 +57,7 @@ class Nodes(ModelRoutes):
 
     queryset = Node.objects.members().select_related("collection")
     filterset_class = NodeFilter
-    query = frozenset({"force"})
+    query = frozenset({"force", "wait", "reference"})
     operations = {
         "list": "Node View",
         "retrieve": "Node View",
@@ -61,6 +66,8 @@ class Nodes(ModelRoutes):
         "approve": "Node Approve",
         "end_adoption": "Node Update",
         "images": "Node View",
+        "pull_image": "Node Schedule",
+        "remove_image": "Node Update",
         "samples": "Node View",
     }
 
@@ -70,6 +77,7 @@ class Nodes(ModelRoutes):
             "approve": EmptySerializer,
             "end_adoption": EmptySerializer,
             "images": NodeImageSerializer,
+            "pull_image": ImageReferenceSerializer,
             "samples": SampleSerializer,
         }.get(self.action, NodeSerializer)
 
@@ -118,6 +126,26 @@ class Nodes(ModelRoutes):
         """What its image store holds."""
         rows = NodeImage.objects.filter(node=self.get_object())[:1000]
         return Response(NodeImageSerializer(rows, many=True).data)
+
+    @extend_schema(parameters=[WAIT], responses={200: ActionSerializer, 202: ActionSerializer})
+    @images.mapping.post
+    def pull_image(self, request: Request, pk: str) -> Response:
+        """Fetch an image of the registry before anything needs it."""
+        node = self.get_object()
+        refuse_unreachable(node)
+        return answer(request, actions.pull_image(self.actor, node, self.validated()["reference"]))
+
+    @extend_schema(parameters=[WAIT, FORCE, REFERENCE], responses={200: ActionSerializer, 202: ActionSerializer})
+    @images.mapping.delete
+    def remove_image(self, request: Request, pk: str) -> Response:
+        """Remove an image from the node; the registry keeps it."""
+        node = self.get_object()
+        refuse_unreachable(node)
+        reference = request.query_params.get("reference", "")
+        if not reference:
+            raise InvalidInput("reference: say which image", field="reference")
+        args = {"reference": reference, "force": request.query_params.get("force", "").lower() in {"1", "true"}}
+        return answer(request, actions.queue_action(self.actor, node, "image_remove", "", args))
 
     @extend_schema(responses=SampleSerializer(many=True))
     @action(detail=True, methods=["get"], pagination_class=None, filterset_class=None)

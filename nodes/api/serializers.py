@@ -53,6 +53,10 @@ class NodeImageSerializer(serializers.ModelSerializer[NodeImage]):
         read_only_fields = fields
 
 
+class ImageReferenceSerializer(serializers.Serializer[Any]):
+    reference = serializers.CharField(max_length=600, help_text="repository[:tag][@digest] of the registry.")
+
+
 class SampleSerializer(serializers.Serializer[Any]):
     """Counters as the node reported them; cumulative ones are to be subtracted."""
 

@@ -5,13 +5,21 @@ from __future__ import annotations
 import time
 
 from django.db import connection
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework import status
+from rest_framework.request import Request
+from rest_framework.response import Response
 
 from agent.protocol.errors import InvalidInput, RemoteError
 from agent.protocol.states import NodeState
 from nodes import actions
+from nodes.api.serializers import ActionSerializer
 from nodes.errors import NodeUnreachable
 from nodes.models import Action, ActionState, Node
 
+WAIT = OpenApiParameter(
+    "wait", float, description="Seconds to wait for the node's answer (default 15); after that 202 with Location."
+)
 DEFAULT_WAIT = 15.0
 LONGEST_WAIT = 60.0
 
@@ -47,3 +55,12 @@ def wait_for(action: Action, seconds: float) -> Action:
             connection.close()
         time.sleep(pause)
         pause = min(pause * 1.5, 0.25)
+
+
+def answer(request: Request, made: Action, code: int = status.HTTP_200_OK) -> Response:
+    """The finished action with `code`, or after the request's `wait` 202 and where to ask again."""
+    made = wait_for(made, wait_of(request.query_params.get("wait")))
+    if made.finished:
+        return Response(ActionSerializer(made).data, status=code)
+    location = {"Location": f"/api/v1/actions/{made.pk}"}
+    return Response(ActionSerializer(made).data, status=status.HTTP_202_ACCEPTED, headers=location)

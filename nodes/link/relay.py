@@ -21,9 +21,9 @@ from agent.protocol import messages as m
 from agent.protocol.errors import InvalidInput, NotFound, WharfError
 from nodes import queries
 from nodes.actions import tickets
-from nodes.errors import NodeUnreachable
+from nodes.link import tunnel
 from nodes.link.hub import HUB
-from nodes.link.streams import Exit, NodeStream
+from nodes.link.streams import Exit, Stream
 from nodes.queries import StreamSource
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,8 @@ class Relay:
     def __init__(self, receive: Any, send: Any) -> None:
         self._receive = receive
         self._send = send
-        self._streams: dict[str, NodeStream] = {}
+        self._streams: dict[str, Stream] = {}
+        self._ready = asyncio.Event()  # the one stream that takes input is open
         self._sending = asyncio.Lock()
 
     async def serve(self) -> None:
@@ -57,7 +58,7 @@ class Relay:
             await self._close(1013, "the database is away")
         finally:
             for stream in self._streams.values():
-                stream.close()
+                await stream.close()
 
     async def _redeem(self) -> tickets.Grant | None:
         try:
@@ -75,7 +76,7 @@ class Relay:
         work = self._service_logs(grant) if grant.service else self._one(grant)
         jobs = [
             asyncio.create_task(work, name="relay-output"),
-            asyncio.create_task(self._input(), name="relay-input"),
+            asyncio.create_task(self._ignore_input() if grant.service else self._input(), name="relay-input"),
             asyncio.create_task(self._keep_checking(grant), name="relay-recheck"),
         ]
         try:
@@ -94,6 +95,7 @@ class Relay:
         if not sources:
             raise NotFound("the container is gone")
         stream = await self._open(grant, sources[0])
+        self._ready.set()
         await self._text({"type": "opened", "info": dict(stream.info)})
         end = await self._pump(stream, 0)
         await self._text({"type": "exit", "code": end.code, "error": end.error})
@@ -130,18 +132,12 @@ class Relay:
             note = f"-- logs of {source.label}: {error.detail}\n".encode()
             await self._binary(m.STDERR, index, note)
 
-    async def _open(self, grant: tickets.Grant, source: StreamSource) -> NodeStream:
-        session = HUB.session(source.node_id)
-        if session is None:
-            raise NodeUnreachable(f"node {source.hostname} is not linked to this control plane now; try again when it is back")
-        stream = session.open_stream(
-            grant.target, source.container_id, args=grant.args, actor=grant.actor.name, operation=grant.operation
-        )
-        self._streams[source.container_id] = stream
-        await stream.opened()
+    async def _open(self, grant: tickets.Grant, source: StreamSource) -> Stream:
+        request = tunnel.Request(source.node_id, grant.target, source.container_id, grant.args, grant.actor.name, grant.operation)
+        stream = self._streams[source.container_id] = await tunnel.open_stream(request)
         return stream
 
-    async def _pump(self, stream: NodeStream, index: int) -> Exit:
+    async def _pump(self, stream: Stream, index: int) -> Exit:
         async for item in stream.read():
             if isinstance(item, Exit):
                 return item
@@ -150,30 +146,32 @@ class Relay:
 
     # -- input -----------------------------------------------------------------------------------------------------------
 
+    async def _ignore_input(self) -> None:
+        while (await self._receive())["type"] == "websocket.receive":
+            pass
+
     async def _input(self) -> None:
+        await self._ready.wait()  # what a client sends before that is not lost: it is not read yet
+        (stream,) = self._streams.values()
         while True:
             message = await self._receive()
             if message["type"] != "websocket.receive":
                 return
             data = message.get("bytes")
-            stream = next(iter(self._streams.values()), None)
-            if stream is None:
-                continue
-            if data is not None:
-                if data[:1] == b"\0":
-                    await stream.write(data[2:])
-                continue
-            self._control(stream, _object(message.get("text")))
+            if data is None:
+                await self._control(stream, _object(message.get("text")))
+            elif data[:1] == b"\0":
+                await stream.write(data[2:])
 
-    def _control(self, stream: NodeStream, message: Mapping[str, Any]) -> None:
+    async def _control(self, stream: Stream, message: Mapping[str, Any]) -> None:
         kind = message.get("type")
         if kind == "resize":
             rows, cols = message.get("rows"), message.get("cols")
             if not (type(rows) is int and type(cols) is int and 0 < rows <= 1000 and 0 < cols <= 1000):
                 raise InvalidInput("resize: rows and cols must be 1-1000")
-            stream.resize(rows, cols)
+            await stream.resize(rows, cols)
         elif kind == "eof":
-            stream.end_input()
+            await stream.end_input()
         else:
             raise InvalidInput(f"unknown message {str(kind)[:40]!r}: there are resize and eof")
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from django.conf import settings
-from django.db import DatabaseError
+from django.db import DatabaseError, InterfaceError, OperationalError
 
 from agent.protocol import messages as m
-from agent.protocol.errors import Denied, WharfError
+from agent.protocol.errors import Denied, InvalidInput, Throttled, WharfError
 from agent.protocol.wire import Acknowledged, Data, Event, ProtocolViolation, Received, Wire, Writable
 from nodes import queries
 from nodes.actions.joining import sign_renewal
@@ -24,21 +24,17 @@ from nodes.actions.report import record_contents, record_inventory, record_sampl
 from nodes.actions.session import Registration, check_epoch
 from nodes.errors import StaleSession
 from nodes.link.hub import Hub
+from nodes.link.inbox import Inbox
 from nodes.link.streams import NodeStream
-from nodes.orchestrator.liveness import GRACE
 from registry import token
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT = 2.0
-INBOX = 200
+MAX_QUEUED = 5000  # frames for a node that does not read them
+_AWAY = (OperationalError, InterfaceError, Throttled)  # wait for it
+# What a database refuses for ever: a value of the node's that does not fit it.
+_POISON = (DatabaseError, InvalidInput, ValueError, OverflowError, RecursionError)
 _STREAM = (m.StreamOpened, m.StreamRefused, m.StreamExit, m.StreamReset, m.StreamEof)
-
-
-def pace(links: int) -> tuple[float, float]:
-    """(heartbeat, grace) in seconds for so many links: at most 500 beats a second a process, down after three missed."""
-    heartbeat = max(HEARTBEAT, links / 500)
-    return heartbeat, max(GRACE, heartbeat * 3)
 
 
 def reconnect_window(links: int) -> float:
@@ -64,18 +60,20 @@ class LinkSession:
         self._hub = hub
         self._send = send
         self._close = close
-        self._inbox: asyncio.Queue[Received] = asyncio.Queue(INBOX)
+        self._inbox = Inbox()
+        self._ended = asyncio.Event()
         self._outgoing = asyncio.Event()
         self._look = asyncio.Event()
         self._sent: dict[str, m.TaskAssignment] | None = None
         self._sent_rev = 0
-        self._sent_actions: set[str] = set()
+        self._sent_actions: frozenset[str] = frozenset()  # of those that wait, the ones this session has told the node
+        self._actions = asyncio.Lock()
         self._streams: dict[int, NodeStream] = {}
 
     def begin(self, hello: m.Hello, registration: Registration, session: str, *, resumed: bool) -> None:
         """Answer the greeting; the link is live from here."""
         self.epoch = registration.epoch
-        heartbeat, grace = pace(len(self._hub))
+        heartbeat, grace = self._hub.pace
         welcome = m.Welcome(
             version=m.VERSION,
             node_id=self.node_id,
@@ -99,6 +97,10 @@ class LinkSession:
         """Something about this node changed in the database: look."""
         self._look.set()
 
+    def knows(self, actions: Iterable[str]) -> bool:
+        """Whether all these acts were sent to the node."""
+        return self._sent_actions.issuperset(actions)
+
     async def run(self, receive: Callable[[], Awaitable[str | bytes | None]]) -> None:
         """Until the socket ends, the peer breaks the protocol, or the session is superseded."""
         jobs = [
@@ -106,6 +108,7 @@ class LinkSession:
             asyncio.create_task(self._write(), name=f"link-write-{self.node_id}"),
             asyncio.create_task(self._work(), name=f"link-work-{self.node_id}"),
             asyncio.create_task(self._watch(), name=f"link-watch-{self.node_id}"),
+            asyncio.create_task(self._superseded(), name=f"link-end-{self.node_id}"),
         ]
         try:
             done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
@@ -123,18 +126,26 @@ class LinkSession:
             for event in self.wire.disconnect():
                 self._to_stream(event)
 
-    async def end(self, reason: str) -> None:
-        await self._close(4409, reason)
+    def end(self) -> None:
+        """A newer session of this node is here."""
+        self._ended.set()
+
+    async def _superseded(self) -> None:
+        await self._ended.wait()
+        raise StaleSession("another session of this node was opened")
 
     # -- streams ---------------------------------------------------------------------------------------------------------
 
     def open_stream(self, target: str, container: str, *, args: Mapping[str, Any], actor: str, operation: str) -> NodeStream:
         """Ask the node for a stream; `await stream.opened()` says whether it is there."""
         number = self.wire.open_stream(target, container, args=args, actor=actor, operation=operation)
-        stream = NodeStream(self.wire, self._outgoing.set, number)
+        stream = NodeStream(self.wire, self._outgoing.set, number, self._forget_stream)
         self._streams[number] = stream
         self._outgoing.set()
         return stream
+
+    def _forget_stream(self, number: int) -> None:
+        self._streams.pop(number, None)
 
     def _to_stream(self, event: Event) -> bool:
         if isinstance(event, Data | Writable):
@@ -164,14 +175,16 @@ class LinkSession:
                 if isinstance(event, Received) and isinstance(event.message, m.Heartbeat):
                     self._beat(event.message)
                 elif isinstance(event, Received):
-                    await self._inbox.put(event)
+                    await self._inbox.put(event, len(frame))
+            if self.wire.queued > MAX_QUEUED:
+                raise ProtocolViolation("asks and does not read the answers")
             self._outgoing.set()
 
     def _beat(self, beat: m.Heartbeat) -> None:
         if beat.epoch != self.epoch:
             raise ProtocolViolation(f"heartbeat of epoch {beat.epoch} in a session of epoch {self.epoch}")
         self._hub.heard(self.node_id, self.wire.session)
-        heartbeat, grace = pace(len(self._hub))
+        heartbeat, grace = self._hub.pace
         rev = self._hub.revs.get(self.node_id, beat.assign_rev)
         self.wire.send(m.HeartbeatAck(beat.sent, rev, heartbeat, grace))
 
@@ -193,16 +206,21 @@ class LinkSession:
                 self._outgoing.set()
 
     async def _persistently(self, message: Any) -> None:
-        """Handle one message; a database that is away for a moment is waited for, so that nothing acknowledged is lost."""
+        """Handle one message; a database that is away for a moment is waited for, so that nothing acknowledged is lost.
+
+        What the database refuses for ever is the node's violation: tried again it would hold up everything behind it.
+        """
         delay = 0.2
         while True:
             try:
                 await self._handle(message)
                 return
-            except DatabaseError as error:
+            except _AWAY as error:
                 log.warning("node %s: %s waits for the database: %s", self.node_id, message.TYPE, error)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 5.0)
+            except _POISON as error:
+                raise ProtocolViolation(f"{message.TYPE} cannot be stored: {str(error)[:200]}") from error
 
     async def _handle(self, message: Any) -> None:
         rows = self._hub.rows
@@ -216,8 +234,10 @@ class LinkSession:
         elif isinstance(message, m.Samples):
             await rows(record_samples, self.node_id, message)
         elif isinstance(message, m.ActionResult):
-            await rows(complete_action, self.node_id, message)
-            self._sent_actions.discard(message.action_id)
+            # Never between the look at what waits and the sending of it: the node forgets an act when its result is
+            # acknowledged, and would do it again.
+            async with self._actions:
+                await rows(complete_action, self.node_id, message)
         elif isinstance(message, m.AssignmentsRequest):
             self._sent = None
             self._look.set()
@@ -258,7 +278,7 @@ class LinkSession:
                 await self._hub.rows(check_epoch, self.node_id, self.epoch)
                 await self._push_assignments()
                 await self._push_actions()
-            except DatabaseError as error:
+            except (DatabaseError, Throttled) as error:
                 log.warning("node %s: looking again at the database: %s", self.node_id, error)
                 await asyncio.sleep(1.0)
                 self._look.set()
@@ -277,8 +297,10 @@ class LinkSession:
         self._outgoing.set()
 
     async def _push_actions(self) -> None:
-        for action in await self._hub.rows(queries.pending_actions, self.node_id, self.epoch):
-            if action.action_id not in self._sent_actions:
-                self._sent_actions.add(action.action_id)
-                self.wire.send(action)
+        async with self._actions:
+            waiting = await self._hub.rows(queries.pending_actions, self.node_id, self.epoch)
+            for action in waiting:
+                if action.action_id not in self._sent_actions:
+                    self.wire.send(action)
+            self._sent_actions = frozenset(action.action_id for action in waiting)
         self._outgoing.set()

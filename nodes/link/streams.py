@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from agent.protocol import messages as m
 from agent.protocol.errors import RemoteError, Unavailable
@@ -28,16 +28,40 @@ class Exit:
     error: str = ""
 
 
-class NodeStream:
-    """One stream to one container. Made by `LinkSession.open_stream`; `close` it in every case."""
+class Stream(Protocol):
+    """One stream to one container, wherever the link of its node is. `close` it in every case; it may be closed twice."""
 
-    def __init__(self, wire: Wire, flush: Callable[[], None], number: int) -> None:
+    info: Mapping[str, Any]
+
+    async def opened(self) -> None:
+        """Wait until the node has subscribed the pipes. Raises the node's refusal, or `StreamLost`."""
+
+    def read(self) -> AsyncIterator[Data | Exit]:
+        """Data as it comes, then one `Exit`. Raises `StreamLost`. Window is given back when the next item is asked for."""
+
+    async def write(self, data: bytes) -> None:
+        """All of `data` to the process's stdin, as fast as the window allows."""
+
+    async def end_input(self) -> None: ...
+
+    async def resize(self, rows: int, cols: int) -> None: ...
+
+    async def close(self) -> None:
+        """Give the stream up; nothing when it has ended. The process goes on."""
+
+
+class NodeStream:
+    """A `Stream` on a link that this process holds. Made by `LinkSession.open_stream`; `forget` is called once at its end."""
+
+    def __init__(self, wire: Wire, flush: Callable[[], None], number: int, forget: Callable[[int], None]) -> None:
         self.number = number
         self.info: Mapping[str, Any] = {}
         self._wire = wire
         self._flush = flush
-        self._inbox: asyncio.Queue[Data | Exit | StreamLost] = asyncio.Queue()
-        self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._forget = forget
+        self._inbox: asyncio.Queue[Data | Exit | StreamLost] = asyncio.Queue()  # bounded by the stream's window
+        self._opened = asyncio.Event()
+        self._failure: Exception | None = None
         self._writable = asyncio.Event()
 
     # -- fed by the session ----------------------------------------------------------------------------------------------
@@ -48,41 +72,38 @@ class NodeStream:
             self._inbox.put_nowait(item)
         elif isinstance(item, m.StreamOpened):
             self.info = item.info
-            self._settle(None)
+            self._opened.set()
         elif isinstance(item, m.StreamRefused):
-            self._settle(RemoteError(item.error))
+            self._end(RemoteError(item.error), StreamLost(str(item.error.get("detail", "the node gave the stream up"))))
         elif isinstance(item, m.StreamExit):
-            self._settle(None)
-            self._inbox.put_nowait(Exit(item.code, item.error))
+            self._end(None, Exit(item.code, item.error))
         elif isinstance(item, m.StreamReset):
             lost = StreamLost(item.reason or "the stream was lost")
-            self._settle(lost)
-            self._inbox.put_nowait(lost)
-            self._writable.set()
+            self._end(lost, lost)
+
+    def _end(self, failure: Exception | None, last: Exit | StreamLost) -> None:
+        """`failure` is for who waits for the opening, `last` for who reads."""
+        if not self._opened.is_set():
+            self._failure = failure
+            self._opened.set()
+        self._inbox.put_nowait(last)
+        self._writable.set()
 
     def writable(self) -> None:
         self._writable.set()
 
-    def _settle(self, error: Exception | None) -> None:
-        if self._opened.done():
-            return
-        if error is None:
-            self._opened.set_result(None)
-        else:
-            self._opened.set_exception(error)
-
     # -- used by relays --------------------------------------------------------------------------------------------------
 
     async def opened(self) -> None:
-        """Wait until the node has subscribed the pipes. Raises the node's refusal, or `StreamLost`."""
         try:
             async with asyncio.timeout(OPEN_TIMEOUT):
-                await self._opened
+                await self._opened.wait()
         except TimeoutError:
             raise StreamLost("the node did not answer in time") from None
+        if self._failure is not None:
+            raise self._failure
 
     async def read(self) -> AsyncIterator[Data | Exit]:
-        """Data as it comes, then one `Exit`. Raises `StreamLost`. Window is given back when the next item is asked for."""
         while True:
             item = await self._inbox.get()
             if isinstance(item, StreamLost):
@@ -94,7 +115,6 @@ class NodeStream:
             self._flush()
 
     async def write(self, data: bytes) -> None:
-        """All of `data` to the process's stdin, as fast as the window allows."""
         while data:
             self._writable.clear()
             taken = self._wire.write(self.number, m.STDIN, data)
@@ -103,15 +123,15 @@ class NodeStream:
             if data:
                 await self._writable.wait()
 
-    def end_input(self) -> None:
+    async def end_input(self) -> None:
         self._send(m.StreamEof(self.number, m.STDIN))
 
-    def resize(self, rows: int, cols: int) -> None:
+    async def resize(self, rows: int, cols: int) -> None:
         self._send(m.StreamResize(self.number, rows, cols))
 
-    def close(self, reason: str = "the client went away") -> None:
-        """Give the stream up; nothing when it has ended. The process goes on."""
-        self._send(m.StreamReset(self.number, reason))
+    async def close(self) -> None:
+        self._send(m.StreamReset(self.number, "the client went away"))
+        self._forget(self.number)
 
     def _send(self, message: Any) -> None:
         if self._wire.is_open(self.number):

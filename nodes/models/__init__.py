@@ -9,6 +9,7 @@ from nodes.models.service import Service
 from nodes.models.stream_ticket import StreamTicket
 from nodes.models.task import HostPort, RestartHistory, Task
 from nodes.models.watch import Watch
+from nodes.models.web_process import WebProcess
 
 __all__ = [
     "Action",
@@ -24,4 +25,5 @@ __all__ = [
     "Task",
     "UsageSample",
     "Watch",
+    "WebProcess",
 ]

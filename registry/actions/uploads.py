@@ -73,13 +73,12 @@ def renew(held: Claim) -> bool:
 
 
 def release(held: Claim, offset: int, state: bytes | None) -> bool:
-    """Save how far the bytes and their hash came, and let others write. False when the claim was lost."""
-    return (
-        Upload.objects.filter(pk=held.session, epoch=held.epoch).update(
-            offset=offset, state=state, busy_until=None, expires_at=_expiry()
-        )
-        == 1
-    )
+    """Save how far the bytes and their hash came, and let others write. False when the claim was lost.
+
+    The epoch moves on here too: who read the row before this release must not become the writer at an offset that is past.
+    """
+    row = Upload.objects.filter(pk=held.session, epoch=held.epoch)
+    return row.update(offset=offset, state=state, busy_until=None, epoch=F("epoch") + 1, expires_at=_expiry()) == 1
 
 
 def finish(store: BlobStore, repository_id: str, digest: Digest, size: int, pusher: str, session: str = "") -> None:

@@ -121,6 +121,8 @@ def _drop(writer: UploadWriter, session: str) -> None:
 async def patch(request: Request, name: str, session: str) -> Response:
     first = _chunk_start(request)
     held = await writes(_claim, Credentials.of(request), name, session, first)
+    if 0 < (request.length or 0) <= SMALL:
+        return Response(202, _progress(name, session, await _append_small(request, held, name)))
     writer = await _open_writer(held, name)
     try:
         await _append(request, held, writer)
@@ -187,12 +189,8 @@ async def _open_writer(held: Claim, name: str) -> UploadWriter:
         await writes(uploads.release, held, held.offset, held.state)
         raise RangeInvalid(error.detail, **_progress(name, held.session, held.offset)) from error
     if writer.offset < held.offset:
-        # Power loss took bytes that we had acknowledged: say so, and go on from what is there.
         await _release(held, writer)
-        raise RangeInvalid(
-            f"only {writer.offset} bytes of this upload survived; go on from there",
-            **_progress(name, held.session, writer.offset),
-        )
+        raise _survived(name, held, writer.offset)
     return writer
 
 
@@ -204,6 +202,36 @@ async def _append(request: Request, held: Claim, writer: UploadWriter) -> None:
                 raise ClaimLost("another request took this upload over; ask for its offset and go on from there")
             renewed = time.monotonic()
         await files(writer.write, batch)
+
+
+async def _append_small(request: Request, held: Claim, name: str) -> int:
+    """A small chunk in one turn of a file thread; returns where the upload ends then."""
+    kept = (held.offset, held.state)
+    try:
+        data = await request.body(SMALL, InvalidInput("the body is longer than its Content-Length"))
+        kept = await files(_write_small, held, data)
+    except UploadBusy as error:
+        raise RangeInvalid(error.detail, **_progress(name, held.session, held.offset)) from error
+    finally:
+        await asyncio.shield(writes(uploads.release, held, *kept))
+    if kept[0] < held.offset:
+        raise _survived(name, held, kept[0])
+    return kept[0]
+
+
+def _write_small(held: Claim, data: bytes) -> tuple[int, bytes | None]:
+    writer = open_store().writer(held.session, held.offset, held.algorithm, held.state)
+    try:
+        if writer.offset == held.offset:
+            writer.write(data)
+        return writer.offset, writer.state()
+    finally:
+        writer.close()
+
+
+def _survived(name: str, held: Claim, offset: int) -> RangeInvalid:
+    """Power loss took bytes that we had acknowledged: say so, and go on from what is there."""
+    return RangeInvalid(f"only {offset} bytes of this upload survived; go on from there", **_progress(name, held.session, offset))
 
 
 async def _release(held: Claim, writer: UploadWriter) -> None:

@@ -1,8 +1,8 @@
-"""Push and pull against Debian's docker-registry, interleaved, both plain HTTP and both durable before 201.
+"""Push and pull against Debian's docker-registry: plain HTTP against plain HTTP, TLS against TLS, both durable before 201.
 
     python -m tests.bench.registry [ROUNDS]
 
-Ours runs with tokens, RBAC and SQLite; the peer without any authentication. Prints medians and the ratio ours / peer.
+Ours runs with tokens, RBAC and SQLite; the peer without any authentication, one process each, on one file system.
 """
 
 from __future__ import annotations
@@ -13,21 +13,23 @@ import hashlib
 import http.client
 import json
 import os
-import statistics
-import sys
+import ssl
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from tests.bench.measure import HIGHER, LOWER, Measure, Series, percentile, run_alone
 from tests.conformance.distribution.anchor import BINARY, docker_registry
-from tests.integration.registry.server import registry_server
+from tests.integration.registry.server import RegistryServer, registry_server
 
 BIG = 100 << 20
 SMALL = 16 << 10
 NAME = "alice/bench"
+TRUSTING = ssl._create_unverified_context()  # certificates of a test authority: their check is no part of the comparison
 
 
 @dataclass
@@ -37,6 +39,8 @@ class Peer:
 
     def connect(self) -> http.client.HTTPConnection:
         parts = urlsplit(self.url)
+        if parts.scheme == "https":
+            return http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=120, context=TRUSTING)
         return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=120)
 
 
@@ -124,31 +128,51 @@ def void(_: object) -> None:
     return None
 
 
-def manifest(peer: Peer, threads: int) -> float:
+def tagged(peer: Peer) -> Peer:
+    """Store a manifest under the tag `tag`; the peer with the header to ask for it."""
     config = os.urandom(100)
     push(peer.connect(), peer, config, digest_of(config))
     kind = "application/vnd.oci.image.manifest.v1+json"
     described = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest_of(config), "size": 100}
     body = json.dumps({"schemaVersion": 2, "mediaType": kind, "config": described, "layers": []}).encode()
     call(peer.connect(), peer, "PUT", f"/v2/{NAME}/manifests/tag", body, 201, kind=kind)
-    works = 1200
-    accepting = Peer(peer.url, {**peer.headers, "Accept": kind})
-    return works / spread(
-        peer, works, threads, lambda link, _: void(call(link, accepting, "GET", f"/v2/{NAME}/manifests/tag", None, 200))
-    )
+    return Peer(peer.url, {**peer.headers, "Accept": kind})
 
 
-MEASURES: list[tuple[str, Callable[[Peer], float]]] = [
-    ("push 100 MB, N=1, MB/s", lambda peer: push_big(peer, 1)),
-    ("push 100 MB, N=8, MB/s", lambda peer: push_big(peer, 8)),
-    ("pull 100 MB, N=1, MB/s", lambda peer: pull_big(peer, 1)),
-    ("pull 100 MB, N=8, MB/s", lambda peer: pull_big(peer, 8)),
-    ("push 16 KiB, N=1, per s", lambda peer: push_small(peer, 1)),
-    ("push 16 KiB, N=8, per s", lambda peer: push_small(peer, 8)),
-    ("pull 16 KiB, N=8, per s", lambda peer: read_small(peer, 8, "GET")),
-    ("HEAD blob, N=8, per s", lambda peer: read_small(peer, 8, "HEAD")),
-    ("GET manifest by tag, N=8, per s", lambda peer: manifest(peer, 8)),
+def manifests(peer: Peer, threads: int) -> list[float]:
+    """[per second, p50 ms, p99 ms] of a manifest by tag."""
+    accepting, works = tagged(peer), 1200
+    took: list[float] = []
+
+    def get(connection: http.client.HTTPConnection, _: int) -> None:
+        began = time.perf_counter()
+        call(connection, accepting, "GET", f"/v2/{NAME}/manifests/tag", None, 200)
+        took.append(1000 * (time.perf_counter() - began))
+
+    rate = works / spread(peer, works, threads, get)
+    return [rate, percentile(took, 0.5), percentile(took, 0.99)]
+
+
+Question = tuple[str, str, str]  # what, unit, better
+QUESTIONS: list[tuple[list[Question], Callable[[Peer], list[float]]]] = [
+    ([("push 100 MB, N=1", "MB/s", HIGHER)], lambda peer: [push_big(peer, 1)]),
+    ([("push 100 MB, N=8", "MB/s", HIGHER)], lambda peer: [push_big(peer, 8)]),
+    ([("pull 100 MB, N=1", "MB/s", HIGHER)], lambda peer: [pull_big(peer, 1)]),
+    ([("pull 100 MB, N=8", "MB/s", HIGHER)], lambda peer: [pull_big(peer, 8)]),
+    ([("push 16 KiB, N=8", "per s", HIGHER)], lambda peer: [push_small(peer, 8)]),
+    ([("pull 16 KiB, N=8", "per s", HIGHER)], lambda peer: [read_small(peer, 8, "GET")]),
+    ([("HEAD blob, N=8", "per s", HIGHER)], lambda peer: [read_small(peer, 8, "HEAD")]),
+    (
+        [
+            ("GET manifest by tag, c=8", "per s", HIGHER),
+            ("GET manifest by tag, c=8, p50", "ms", LOWER),
+            ("GET manifest by tag, c=8, p99", "ms", LOWER),
+        ],
+        lambda peer: manifests(peer, 8),
+    ),
 ]
+# TLS is the same code above the socket: the rows where encryption shows
+OVER_TLS = ("push 100 MB, N=1", "push 100 MB, N=8", "pull 100 MB, N=1", "pull 100 MB, N=8", "GET manifest by tag, c=8")
 
 
 def token(url: str, password: str) -> str:
@@ -159,26 +183,48 @@ def token(url: str, password: str) -> str:
     return str(json.loads(connection.getresponse().read())["token"])
 
 
-def main(rounds: int) -> None:
+def ours(url: str, password: str) -> Peer:
+    """With a fresh token: one lives for five minutes."""
+    return Peer(url, {"Authorization": f"Bearer {token(url, password)}"})
+
+
+def compare(rounds: int, server: RegistryServer, url: str, peer_url: str, way: str) -> Iterator[Measure]:
+    """Every question over `way`, us and docker-registry in turn."""
+    for questions, ask in QUESTIONS:
+        if way == "TLS" and questions[0][0] not in OVER_TLS:
+            continue
+        rows = [(ask(ours(url, server.password)), ask(Peer(peer_url, {}))) for _ in range(rounds)]
+        for index, (what, unit, better) in enumerate(questions):
+            series = [
+                Series("wharfinger", [mine[index] for mine, _ in rows]),
+                Series("docker-registry", [theirs[index] for _, theirs in rows], peer=True),
+            ]
+            yield Measure("registry", f"{what}, {way}", unit, series, better)
+
+
+def anonymous_memory(pid: int) -> float:
+    """MiB that are not backed by a file."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) / 1024
+
+
+def measures(rounds: int) -> Iterator[Measure]:
     if BINARY is None:
-        raise SystemExit("docker-registry is not installed (Debian package docker-registry)")
-    with tempfile.TemporaryDirectory(prefix="wharf-bench-") as name:
-        directory = Path(name)
-        (directory / "ours").mkdir()
-        with registry_server(directory / "ours") as server, docker_registry(directory) as url:
-            print(f"{'':36}{'ours':>10}{'peer':>10}{'ratio':>8}   ({rounds} rounds, interleaved, medians)")
-            for label, measure in MEASURES:
-                ours: list[float] = []
-                theirs: list[float] = []
-                for _ in range(rounds):
-                    ours.append(measure(Peer(server.url, {"Authorization": f"Bearer {token(server.url, server.password)}"})))
-                    theirs.append(measure(Peer(url, {})))
-                a, b = statistics.median(ours), statistics.median(theirs)
-                print(f"{label:36}{a:10.0f}{b:10.0f}{a / b:7.2f}x", flush=True)
-            process = server.processes[0]
-            status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-            print("ours,", *(line for line in status if line.startswith("RssAnon")))
+        raise SystemExit("docker-registry is not installed: deploy/prepare bench")
+    with tempfile.TemporaryDirectory(prefix="wharf-bench-") as name, ExitStack() as stack:
+        places = {key: Path(name) / key for key in ("ours", "plain", "tls")}
+        for place in places.values():
+            place.mkdir()
+        server = stack.enter_context(registry_server(places["ours"]))
+        plain = stack.enter_context(docker_registry(places["plain"]))
+        secure = stack.enter_context(docker_registry(places["tls"], (server.certificate, server.key)))
+        idle = anonymous_memory(server.processes[0].pid)
+        yield from compare(rounds, server, server.url, plain, "plain HTTP")
+        yield from compare(rounds, server, f"https://{server.tls_host}", secure, "TLS")
+        after = anonymous_memory(server.processes[0].pid)
+        series = [Series("wharfinger, before", [idle]), Series("wharfinger, after all of the above", [after])]
+        yield Measure("registry", "memory of the web process, RssAnon", "MiB", series)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
+    run_alone(measures, 3)

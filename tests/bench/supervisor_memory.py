@@ -1,50 +1,59 @@
-"""Memory of the supervisor: PSS with 0, 50 and 200 containers, and per container. Run as root: python -m tests.bench.supervisor_memory"""
+"""Memory that tending containers costs: the supervisor's PSS with none, 50 and 200 of them. Run as root:
+
+python -m tests.bench.supervisor_memory
+"""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from tests.bench.measure import Measure, Series, run_alone
 from tests.integration.agent.supervisor.home import Home, make_rootfs
 
-COUNTS = (0, 50, 200)
+COUNTS = (50, 200)
 
 
-def memory(pid: int) -> dict[str, int]:
-    """{"Pss", "Private_Dirty", "Rss"} in KiB."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    values = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-    return {name: values[name] for name in ("Pss", "Private_Dirty", "Rss")}
+def pss(pid: int) -> int:
+    """Proportional set size of a process, KiB (proc(5), smaps_rollup)."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1])
+    raise ProcessLookupError(f"process {pid} has no memory: it has ended")
 
 
-async def measure(path: Path) -> None:
+async def figures(path: Path) -> list[int]:
+    """PSS with no container, with each of COUNTS, and after an upgrade by execv."""
     home = Home(path, make_rootfs(path / "root"))
     await home.open()
-    figures = []
-    made = 0
-    for count in COUNTS:
-        while made < count:
-            await home.run(f"c{made}", "sleep", "600")
-            made += 1
-        figures.append((count, memory(home.supervisor)))
-    await home.client.upgrade()
-    figures.append((made, memory(home.supervisor)))
-    await home.close()
-    print(f"{'containers':>12} {'PSS KiB':>9} {'dirty KiB':>10} {'RSS KiB':>9} {'PSS KiB a container':>20}")
-    base = figures[0][1]["Pss"]
-    for index, (count, values) in enumerate(figures):
-        each = f"{(values['Pss'] - base) / count:.1f}" if count else "-"
-        note = "  (after an upgrade by execv)" if index == len(COUNTS) else ""
-        print(f"{count:>12} {values['Pss']:>9} {values['Private_Dirty']:>10} {values['Rss']:>9} {each:>20}{note}")
+    try:
+        found = [pss(home.supervisor)]
+        made = 0
+        for count in COUNTS:
+            while made < count:
+                await home.run(f"c{made}", "sleep", "600")
+                made += 1
+            found.append(pss(home.supervisor))
+        await home.client.upgrade()
+        found.append(pss(home.supervisor))
+    finally:
+        await home.close()
+    return found
 
 
-def main() -> int:
-    with tempfile.TemporaryDirectory() as directory:
-        asyncio.run(measure(Path(directory)))
-    return 0
+def measures(rounds: int) -> Iterator[Measure]:
+    rows: list[list[int]] = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory(prefix="wharf-bench-") as directory:
+            rows.append(asyncio.run(figures(Path(directory))))
+    labels = ["no container", *(f"{count} containers" for count in COUNTS), f"{COUNTS[-1]} containers, after an upgrade"]
+    totals = [Series(label, [row[index] / 1024 for row in rows]) for index, label in enumerate(labels)]
+    yield Measure("runtime", "memory of the supervisor, PSS", "MiB", totals)
+    each = [Series(labels[index], [(row[index] - row[0]) / count for row in rows]) for index, count in enumerate(COUNTS, 1)]
+    yield Measure("runtime", "the same, for one container", "KiB", each)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_alone(measures, 1)

@@ -15,7 +15,7 @@ from agent.runtime import container, hooks
 from agent.runtime import plan as plans
 from agent.runtime.cli import console
 from agent.runtime.container import Init, Stdio
-from agent.runtime.errors import InvalidConfig, WrongState
+from agent.runtime.errors import InvalidConfig, RuntimeFailed, WrongState
 from agent.runtime.state import CGROUP_PARENT, StateDirectory
 
 Options = argparse.Namespace
@@ -230,7 +230,7 @@ def _destroy(directory: StateDirectory, cgroup: Any) -> None:
     directory.remove()
     try:
         hooks.run(plan.hooks.get("poststop", []), "poststop", state)
-    except container.RuntimeFailed as error:
+    except RuntimeFailed as error:
         sys.stderr.write(f"wharf-runtime: warning: {error.detail}\n")  # spec: must not keep the container
 
 

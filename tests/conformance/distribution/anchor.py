@@ -18,19 +18,20 @@ log: {{level: error, accesslog: {{disabled: true}}}}
 storage:
   filesystem: {{rootdirectory: {root}}}
   delete: {{enabled: true}}
-http: {{addr: "127.0.0.1:{port}"}}
+http: {{addr: "127.0.0.1:{port}"{tls}}}
 """
 
 
 @contextmanager
-def docker_registry(directory: Path) -> Iterator[str]:
-    """The URL of a docker-registry with its data below `directory`."""
+def docker_registry(directory: Path, tls: tuple[str, str] | None = None) -> Iterator[str]:
+    """The URL of a docker-registry with its data below `directory`. `tls`: files of a certificate and its key."""
     assert BINARY is not None
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     config = directory / "config.yml"
-    config.write_text(CONFIG.format(root=directory / "data", port=port))
+    speaks = f', tls: {{certificate: "{tls[0]}", key: "{tls[1]}"}}' if tls else ""
+    config.write_text(CONFIG.format(root=directory / "data", port=port, tls=speaks))
     process = subprocess.Popen([BINARY, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 30
@@ -41,7 +42,7 @@ def docker_registry(directory: Path) -> Iterator[str]:
             except OSError:
                 assert time.monotonic() < deadline, "docker-registry does not listen"
                 time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{port}"
     finally:
         process.kill()
         process.wait()

@@ -52,6 +52,8 @@ ROUTES: list[tuple[str, str, Any, dict[str, int]]] = [
     ("get", "nodes", None, {"admin": 200, "alice": 200, "charlie": 200}),
     ("get", "nodes/{nodes}", None, {"admin": 200, "alice": 200, "charlie": 200}),
     ("get", "nodes/{nodes}/images", None, {"admin": 200, "alice": 200, "charlie": 200}),
+    ("post", "nodes/{nodes}/images?wait=0", {"reference": "library/web:1"}, {"admin": 202, "alice": 202, "charlie": 202}),
+    ("delete", "nodes/{nodes}/images?wait=0&reference=web", None, {"admin": 202, "alice": 403, "charlie": 403}),
     ("get", "nodes/{nodes}/samples", None, {"admin": 200, "alice": 200, "charlie": 200}),
     ("patch", "nodes/{nodes}", {"availability": "pause"}, {"admin": 200, "alice": 403, "charlie": 403}),
     ("post", "nodes/{nodes}/approve", {}, {"admin": 200, "alice": 403, "charlie": 403}),

@@ -239,3 +239,38 @@ async def test_the_supervisor_lives_in_a_session_and_cgroup_of_its_own(home: Hom
     assert os.getpgid(pid) != os.getpgid(0)
     lines = text_of(f"/proc/{pid}/cgroup").splitlines()
     assert all(line.endswith(home.cgroup_parent + "/supervisor") for line in lines)
+
+
+@pytest.mark.parametrize(("field", "value"), [("boot_id", "another-boot"), ("start_time", 1)])
+async def test_a_process_of_another_boot_or_with_another_start_is_not_ours(home: Home, field: str, value: str | int) -> None:
+    """Pids come round again: what carries the recorded number now may be anybody."""
+    await home.run("c1", "sleep", "600")
+    path = home.statedir + "/c1/init.pid"
+    init = json.loads(text_of(path))
+    supervisor = home.supervisor
+    await home.client.close()  # no store
+    os.kill(supervisor, signal.SIGKILL)
+    await until(lambda: gone(supervisor, None), "the supervisor is dead")
+    init[field] = value
+    with open(path, "w", encoding="ascii") as file:
+        json.dump(init, file)
+    await home.open()
+    record = await home.client.wait("c1")
+    assert (record["state"], record["exit_code"], record["exit_known"]) == ("exited", None, False)
+
+
+async def test_always_restarts_also_after_an_end_that_nobody_saw(home: Home) -> None:
+    pid = await home.run("c1", "sleep", "600", restart={"name": "always"})
+    started = start_time(pid)
+    supervisor = home.supervisor
+    await home.client.close()
+    os.kill(supervisor, signal.SIGKILL)
+    await until(lambda: gone(supervisor, None), "the supervisor is dead")
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: gone(pid, started), "the container is dead")
+    await home.open()
+    async for event in home.client.events():
+        record = event.get("container")
+        if record is not None and record["restart_count"] == 1 and record["state"] == "running":
+            break
+    assert record["pid"] not in (0, pid)

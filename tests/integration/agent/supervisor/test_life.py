@@ -3,13 +3,16 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from typing import Any
 
 import pytest
 
 from agent.protocol.errors import RemoteError
+from agent.runtime.cgroup import hierarchies
 from agent.runtime.defaults import default_config
+from agent.supervisor.launch import ContainerCgroup
 from agent.supervisor.processes import start_time
-from tests.integration.agent.supervisor.home import Home, gone, text_of, until
+from tests.integration.agent.supervisor.home import DEADLINE, Home, gone, text_of, until
 
 pytestmark = pytest.mark.root
 
@@ -143,10 +146,11 @@ async def test_update_changes_limits_now_and_for_later_runs(home: Home) -> None:
 
 
 async def test_top_shows_the_processes(home: Home) -> None:
-    pid = await home.sh("c1", "sleep 61 & sleep 62 & echo ready; wait")
-    await until(lambda: home.output("c1"), "it is ready")
-    rows = await home.client.top("c1")
-    assert {"sleep 61", "sleep 62"} <= {row["command"] for row in rows}
+    pid = await home.sh("c1", "sleep 61 & sleep 62 & wait")
+    rows: list[dict[str, Any]] = []
+    async with asyncio.timeout(DEADLINE):
+        while not {"sleep 61", "sleep 62"} <= {row["command"] for row in rows}:
+            rows = await home.client.top("c1")
     assert {row["ppid"] for row in rows if row["command"].startswith("sleep")} == {pid}
 
 
@@ -187,3 +191,24 @@ async def test_fifty_containers_leave_nothing(home: Home) -> None:
     assert len(os.listdir(f"/proc/{pid}/fd")) == fds
     children = text_of(f"/proc/{pid}/task/{pid}/children").split()
     assert children == []
+
+
+async def test_a_half_removed_cgroup_is_removed_in_the_end(home: Home) -> None:
+    """The kernel lets go of the hierarchies one by one: what is gone first must not keep the rest."""
+    await home.run("c1", "sleep", "600")
+    point = hierarchies().mount_points()[0]  # one of v1's, or v2's alone
+    held = f"{point}{home.cgroup_parent}/c1/held"
+    os.mkdir(held)
+    sleeper = await asyncio.create_subprocess_exec("sleep", "600")
+    with open(held + "/cgroup.procs", "w", encoding="ascii") as file:
+        file.write(str(sleeper.pid))
+    cgroup = ContainerCgroup(home.cgroup_parent + "/c1")
+    await home.client.stop("c1", signal.SIGKILL, 5)
+    try:
+        await until(lambda: len(home.cgroups()) <= 1, "the other hierarchies' are gone")
+        cgroup.kill()
+    finally:
+        if sleeper.returncode is None:
+            sleeper.kill()
+        await sleeper.wait()
+    await until(lambda: not home.cgroups(), "all are gone")

@@ -11,7 +11,7 @@ import django
 django.setup()
 
 from django.core.management import call_command  # noqa: E402
-from django.db import connection  # noqa: E402
+from django.db import OperationalError, connection  # noqa: E402
 
 from controlplane.api.actor import SYSTEM  # noqa: E402
 from controlplane.jobs import actions, enqueue  # noqa: E402
@@ -52,7 +52,20 @@ def workers() -> list[int]:
     return list(Worker.objects.values_list("pid", flat=True))
 
 
-COMMANDS = {function.__name__: function for function in (migrate, start, states, log, effects, cancel, workers)}
+def writable(job_id: str) -> bool:
+    """Can the job's row be written within half a second? Not while a stopped process is inside a transaction on it."""
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA busy_timeout=500" if connection.vendor == "sqlite" else "SET lock_timeout='500ms'")
+        try:
+            cursor.execute("UPDATE jobs_job SET text = text WHERE id = %s", [job_id])
+        except OperationalError:
+            return False
+        finally:
+            cursor.execute("PRAGMA busy_timeout=20000" if connection.vendor == "sqlite" else "SET lock_timeout=0")
+    return True
+
+
+COMMANDS = {function.__name__: function for function in (migrate, start, states, log, effects, cancel, workers, writable)}
 
 for line in sys.stdin:
     name, positional, keywords = json.loads(line)

@@ -105,7 +105,7 @@ class PlainRuntime:
         init.start()
         return init
 
-    def cgroup(self, id_: str, config: dict[str, Any]) -> PlainCgroup:
+    def cgroup(self, id_: str, path: str) -> PlainCgroup:
         return PlainCgroup()
 
 

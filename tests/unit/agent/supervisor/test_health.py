@@ -15,6 +15,7 @@ from agent.supervisor.context import Context
 from agent.supervisor.loop import Loop
 from agent.supervisor.processes import Processes
 from agent.supervisor.record import Record
+from agent.supervisor.specification import Specification
 from tests.unit.agent.supervisor.plain import PlainRuntime
 
 MS = 1_000_000
@@ -29,14 +30,16 @@ class Watched:
         self.until = ""
         processes = Processes(self.loop)
         context = Context(self.loop, processes, PlainRuntime("/x"), str(tmp_path), self.publish, lambda _container: None)
-        spec = {
+        values = {
             "config": {"process": {"args": ["sleep", "60"]}},
             "rootfs": [],
             "log": {"driver": "none"},
             "restart": {},
+            "open_stdin": False,
             "health": check,
         }
         (tmp_path / "c1").mkdir()
+        spec = Specification.create(str(tmp_path / "c1"), values)
         self.container = Container(context, spec, Record(str(tmp_path / "c1"), {"id": "c1"}))
         self.container.start()
 

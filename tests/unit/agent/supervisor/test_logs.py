@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from agent.supervisor import logs
 from agent.supervisor.logs import CHUNK, LogFile, Splitter
+from agent.supervisor.loop import Loop
+from agent.supervisor.streams import Streams
 
 
 def entries(path: Path) -> list[dict[str, str]]:
@@ -29,6 +32,7 @@ def test_pieces_become_lines_and_no_byte_is_lost(tmp_path: Path, pieces: list[by
     splitter = Splitter(str(tail))
     lines: list[bytes] = []
     for piece in pieces:
+        splitter.journal(piece, (1, 2))
         lines += splitter.feed(piece)
         splitter.save()
         splitter.close()
@@ -38,6 +42,32 @@ def test_pieces_become_lines_and_no_byte_is_lost(tmp_path: Path, pieces: list[by
     assert b"".join(lines) == b"".join(pieces)
     assert all(len(line) <= CHUNK for line in lines)
     assert all(b"\n" not in line[:-1] for line in lines)
+
+
+@pytest.mark.parametrize("stage", ["journalled", "half written", "written"])
+def test_a_batch_cut_short_by_a_kill_is_done_again_once(tmp_path: Path, stage: str) -> None:
+    """The tail file as a kill leaves it at each point between the read and the end of the batch."""
+    loop = Loop()
+    (tmp_path / "logs").mkdir()
+    log = LogFile(str(tmp_path / "logs"), {})
+    splitter = Splitter(str(tmp_path / "logs" / "stdout.tail"))
+    for data in (b"one\ntw", b"o\nthree\nfo"):
+        splitter.journal(data, log.mark())
+        if data.startswith(b"one"):
+            log.write("stdout", splitter.feed(data))
+            splitter.save()
+    if stage != "journalled":
+        log.write("stdout", [b"two\n"] if stage == "half written" else [b"two\n", b"three\n"])
+    log.close()
+    splitter.close()
+    read, write = os.pipe()
+    streams = Streams(loop, str(tmp_path), {}, False, False)
+    streams.read_from("stdout", read)
+    os.write(write, b"ur\n")
+    os.close(write)
+    streams.finish()
+    loop.close()
+    assert [entry["log"] for entry in entries(tmp_path / "logs" / "json.log")] == ["one\n", "two\n", "three\n", "four\n"]
 
 
 def test_a_long_line_is_not_cut_inside_a_character(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""What a container was created from: config.json on disk; in memory only what is asked often.
+
+An OCI configuration with its seccomp profile is 40 kB of objects: too much to keep for each of hundreds of containers.
+"""
+
+from __future__ import annotations
+
+import os
+
+from agent.supervisor import durable, health, logs, restart
+from agent.supervisor.refusals import InvalidRequest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Specification:
+    """config.json: {config (OCI), rootfs [[type, source, target, [option…]]…], log, open_stdin, stdin_once, restart, health}."""
+
+    __slots__ = ("_path", "cgroups_path", "health", "log", "oom_score_adj", "open_stdin", "restart", "stdin_once", "terminal")
+
+    def __init__(self, directory: str, values: dict[str, Any]) -> None:
+        process = values["config"]["process"]
+        self._path = _path(directory)
+        self.terminal = bool(process.get("terminal"))
+        self.oom_score_adj = int(process.get("oomScoreAdj", 0))
+        self.cgroups_path = str((values["config"].get("linux") or {}).get("cgroupsPath") or "")
+        self.log: dict[str, Any] = values["log"]
+        self.restart: dict[str, Any] = values["restart"]
+        self.health: dict[str, Any] = values["health"]
+        self.open_stdin = bool(values.get("open_stdin"))
+        self.stdin_once = bool(values.get("stdin_once"))
+
+    @classmethod
+    def create(cls, directory: str, values: dict[str, Any]) -> Specification:
+        """Make it durable. Raises OSError."""
+        values["config"]["process"].setdefault("oomScoreAdj", 0)  # unset means inherited, and ours is low
+        durable.write(_path(directory), values)
+        return cls(directory, values)
+
+    @classmethod
+    def load(cls, directory: str) -> Specification | None:
+        """None when it was never written. Raises InvalidJson, KeyError for a damaged one."""
+        values = durable.read(_path(directory))
+        return None if values is None else cls(directory, values)
+
+    def read(self) -> dict[str, Any]:
+        """All of it. Raises InvalidRequest when the file is gone."""
+        values = durable.read(self._path)
+        if not isinstance(values, dict):
+            raise InvalidRequest(f"{self._path} is gone: the container can only be deleted")
+        return values
+
+    def update(self, resources: dict[str, Any] | None, policy: dict[str, Any] | None) -> None:
+        """Changed limits and restart policy, for later runs. Raises OSError."""
+        values = self.read()
+        if resources is not None:
+            linux = values["config"].setdefault("linux", {})
+            linux["resources"] = _merged(linux.get("resources") or {}, resources)
+        if policy is not None:
+            values["restart"] = policy
+        durable.write(self._path, values)
+        self.restart = values["restart"]
+
+
+def check(values: dict[str, Any]) -> None:
+    """Raises what is wrong with a specification, before anything is made."""
+    config = values.get("config")
+    process = config.get("process") if isinstance(config, dict) else None
+    if not isinstance(process, dict) or not isinstance(process.get("args"), list) or not process["args"]:
+        raise InvalidRequest("config.process.args is missing: say what to run")
+    if not isinstance(values.get("rootfs"), list):
+        raise InvalidRequest("rootfs has to be a list of mounts [type, source, target, [option…]]")
+    for key, validate in (("log", logs.validate), ("restart", restart.validate), ("health", health.validate)):
+        if not isinstance(values[key], dict):
+            raise InvalidRequest(f"{key} has to be an object")
+        validate(values[key])
+
+
+def _path(directory: str) -> str:
+    return os.path.join(directory, "config.json")
+
+
+def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`new` laid over `old`, section by section; lists are replaced."""
+    result = dict(old)
+    for key, value in new.items():
+        before = result.get(key)
+        result[key] = _merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return result

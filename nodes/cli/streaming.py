@@ -1,0 +1,127 @@
+"""The stream socket's client: a ticket by REST, then frames at /ws/stream (docs/howto/streams.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from controlplane.cli.session import EXIT_CODES, Failure, Session
+
+STDIN, STDOUT, STDERR = 0, 1, 2
+OPEN_TIMEOUT = 30.0
+CHUNK = 64 << 10  # bytes of input a frame
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a process wrote. `source` numbers the container among several, see `Stream.sources`."""
+
+    channel: int
+    source: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The node has joined the pipes: input may be sent from now on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """`code` is None when nobody saw the exit."""
+
+    code: int | None
+    error: str
+
+
+class Stream:
+    """One open stream. One thread reads `items`, others may send."""
+
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+        self.sources: dict[int, str] = {}
+
+    def items(self) -> Iterator[Output | Opened | Ended]:
+        """What comes, in order, `Ended` last. Raises Failure when the server refuses, or the line breaks before the end."""
+        from websockets.exceptions import ConnectionClosed
+
+        while True:
+            try:
+                frame = self._socket.recv()
+            except ConnectionClosed as closed:
+                reason = closed.rcvd.reason if closed.rcvd else ""
+                raise Failure(f"The stream broke off{f': {reason}' if reason else ''}.", 5) from None
+            if isinstance(frame, bytes):
+                yield Output(frame[0], frame[1], frame[2:])
+                continue
+            item = self._told(json.loads(frame))
+            if item is not None:
+                yield item
+            if isinstance(item, Ended):
+                return
+
+    def _told(self, message: Mapping[str, Any]) -> Opened | Ended | None:
+        kind = message.get("type")
+        if kind == "error":
+            raise Failure(str(message.get("detail", "")), EXIT_CODES.get(int(message.get("status") or 0), 1), message)
+        if kind == "source":
+            self.sources[int(message["index"])] = str(message["name"])
+        if kind == "exit":
+            return Ended(message.get("code"), str(message.get("error") or ""))
+        return Opened() if kind == "opened" else None
+
+    # A line that has broken is told by `items`, in the reading thread: what sends has nothing to add.
+
+    def write(self, data: bytes) -> None:
+        """Input of the process."""
+        for start in range(0, len(data), CHUNK):
+            self._send(bytes((STDIN, 0)) + data[start : start + CHUNK])
+
+    def end_input(self) -> None:
+        """Half-close: the process reads end of file, its output goes on."""
+        self._send(json.dumps({"type": "eof"}))
+
+    def resize(self, rows: int, cols: int) -> None:
+        """The terminal's new size, in characters."""
+        self._send(json.dumps({"type": "resize", "rows": rows, "cols": cols}))
+
+    def close(self) -> None:
+        """From our side; what was opened in the container goes on."""
+        self._socket.close()
+
+    def _send(self, frame: str | bytes) -> None:
+        from websockets.exceptions import ConnectionClosed
+
+        with contextlib.suppress(ConnectionClosed):
+            self._socket.send(frame)
+
+
+@contextlib.contextmanager
+def open_stream(
+    session: Session, target: str, args: Mapping[str, Any], *, container: str = "", service: str = ""
+) -> Iterator[Stream]:
+    """A stream to a container, or to a service's logs. Raises Failure."""
+    from websockets.exceptions import InvalidHandshake
+    from websockets.sync.client import connect
+
+    named = {"container": container} if container else {"service": service}
+    ticket = session.post("/api/v1/streams", {"target": target, **named, "args": dict(args)})["ticket"]
+    server = session.context.server
+    address = f"wss://{server.removeprefix('https://')}/ws/stream"
+    try:
+        socket = connect(
+            address,
+            ssl=session.trust(),
+            origin=server,  # type: ignore[arg-type]  # a NewType of str
+            compression=None,  # bytes of a terminal: the round trip counts, not the volume
+            max_size=None,
+            open_timeout=OPEN_TIMEOUT,
+        )
+    except (OSError, TimeoutError, InvalidHandshake) as error:
+        raise Failure(f"Cannot open a stream to {server}: {error}", 5) from None
+    with socket:
+        socket.send(json.dumps({"ticket": ticket}))
+        yield Stream(socket)
