@@ -430,11 +430,11 @@ def _restart_policy(spec: ContainerSpec) -> dict[str, Any]:
 
 
 def flat_stats(stats: Mapping[str, Any]) -> dict[str, float]:
-    """The cgroup's figures as `messages.Samples` names them."""
+    """The cgroup's figures as `messages.Samples` names them; what the kernel does not say or does not limit (None) is 0."""
     memory, cpu, pids = stats.get("memory", {}), stats.get("cpu", {}), stats.get("pids", {})
     return {
-        "cpu_seconds": float(cpu.get("usage", 0)) / 1e9,
-        "memory_used": float(memory.get("usage", 0)),
-        "memory_limit": float(memory.get("limit", 0)),
-        "pids": float(pids.get("current", 0)),
+        "cpu_seconds": float(cpu.get("usage") or 0) / 1e9,
+        "memory_used": float(memory.get("usage") or 0),
+        "memory_limit": float(memory.get("limit") or 0),
+        "pids": float(pids.get("current") or 0),
     }
