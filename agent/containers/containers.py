@@ -430,7 +430,7 @@ def _restart_policy(spec: ContainerSpec) -> dict[str, Any]:
 
 
 def flat_stats(stats: Mapping[str, Any]) -> dict[str, float]:
-    """The cgroup's figures as `messages.Samples` names them; what the kernel does not say or does not limit (None) is 0."""
+    """The cgroup's figures as `messages.Samples` names them."""
     memory, cpu, pids = stats.get("memory", {}), stats.get("cpu", {}), stats.get("pids", {})
     return {
         "cpu_seconds": float(cpu.get("usage") or 0) / 1e9,
