@@ -40,7 +40,9 @@ def test_and_shows_a_stranger_no_frame(people: Cast) -> None:
 
 
 def test_a_form_without_its_token_is_refused_on_a_page(people: Cast) -> None:
-    refused = Client(enforce_csrf_checks=True).post("/login", {"username": "alice", "password": PASSWORD}, secure=True, headers=HTML)
+    refused = Client(enforce_csrf_checks=True).post(
+        "/login", {"username": "alice", "password": PASSWORD}, secure=True, headers=HTML
+    )
     assert refused.status_code == 403
     assert "reload the page" in refused.content.decode()
 

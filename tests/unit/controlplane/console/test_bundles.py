@@ -61,9 +61,7 @@ def test_a_new_build_gives_the_same_bytes(tmp_path: Path) -> None:
     shutil.copytree(CONSOLE / "islands", tmp_path / "controlplane/console/islands")
     (tmp_path / "node_modules").symlink_to(ROOT / "node_modules")
     shutil.copy(ROOT / "package.json", tmp_path)
-    subprocess.run(
-        ["node", "controlplane/console/islands/build.mjs"], cwd=tmp_path, check=True, timeout=110, capture_output=True
-    )
+    subprocess.run(["node", "controlplane/console/islands/build.mjs"], cwd=tmp_path, check=True, timeout=110, capture_output=True)
     built = tmp_path / "controlplane/console/static"
     assert _files(built) == _files(STATIC)
     assert (built / "vendor/manifest.json").read_text() == (STATIC / "vendor/manifest.json").read_text()
