@@ -92,9 +92,7 @@ def measure(nodes: int, seconds: float) -> None:
             web.wait(30)
 
 
-def tell(
-    nodes: int, up: float, linking: float, found: list[dict[str, Any]], busy: float, elapsed: float, grown: int
-) -> None:
+def tell(nodes: int, up: float, linking: float, found: list[dict[str, Any]], busy: float, elapsed: float, grown: int) -> None:
     delays = sorted(delay for result in found for delay in result["delays"])
     beats = len(delays)
     print(f"{nodes} links up in {up:.1f} s; {linking / nodes * 1000:.1f} ms of CPU each (handshake, registration, first look)")
