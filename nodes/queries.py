@@ -19,6 +19,7 @@ from agent.protocol.states import Availability, NodeState, TaskState
 from controlplane.jobs.clock import database_now
 from nodes.models import Action, Container, Node, RestartHistory, Service, Task, UsageSample, WebProcess
 from nodes.snapshot import Brake, NodeLease, NodeView, Restart, ServiceView, Snapshot, TaskView
+from nodes.templates import fill
 
 
 def stamp(at: datetime | None) -> float:
@@ -102,10 +103,11 @@ def _task_views() -> Iterable[TaskView]:
 
 def node_leases() -> list[NodeLease]:
     """What the sweep judges nodes by."""
-    rows = Node.objects.members().values_list("pk", "state", "lease_until", "state_at", "session")
+    webs = dict(WebProcess.objects.values_list("pk", "seen_at"))
+    rows = Node.objects.members().values_list("pk", "state", "lease_until", "state_at", "session", "web_id")
     return [
-        NodeLease(pk, NodeState(state), stamp(lease), stamp(state_at), bool(session))
-        for pk, state, lease, state_at, session in rows
+        NodeLease(pk, NodeState(state), stamp(lease), stamp(state_at), bool(session), stamp(webs.get(web_id)))
+        for pk, state, lease, state_at, session, web_id in rows
     ]
 
 
@@ -119,7 +121,7 @@ def assignments(node_id: str) -> tuple[int, tuple[TaskAssignment, ...], tuple[Ne
     The revision is read first: a change in between then shows up under a later one, never under an earlier.
     """
     rev = Node.objects.values_list("assign_rev", flat=True).get(pk=node_id)
-    tasks = Task.objects.assigned_to(node_id).select_related("service").order_by("pk")
+    tasks = Task.objects.assigned_to(node_id).select_related("service", "node").order_by("pk")
     return rev, tuple(_assignment(task) for task in tasks), ()
 
 
@@ -130,11 +132,24 @@ def _assignment(task: Task) -> TaskAssignment:
         service_name=task.service.name,
         slot=task.slot,
         desired=TaskState(task.desired),
-        spec=codec.decode(ContainerSpec, task.spec),
+        spec=fill(codec.decode(ContainerSpec, task.spec), _names(task)),
         image=task.image,
         generation=task.generation,
         fence=task.fence,
     )
+
+
+def _names(task: Task) -> dict[str, str]:
+    """What nodes.templates.NAMES mean for an assigned task."""
+    return {
+        "Service.ID": task.service_id,
+        "Service.Name": task.service.name,
+        "Node.ID": task.node_id or "",
+        "Node.Hostname": task.node.hostname if task.node else "",
+        "Task.ID": task.pk,
+        "Task.Name": f"{task.service.name}.{task.slot or task.node_id}",
+        "Task.Slot": str(task.slot),
+    }
 
 
 def assign_revs(node_ids: Iterable[str]) -> dict[str, int]:

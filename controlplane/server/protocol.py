@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 from controlplane.server import files, tls
 
 Send = Callable[[Any], Coroutine[Any, Any, None]]
+PARTING = 0.5  # seconds that an idle peer has, when we leave, to answer the end of TLS
 TLS_STATE = "wharf.tls"  # the key under which the connection's tls dictionary travels in scope["state"]
 
 
@@ -54,6 +55,19 @@ class WharfProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self.lost.set()
+
+    def shutdown(self) -> None:
+        """The server is leaving. An idle HTTP client does not read, so it never answers the end of TLS, and uvloop waits 30 s."""
+        super().shutdown()
+        self.loop.call_later(PARTING, self._part)
+
+    def _part(self) -> None:
+        if self.lost.is_set():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.abort()
+        else:  # a response is under way: its client reads
+            self.loop.call_later(PARTING, self._part)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         extensions = cycle.scope.setdefault("extensions", {})

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
+from pathlib import Path
 from typing import Any
 
+import pytest
 import websockets
 
 from controlplane.server.app import Edge, respond
-from tests.integration.controlplane.listening import connect, listening, read_response
+from controlplane.server.tls import server_context
+from tests.integration.controlplane.listening import Authority, connect, listening, read_response
 
 
 async def django(scope: Any, receive: Any, send: Any) -> None:
@@ -81,3 +85,15 @@ def test_a_request_in_flight_ends_before_the_listener_does() -> None:
         head, body = read_response(sock)
         assert body == b"done"
         assert b"connection: close" in head or isinstance(sock, socket.socket)
+
+
+def test_an_idle_tls_client_does_not_hold_the_listener_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    certificate, key, _ = Authority(tmp_path, "server").issue("localhost")
+    trusting = ssl._create_unverified_context()
+    with listening(Edge(django), server_context(certificate, key)) as (_, port):
+        sock = connect(port, trusting)
+        sock.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        read_response(sock)
+    # the listener is gone; the client, which never read again, never answered the end of TLS
+    sock.close()
+    assert "timeout graceful shutdown exceeded" not in caplog.text
