@@ -57,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     running.add_argument("--graph-driver", default=None, help="overlay2 or vfs; by default the best that works")
     running.add_argument("--network-prefix", default="wharf", help="of the names of bridges and nft tables")
+    running.add_argument(
+        "--protect-port", action="append", default=[], type=int, metavar="PORT", help="of this host, closed to containers"
+    )
     running.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="an engine label; may be repeated")
     running.set_defaults(act=_run)
 
@@ -100,6 +103,7 @@ def _run(arguments: argparse.Namespace) -> None:
         cgroup_parent=arguments.cgroup_parent,
         graph_driver=arguments.graph_driver,
         network_prefix=arguments.network_prefix,
+        protect_ports=tuple(arguments.protect_port),
         labels=dict(item.partition("=")[::2] for item in arguments.label),
     )
     asyncio.run(_serve(config, Identity(arguments.home)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from agent.protocol.spec import ContainerSpec
 from agent.protocol.states import ContainerState
 from agent.storage import choose
 from agent.supervisor.client import Supervisor
+from agent.upkeep import Upkeep
 from agent.volumes.store import VolumeStore
 from agent.worker.worker import Worker
 
@@ -48,6 +50,7 @@ class NodeConfig:
     graph_driver: str | None = None
     network_prefix: str = "wharf"
     labels: Mapping[str, str] = field(default_factory=dict)
+    protect_ports: tuple[int, ...] = ()  # of this host: containers cannot reach them
 
 
 class Node:
@@ -59,6 +62,7 @@ class Node:
         self._data = config.home / "data"
         self._data.mkdir(mode=0o711, parents=True, exist_ok=True)
         config.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._protected = [os.path.realpath(config.home), os.path.realpath(config.run)]  # no bind mount leads in here
 
     async def open(self) -> None:
         config = self._config
@@ -68,14 +72,16 @@ class Node:
         self._images = ImageStore(
             str(self._data / "image" / self._driver.name), ContentStore(str(self._data / "content")), self._driver
         )
-        self._networks = Networks(str(config.home / "networks"), str(config.run), prefix=config.network_prefix)
+        self._networks = Networks(
+            str(config.home / "networks"), str(config.run), prefix=config.network_prefix, protect_ports=config.protect_ports
+        )
         self.containers = Containers(
             config.home,
             self._supervisor,
             self._images,
             self._driver,
             Wiring(self._networks),
-            VolumeStore(str(config.home / "volumes")),
+            VolumeStore(str(config.home / "volumes"), protect=self._protected),
             cgroup_parent=config.cgroup_parent,
             logs_root=logs_root,
         )
@@ -87,6 +93,15 @@ class Node:
         )
         self.link.serve_streams(Streams(self.link.wire, self.link.connection.flush, self.containers))
         self.containers.on_change(lambda _task: self.link.contents_changed())
+        self.upkeep = Upkeep(
+            config.home / "state",
+            self.containers,
+            self._images,
+            wanted=self.worker.images,
+            changed=self.link.inventory_changed,
+        )
+        await self.upkeep.look_at_disk()
+        self.upkeep.start()
         self.worker.start()
 
     async def run(self) -> None:
@@ -100,6 +115,7 @@ class Node:
 
     async def close(self) -> None:
         """Stop deciding. Containers, their supervisor and their network stay as they are."""
+        await self.upkeep.stop()
         await self.worker.stop()
         await self.containers.close()
         await self._supervisor.close()
@@ -115,12 +131,13 @@ class Node:
             version=__version__,
             addresses=host.addresses(self._config.network_prefix),
             labels=self._config.labels,
+            problems=self.upkeep.problems,
         )
 
-    def contents(self, epoch: int) -> m.Contents:
+    async def contents(self, epoch: int) -> m.Contents:
         images = tuple(
             m.ImageInfo(image.id, image.size, _unix(image.created), image.repo_tags, image.repo_digests)
-            for image in self._images.list()
+            for image in await asyncio.to_thread(self._images.list)
         )
         return m.Contents(epoch, tuple(self._describe()), images)
 
@@ -215,7 +232,7 @@ class Node:
 
     async def _act_orphan_adopt(self, _target: str, _args: Mapping[str, Any]) -> None:
         """The database has taken the unknown tasks over: what it does not assign now is really unwanted."""
-        self.worker.adopting = False
+        self.worker.assignments.set_adopting(False)
         self.worker.reconcile()
 
     _act_orphan_kill = _act_orphan_adopt

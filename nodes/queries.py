@@ -19,6 +19,7 @@ from agent.protocol.states import Availability, NodeState, TaskState
 from controlplane.jobs.clock import database_now
 from nodes.models import Action, Container, Node, RestartHistory, Service, Task, UsageSample, WebProcess
 from nodes.snapshot import Brake, NodeLease, NodeView, Restart, ServiceView, Snapshot, TaskView
+from nodes.templates import fill
 
 
 def stamp(at: datetime | None) -> float:
@@ -47,7 +48,7 @@ def _node_view(node: Node) -> NodeView:
         id=node.pk,
         hostname=node.hostname,
         state=NodeState(node.state),
-        availability=Availability(node.availability),
+        availability=_fitness(node),
         role=node.role,
         os=node.os,
         arch=node.architecture,
@@ -60,6 +61,12 @@ def _node_view(node: Node) -> NodeView:
         approved=node.approved_at is not None,
         down_since=stamp(node.state_at) if node.state == NodeState.DOWN else 0.0,
     )
+
+
+def _fitness(node: Node) -> Availability:
+    """As the administrator wants it; a node that cannot write its state is given nothing new, as if paused."""
+    wanted = Availability(node.availability)
+    return Availability.PAUSE if wanted is Availability.ACTIVE and node.inventory.get("problems") else wanted
 
 
 def _service_view(service: Service) -> ServiceView:
@@ -113,7 +120,7 @@ def assignments(node_id: str) -> tuple[int, tuple[TaskAssignment, ...], tuple[Ne
     The revision is read first: a change in between then shows up under a later one, never under an earlier.
     """
     rev = Node.objects.values_list("assign_rev", flat=True).get(pk=node_id)
-    tasks = Task.objects.assigned_to(node_id).select_related("service").order_by("pk")
+    tasks = Task.objects.assigned_to(node_id).select_related("service", "node").order_by("pk")
     return rev, tuple(_assignment(task) for task in tasks), ()
 
 
@@ -124,11 +131,24 @@ def _assignment(task: Task) -> TaskAssignment:
         service_name=task.service.name,
         slot=task.slot,
         desired=TaskState(task.desired),
-        spec=codec.decode(ContainerSpec, task.spec),
+        spec=fill(codec.decode(ContainerSpec, task.spec), _names(task)),
         image=task.image,
         generation=task.generation,
         fence=task.fence,
     )
+
+
+def _names(task: Task) -> dict[str, str]:
+    """What nodes.templates.NAMES mean for an assigned task."""
+    return {
+        "Service.ID": task.service_id,
+        "Service.Name": task.service.name,
+        "Node.ID": task.node_id or "",
+        "Node.Hostname": task.node.hostname if task.node else "",
+        "Task.ID": task.pk,
+        "Task.Name": f"{task.service.name}.{task.slot or task.node_id}",
+        "Task.Slot": str(task.slot),
+    }
 
 
 def assign_revs(node_ids: Iterable[str]) -> dict[str, int]:
@@ -143,6 +163,7 @@ class LinkRow:
     epoch: int
     assign_rev: int
     actions: tuple[str, ...]
+    given_up: bool  # the sweep declared the node down: its session must be opened anew
 
 
 def link_rows(web_id: str) -> dict[str, LinkRow]:
@@ -152,8 +173,8 @@ def link_rows(web_id: str) -> dict[str, LinkRow]:
     queued = Action.objects.queued().filter(node__web_id=web_id, deadline__gt=database_now()).order_by()
     for node_id, action_id in queued.values_list("node_id", "pk"):
         waiting[node_id].append(action_id)
-    rows = mine.order_by().values_list("pk", "epoch", "assign_rev")
-    return {pk: LinkRow(epoch, rev, tuple(waiting.get(pk, ()))) for pk, epoch, rev in rows}
+    rows = mine.order_by().values_list("pk", "epoch", "assign_rev", "state")
+    return {pk: LinkRow(epoch, rev, tuple(waiting.get(pk, ())), state == NodeState.DOWN) for pk, epoch, rev, state in rows}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -77,12 +77,19 @@ class Containers:
             log.warning("container %s has no record: its creation was cut short; removing it", container_id[:12])
             await self._supervisor.delete(container_id, force=True)
             del self._states[container_id]
-        with_process = [item["id"] for item in self._states.values() if item["state"] != ContainerState.EXITED.value]
-        await asyncio.to_thread(self._wiring.sync, with_process)
+        await self.mend_network(always=True)
         self._follower = asyncio.create_task(self._follow(), name="containers-follow")
         for record in self.records:
             if record.id not in self._states:
                 await self._discard(record)
+
+    async def mend_network(self, *, always: bool = False) -> None:
+        """Put the kernel's network objects back in order when somebody changed them under us, or in any case."""
+        if not always and await asyncio.to_thread(self._wiring.intact):
+            return
+        report = await asyncio.to_thread(self._wiring.sync, _Connected(self._states, self._locks))
+        if report.repaired or report.broken or not always:
+            log.warning("network mended: %d links repaired, %d beyond repair", len(report.repaired), len(report.broken))
 
     async def close(self) -> None:
         """Let go; everything runs on under the supervisor."""
@@ -156,7 +163,7 @@ class Containers:
         if name and any(record.name == name for record in self.records):
             raise NameInUse(f"the name {name!r} is in use by another container: remove it or choose another name")
         container_id = secrets.token_hex(32)
-        image = self._images.get(image_id)
+        image = await asyncio.to_thread(self._images.get, image_id)
         run_config = dict(image.run_config)
         record = Record(
             id=container_id,
@@ -170,9 +177,9 @@ class Containers:
             stop_signal=stop_signal(spec, run_config),
         )
         async with self._lock(container_id):
-            self._images.hold(image.id, container_id)
-            self.records.directory(container_id).mkdir(mode=0o700)
             try:
+                await asyncio.to_thread(self._images.hold, image.id, container_id)
+                self.records.directory(container_id).mkdir(mode=0o700)
                 await self._make(record, run_config, list(image.chain))
             except BaseException:
                 await self._discard(record)
@@ -184,7 +191,7 @@ class Containers:
         user = await asyncio.to_thread(self._user, user_text(record.spec, run_config), rootfs)
         mounts = await asyncio.to_thread(self._mounts, record, run_config, rootfs)
         directory = self.records.directory(record.id)
-        sandbox, etc = self._wiring.prepare(record.id, record.spec, record.name, directory)
+        sandbox, etc = await asyncio.to_thread(self._wiring.prepare, record.id, record.spec, record.name, directory)
         config = oci_config(
             record.spec,
             run_config,
@@ -295,12 +302,12 @@ class Containers:
         await asyncio.to_thread(self._wiring.disconnect, record.id)
         await asyncio.to_thread(self._driver.remove_container, record.id)
         await asyncio.to_thread(self._volumes.release, record.id)
-        self._images.release(record.id)
+        await asyncio.to_thread(self._images.release, record.id)
         self.records.remove(record.id)
 
     # -- streams ---------------------------------------------------------------------------------------------------------
 
-    def logs(self, text: str, query: LogQuery) -> AsyncIterator[LogEntry]:
+    def logs(self, text: str, query: LogQuery) -> AsyncGenerator[LogEntry, None]:
         record = self.get(text)
 
         def ended() -> bool:
@@ -325,7 +332,8 @@ class Containers:
         base = self.records.process(record.id)
         who = None
         if user:
-            rootfs = await asyncio.to_thread(self._driver.prepare, record.id, list(self._images.get(record.image_id).chain))
+            image = await asyncio.to_thread(self._images.get, record.image_id)
+            rootfs = await asyncio.to_thread(self._driver.prepare, record.id, list(image.chain))
             who = await asyncio.to_thread(self._user, user, rootfs)
         process = exec_process(base, command, env=env, cwd=cwd, tty=tty, user=who)
         session = await self._supervisor.exec(record.id, process, tty=tty, stdin=stdin)
@@ -363,7 +371,7 @@ class Containers:
         record = self._running(text)
         return flat_stats(await self._supervisor.stats(record.id))
 
-    async def stats_stream(self, text: str, period: float = 1.0) -> AsyncIterator[dict[str, float]]:
+    async def stats_stream(self, text: str, period: float = 1.0) -> AsyncGenerator[dict[str, float], None]:
         record = self._running(text)
         while True:
             live = self.live(record.id)
@@ -372,7 +380,7 @@ class Containers:
             yield {"at": time.time(), **await self.stats(record.id)}
             await asyncio.sleep(period)
 
-    async def events(self) -> AsyncIterator[dict[str, Any]]:
+    async def events(self) -> AsyncGenerator[dict[str, Any], None]:
         """What happens from now on, as plain dicts {kind, id, name, at}."""
         queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(maxsize=1000)
         self._subscribers.add(queue)
@@ -384,6 +392,24 @@ class Containers:
 
     def _lock(self, container_id: str) -> asyncio.Lock:
         return self._locks.setdefault(container_id, asyncio.Lock())
+
+
+class _Connected(Collection[str]):
+    """Containers that need their network, looked at when asked: one that is being made right now has its lock taken."""
+
+    def __init__(self, states: Mapping[str, Mapping[str, Any]], locks: Mapping[str, asyncio.Lock]) -> None:
+        self._states = states
+        self._locks = locks
+
+    def __contains__(self, container_id: object) -> bool:
+        lock, state = self._locks.get(str(container_id)), self._states.get(str(container_id))
+        return bool(lock and lock.locked()) or (state is not None and state["state"] != ContainerState.EXITED.value)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([container_id for container_id in {**self._states, **self._locks} if container_id in self])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
 
 
 def _descriptors(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
 
 READ_SIZE = 32 << 10
 # A background child may hold stdout open after the process itself is gone; its output is not waited for longer than this.
@@ -36,38 +37,73 @@ class Execution:
         self._input = stdin
         self._wait = wait
         self._window = window
+        self._over = False
+        self._idle: set[asyncio.Task[Any]] = set()
         for fd in (*outputs.values(), stdin):
             if fd is not None:
                 os.set_blocking(fd, False)
 
-    async def chunks(self) -> AsyncIterator[tuple[int, bytes]]:
-        """Output in the order it is read, until both ends are closed, or `LINGER` seconds after the process ended."""
-        queue: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue(maxsize=4)
-        readers = {asyncio.create_task(self._pump(channel, fd, queue)) for channel, fd in self._outputs.items()}
-        ended = asyncio.create_task(self._linger())
+    async def chunks(self) -> AsyncGenerator[tuple[int, bytes], None]:
+        """Output in the order it is read, until both ends are closed, or `LINGER` seconds after the process ended.
+
+        Close it (contextlib.aclosing) before `close`: its readers hold the descriptors.
+        """
+        queue: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue(maxsize=4)
+        filler = asyncio.create_task(self._fill(queue))
         try:
-            while readers or not queue.empty():
-                getter = asyncio.create_task(queue.get())
-                done, _ = await asyncio.wait({getter, ended, *readers}, return_when=asyncio.FIRST_COMPLETED)
-                readers -= done
-                if getter in done:
-                    yield getter.result()
-                    continue
-                getter.cancel()
-                if ended in done and queue.empty():
-                    return
+            while (item := await queue.get()) is not None:
+                yield item
+        finally:
+            filler.cancel()
+            await asyncio.gather(filler, return_exceptions=True)
+
+    async def _fill(self, queue: asyncio.Queue[tuple[int, bytes] | None]) -> None:
+        """Read everything into the queue, then put None. What is in a pipe at the end is read out, however slow the reader."""
+        readers = [asyncio.create_task(self._pump(channel, fd, queue)) for channel, fd in self._outputs.items()]
+        whole, ended = asyncio.gather(*readers), asyncio.create_task(self._linger())
+        try:
+            first: set[asyncio.Future[Any]] = {whole, ended}
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            self._over = True
+            for reader in self._idle:
+                reader.cancel()
+            await asyncio.gather(*readers, return_exceptions=True)
         finally:
             for task in (*readers, ended):
                 task.cancel()
-            await asyncio.gather(*readers, ended, return_exceptions=True)
+            await asyncio.gather(whole, ended, *readers, return_exceptions=True)
+        await queue.put(None)
 
     async def _linger(self) -> None:
         await self._wait()
         await asyncio.sleep(LINGER)
 
-    async def _pump(self, channel: int, fd: int, queue: asyncio.Queue[tuple[int, bytes]]) -> None:
-        while data := await _read(fd):
+    async def _pump(self, channel: int, fd: int, queue: asyncio.Queue[tuple[int, bytes] | None]) -> None:
+        while data := await self._read(fd):
             await queue.put((channel, data))
+
+    async def _read(self, fd: int) -> bytes:
+        """Up to 32 KiB; b"" at the end. A pty master says EIO when the last process has closed the terminal."""
+        while True:
+            try:
+                return os.read(fd, READ_SIZE)
+            except BlockingIOError:
+                if self._over:
+                    return b""
+                await self._quiet(fd)
+            except OSError:
+                return b""
+
+    async def _quiet(self, fd: int) -> None:
+        """Nothing to read: here, and only here, a reader may be stopped without losing anything."""
+        task = asyncio.current_task()
+        if task is None:
+            raise AssertionError("readers are tasks")
+        self._idle.add(task)
+        try:
+            await _ready(fd)
+        finally:
+            self._idle.discard(task)
 
     async def write(self, data: bytes) -> None:
         """Write all of `data` to the process's stdin; what a process that no longer reads would miss is dropped."""
@@ -106,17 +142,6 @@ class Execution:
             if fd is not None:
                 os.close(fd)
         self._outputs, self._input = {}, None
-
-
-async def _read(fd: int) -> bytes:
-    """Up to 32 KiB; b"" at the end. A pty master says EIO when the last process has closed the terminal."""
-    while True:
-        try:
-            return os.read(fd, READ_SIZE)
-        except BlockingIOError:
-            await _ready(fd)
-        except OSError:
-            return b""
 
 
 async def _ready(fd: int, *, write: bool = False) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,7 +56,9 @@ def log_files(directory: Path) -> list[Path]:
     return [*rotated, directory / "json.log"]
 
 
-async def read_logs(directory: Path, query: LogQuery, *, ended: Callable[[], bool] = lambda: False) -> AsyncIterator[LogEntry]:
+async def read_logs(
+    directory: Path, query: LogQuery, *, ended: Callable[[], bool] = lambda: False
+) -> AsyncGenerator[LogEntry, None]:
     """Entries that `query` asks for, oldest first.
 
     With `follow`, goes on until `ended()` says that the container has stopped and the file is read to its end.
@@ -86,7 +88,7 @@ def _history(tail: _Follower, query: LogQuery) -> Iterator[LogEntry]:
         deque(entries, maxlen=0)
 
 
-async def _follow(tail: _Follower, watch: Watch, query: LogQuery, ended: Callable[[], bool]) -> AsyncIterator[LogEntry]:
+async def _follow(tail: _Follower, watch: Watch, query: LogQuery, ended: Callable[[], bool]) -> AsyncGenerator[LogEntry, None]:
     while True:
         stopped = ended()
         for entry in tail.fresh():

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from agent.containers.record import Record
 from agent.network import files
-from agent.network.attach import AttachSpec
+from agent.network.attach import AttachSpec, Report
 from agent.network.manager import Networks
 from agent.protocol.spec import ContainerSpec, NetworkMode
 from agent.sys.mount import Mount
+
+SERVICE_LABEL = "com.docker.swarm.service.name"
 
 
 class Wiring:
@@ -32,15 +34,22 @@ class Wiring:
         self._networks.sandbox(record.id, record.spec.network_mode, name=record.name)
         if record.spec.network_mode is not NetworkMode.BRIDGE or self._networks.inspect(record.id).endpoints:
             return
-        wanted = [AttachSpec(network, aliases=(record.name,)) for network in record.spec.networks]
+        # A service's name answers with all of its tasks on this node, as a task's own name does with that one.
+        service = record.spec.labels.get(SERVICE_LABEL, "")
+        aliases = tuple(dict.fromkeys(name for name in (record.name, service) if name))
+        wanted = [AttachSpec(network, aliases=aliases) for network in record.spec.networks]
         attached = self._networks.attach(record.id, wanted, record.spec.ports)
         self._write_files(record.spec, record.id, directory, tuple(endpoint.address for endpoint in attached.endpoints))
 
     def disconnect(self, container_id: str) -> None:
         self._networks.detach(container_id)
 
-    def sync(self, live: list[str]) -> None:
-        self._networks.sync(live)
+    def sync(self, live: Collection[str]) -> Report:
+        return self._networks.sync(live)
+
+    def intact(self) -> bool:
+        """Whether the packet filter is as we left it: cheap."""
+        return self._networks.intact()
 
     def addresses(self, record: Record) -> tuple[tuple[str, ...], tuple[Mapping[str, Any], ...]]:
         """Where the container can be reached now: its addresses, and its published ports."""

@@ -14,10 +14,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from agent.link.identity import Cluster, Identity
 from agent.protocol import messages as m
+from agent.protocol.errors import WharfError
 from agent.protocol.wire import Event, ProtocolViolation, Received, State, Wire
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 FIRST_DELAY = 0.1
 MAX_DELAY = 8.0
 CONNECT_TIMEOUT = 10.0
+WELCOME_TIMEOUT = 15.0  # the control plane may wait for its database meanwhile
+CLOSE_TIMEOUT = 0.5  # seconds for the closing handshake: an agent that ends must not wait for a silent peer
 STEADY = 5.0  # a link that lived shorter counts as a failed attempt: back-off goes on growing
 
 
@@ -53,6 +56,7 @@ class Connection:
         self._heard = 0.0
         self._heartbeat, self._grace = 2.0, 6.0
         self._window = 2.0
+        self._told = ""
         self.connected = asyncio.Event()
         self.host = ""  # of the control plane, as the current or last link reached it
 
@@ -72,18 +76,18 @@ class Connection:
         while True:
             link = cluster.links[attempt % len(cluster.links)]
             attempt += 1
-            started = time.monotonic()
+            started, self._heard = time.monotonic(), 0.0
             refused = await self._attempt(cluster, link)
             if refused is not None and refused.retry_after < 0:
                 log.error("the control plane refused this node for good: %s", refused.detail)
                 return
             if self._heard and time.monotonic() - started > STEADY:
-                delay, self._heard = FIRST_DELAY, 0.0
+                delay = FIRST_DELAY
                 ceiling = self._window
             else:
-                delay = min(delay * 2, MAX_DELAY)
-                ceiling = max(delay, refused.retry_after if refused else 0.0)
-            await asyncio.sleep(random.uniform(0, ceiling))  # noqa: S311  # jitter
+                delay = ceiling = min(delay * 2, MAX_DELAY)
+            least = refused.retry_after if refused else 0.0
+            await asyncio.sleep(least + random.uniform(0, ceiling))  # noqa: S311  # jitter
 
     async def _attempt(self, cluster: Cluster, link: str) -> m.Refused | None:
         self.host = link.rpartition(":")[0]
@@ -95,15 +99,18 @@ class Connection:
                 compression=None,  # costs 34 kB a link at the server and buys nothing for small frames
                 ping_interval=None,  # heartbeats are ours
                 open_timeout=CONNECT_TIMEOUT,
+                close_timeout=CLOSE_TIMEOUT,
                 max_size=16 << 20,
                 proxy=None,
             ) as socket:
                 return await self._serve(socket)
-        except (OSError, TimeoutError, InvalidHandshake, InvalidMessage) as error:
-            log.info("no link to %s: %s", link, error)
         except ConnectionClosed as error:
-            log.info("link to %s closed: %s", link, error)
+            self._tell(f"link to {link} closed: {error}")
+        except (OSError, TimeoutError, WebSocketException) as error:
+            self._tell(f"no link to {link}: {error}")
         except ProtocolViolation as error:
+            log.error("link to %s ended, the control plane broke the protocol: %s", link, error.detail)
+        except WharfError as error:
             log.error("link to %s ended: %s", link, error.detail)
         finally:
             self.connected.clear()
@@ -111,6 +118,11 @@ class Connection:
                 for event in self._wire.disconnect():
                     await self._handle(event)
         return None
+
+    def _tell(self, text: str) -> None:
+        """Once: a control plane that is away for an hour must not fill the log."""
+        log.log(logging.DEBUG if text == self._told else logging.INFO, "%s", text)
+        self._told = text
 
     async def _serve(self, socket: ClientConnection) -> m.Refused | None:
         self._wire.connect()
@@ -143,6 +155,7 @@ class Connection:
                 if isinstance(message, m.Welcome):
                     self.pace(message.heartbeat, message.grace)
                     self._window = message.reconnect_window
+                    self._told = ""
                     self.connected.set()
                 elif isinstance(message, m.HeartbeatAck):
                     self.pace(message.heartbeat, message.grace)
@@ -157,7 +170,11 @@ class Connection:
                 await socket.send(frame)
 
     async def _pulse(self) -> None:
-        await self.connected.wait()
+        try:
+            async with asyncio.timeout(WELCOME_TIMEOUT):
+                await self.connected.wait()
+        except TimeoutError:
+            raise TimeoutError(f"no welcome within {WELCOME_TIMEOUT:.0f} s") from None
         while True:
             self._wire.send(self._beat())
             self.flush()

@@ -36,7 +36,14 @@ def cgroup_version() -> str:
 
 
 def inventory(
-    epoch: int, data_root: str, *, graph_driver: str, version: str, addresses: tuple[str, ...], labels: Mapping[str, str]
+    epoch: int,
+    data_root: str,
+    *,
+    graph_driver: str,
+    version: str,
+    addresses: tuple[str, ...],
+    labels: Mapping[str, str],
+    problems: tuple[str, ...] = (),
 ) -> m.Inventory:
     """The node's description; `disk` figures are those of the file system that holds images and containers, in bytes."""
     system = os.uname()
@@ -58,6 +65,7 @@ def inventory(
         agent_version=version,
         addresses=addresses,
         labels=labels,
+        problems=problems,
     )
 
 

@@ -72,6 +72,9 @@ class Identity:
         """Key and certificate are one file, so that a crash cannot pair a new key with an old certificate."""
         write_durable(self._dir / "node.pem", key_pem + certificate_pem.encode())
 
+    def replace_roots(self, ca_pem: str) -> None:
+        write_durable(self._dir / "ca.pem", ca_pem.encode())
+
     def forget(self) -> None:
         for name in ("cluster.json", "node.pem", "ca.pem"):
             (self._dir / name).unlink(missing_ok=True)

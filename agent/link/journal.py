@@ -39,6 +39,8 @@ class Journal:
         self._put(m.ActionResult(action.epoch, action.action_id, ok=False, error=error.as_dict()))
 
     def finish(self, result: m.ActionResult) -> None:
+        """Remember how it ended, in memory even when the disk refuses: only a crash then makes it `interrupted`."""
+        self._results[result.action_id] = result
         self._put(result)
 
     def unacknowledged(self) -> list[m.ActionResult]:
@@ -51,5 +53,5 @@ class Journal:
             (self._directory / f"{action_id}.json").unlink(missing_ok=True)
 
     def _put(self, result: m.ActionResult) -> None:
-        self._results[result.action_id] = result
         write_durable(self._directory / f"{result.action_id}.json", json.dumps(encode(result)).encode())
+        self._results[result.action_id] = result

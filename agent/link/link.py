@@ -26,7 +26,9 @@ from agent.worker.worker import Worker
 
 log = logging.getLogger(__name__)
 
+UNACKNOWLEDGED = 500  # messages the control plane may owe an acknowledgement for; then statuses wait, newest only
 BATCH = 0.05  # seconds that statuses are collected before they travel
+STATUSES = 1000  # in one report
 CONTENTS_BATCH = 1.0
 SAMPLE_PERIOD = 10.0
 
@@ -35,7 +37,7 @@ class Node(Protocol):
     """What the link asks the node for, and what it may have done to it."""
 
     def inventory(self, epoch: int) -> m.Inventory: ...
-    def contents(self, epoch: int) -> m.Contents: ...
+    async def contents(self, epoch: int) -> m.Contents: ...
     async def samples(self, epoch: int) -> m.Samples: ...
     async def act(self, action: m.Action) -> dict[str, Any]: ...
 
@@ -80,18 +82,26 @@ class Link:
     def contents_changed(self) -> None:
         self._contents_due.set()
 
+    def inventory_changed(self) -> None:
+        if self.live:
+            self.send(self._node.inventory(self._epoch))
+
     async def run(self) -> None:
         loops = [
             asyncio.create_task(self._send_statuses(), name="link-statuses"),
             asyncio.create_task(self._send_contents(), name="link-contents"),
             asyncio.create_task(self._send_samples(), name="link-samples"),
         ]
+        connection = asyncio.create_task(self.connection.run(), name="link-connection")
         try:
-            await self.connection.run()
+            done, _ = await asyncio.wait({connection, *loops}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # a loop that died is a bug: the agent ends loudly and is started again
         finally:
-            for loop in (*loops, *self._acting.values()):
-                loop.cancel()
-            await asyncio.gather(*loops, *self._acting.values(), return_exceptions=True)
+            tasks = (connection, *loops, *self._acting.values(), *(self._streams.tasks() if self._streams else ()))
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _hello(self) -> m.Hello:
         assignments = self._worker().assignments
@@ -149,16 +159,21 @@ class Link:
         self._epoch = welcome.epoch
         here = welcome.registry.startswith(":")
         self.registry = f"{self.connection.host}{welcome.registry}" if here else welcome.registry
-        worker.adopting = welcome.adopt
+        worker.assignments.set_adopting(welcome.adopt)
         log.info("link up, epoch %d%s", welcome.epoch, ", resumed" if welcome.resumed else "")
         self.send(self._node.inventory(self._epoch))
         if not welcome.resumed:
             self._fresh.clear()
-            self.send(m.StatusReport(self._epoch, worker.statuses()))
-            for result in self._journal.unacknowledged():
-                self._send_result(result)
+            self._report_all(worker.statuses())
+        # In a resumed session too: what was finished while the link was away was not put on it. A repeat changes nothing.
+        for result in self._journal.unacknowledged():
+            self._send_result(result)
         self._contents_due.set()
         self._status_due.set()
+
+    def _report_all(self, statuses: tuple[m.TaskStatus, ...]) -> None:
+        for start in range(0, len(statuses), STATUSES):
+            self.send(m.StatusReport(self._epoch, statuses[start : start + STATUSES]))
 
     def _delta(self, message: m.AssignmentsDelta) -> None:
         if self._worker().assignments.change(message):
@@ -177,7 +192,12 @@ class Link:
         if known is not None:
             self._send_result(known)
             return
-        self._journal.begin(action)
+        try:
+            self._journal.begin(action)
+        except OSError as error:
+            # Without the note a repeat would act twice: it is asked for again when the disk has room.
+            log.error("action %s is put off: the state directory cannot be written: %s", action.kind, error)
+            return
         self._acting[action.action_id] = asyncio.create_task(self._carry_out(action), name=f"action-{action.kind}")
 
     def _send_result(self, result: m.ActionResult) -> None:
@@ -191,11 +211,14 @@ class Link:
             result = m.ActionResult(self._epoch, action.action_id, ok=True, result=outcome)
         except WharfError as error:
             result = m.ActionResult(self._epoch, action.action_id, ok=False, error=error.as_dict())
-        except OSError as error:
+        except Exception as error:  # the action's loop top: whatever went wrong, the asker gets an answer
             log.exception("action %s failed", action.kind)
             failure = Internal(f"the node failed to carry this out: {error}")
             result = m.ActionResult(self._epoch, action.action_id, ok=False, error=failure.as_dict())
-        self._journal.finish(result)
+        try:
+            self._journal.finish(result)
+        except OSError as error:
+            log.error("the result of action %s is not on disk yet: %s", action.kind, error)
         del self._acting[action.action_id]
         self._send_result(result)
 
@@ -203,21 +226,26 @@ class Link:
         while True:
             await self._status_due.wait()
             await asyncio.sleep(BATCH)
+            if self.wire.unacknowledged >= UNACKNOWLEDGED:
+                continue  # still due
             self._status_due.clear()
             if self.live and self._fresh:
                 batch, self._fresh = tuple(self._fresh.values()), {}
-                self.send(m.StatusReport(self._epoch, batch))
+                self._report_all(batch)
 
     async def _send_contents(self) -> None:
         while True:
             await self._contents_due.wait()
             self._contents_due.clear()
             if self.live:
-                self.send(self._node.contents(self._epoch))
+                self.send(await self._node.contents(self._epoch))
             await asyncio.sleep(CONTENTS_BATCH)
 
     async def _send_samples(self) -> None:
         while True:
-            if self.live:
-                self.send(await self._node.samples(self._epoch))
+            try:
+                if self.live:
+                    self.send(await self._node.samples(self._epoch))
+            except (WharfError, OSError) as error:
+                log.warning("no usage samples: %s", error)
             await asyncio.sleep(SAMPLE_PERIOD)

@@ -6,6 +6,7 @@ registry checks the token again for what is not here yet.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +39,7 @@ class ClusterPuller:
         reference = Reference.parse(image)
         if reference.digest is not None:
             try:
-                return self._images.get(image).id
+                return (await asyncio.to_thread(self._images.get, image)).id
             except ImageUnknown:
                 pass  # not here yet
         if not self._link.registry:

@@ -41,5 +41,7 @@ async def renew(identity: Identity, link: Link) -> None:
     """Replace key and certificate now; the link keeps its session, the next connection uses the new ones."""
     key, csr = new_key_and_csr(link.node_id)
     reply = await link.questions.certificate(csr)
+    if reply.ca:
+        identity.replace_roots(reply.ca)  # first: the new certificate may be of a root that the old file does not have
     identity.replace_certificate(key, reply.certificate)
     log.info("certificate renewed")

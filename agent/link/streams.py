@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 from agent.containers.containers import Containers
@@ -30,6 +31,7 @@ class _Stream:
         self.number = number
         self.inbox: asyncio.Queue[Data | m.StreamEof | m.StreamResize] = asyncio.Queue()
         self.writable = asyncio.Event()
+        self.opened = False
         self.task: asyncio.Task[None] | None = None
 
 
@@ -48,6 +50,10 @@ class Streams:
             "stats": self._stats,
             "events": self._events,
         }
+
+    def tasks(self) -> tuple[asyncio.Task[None], ...]:
+        """Those that serve the open streams."""
+        return tuple(stream.task for stream in self._streams.values() if stream.task)
 
     def handle(self, event: Event) -> bool:
         """Take a stream event; False when it is not one."""
@@ -84,14 +90,23 @@ class Streams:
                 raise NoSuchTarget(f"stream target {message.target!r} is not known; there are {', '.join(self._targets)}")
             await target(stream, message)
         except WharfError as error:
-            self._send(m.StreamRefused(stream.number, error.as_dict()))
+            refused = (
+                m.StreamReset(stream.number, error.detail) if stream.opened else m.StreamRefused(stream.number, error.as_dict())
+            )
+            self._send(refused)
         except asyncio.CancelledError:
             raise
         except Exception:  # the stream's loop top: one broken stream must not take the link with it
             log.exception("stream %d (%s of %s) failed", stream.number, message.target, message.container)
             self._send(m.StreamReset(stream.number, "the node failed to serve this stream; its log has the reason"))
         finally:
-            self._streams.pop(stream.number, None)
+            # A new link numbers its streams from 1 again: this one's place may be another's by now.
+            if self._streams.get(stream.number) is stream:
+                del self._streams[stream.number]
+
+    def _opened(self, stream: _Stream, info: Mapping[str, Any] | None = None) -> None:
+        stream.opened = True
+        self._send(m.StreamOpened(stream.number, dict(info or {})))
 
     def _send(self, message: Any) -> None:
         if self._wire.is_open(message.stream):
@@ -110,10 +125,11 @@ class Streams:
     async def _logs(self, stream: _Stream, message: m.StreamOpen) -> None:
         query = decode(LogQuery, message.args)
         entries = self._containers.logs(message.container, query)
-        self._send(m.StreamOpened(stream.number))
-        async for entry in entries:
-            channel = m.STDERR if entry.stream == "stderr" else m.STDOUT
-            await self._write(stream, channel, entry.render(query.timestamps))
+        self._opened(stream)
+        async with contextlib.aclosing(entries):
+            async for entry in entries:
+                channel = m.STDERR if entry.stream == "stderr" else m.STDOUT
+                await self._write(stream, channel, entry.render(query.timestamps))
         self._send(m.StreamExit(stream.number, 0))
 
     async def _exec(self, stream: _Stream, message: m.StreamOpen) -> None:
@@ -128,7 +144,7 @@ class Streams:
             stdin=bool(args.get("stdin", False)),
         )
         if execution.tty and args.get("rows") and args.get("cols"):
-            await execution.resize(int(args["rows"]), int(args["cols"]))
+            stream.inbox.put_nowait(m.StreamResize(stream.number, int(args["rows"]), int(args["cols"])))
         await self._pump(stream, execution, {"exec_id": execution.exec_id, "pid": execution.pid})
 
     async def _attach(self, stream: _Stream, message: m.StreamOpen) -> None:
@@ -136,11 +152,13 @@ class Streams:
         await self._pump(stream, attachment, {})
 
     async def _pump(self, stream: _Stream, execution: Execution, info: Mapping[str, Any]) -> None:
-        self._send(m.StreamOpened(stream.number, dict(info)))
+        self._opened(stream, info)
         feeder = asyncio.create_task(self._feed(stream, execution), name=f"stream-{stream.number}-input")
         try:
-            async for channel, data in execution.chunks():
-                await self._write(stream, channel, data)
+            # Closed here and now: its readers must let go of the descriptors before those are closed.
+            async with contextlib.aclosing(execution.chunks()) as chunks:
+                async for channel, data in chunks:
+                    await self._write(stream, channel, data)
             # The code is known to the peer before it sees the stream end: a client that asks at once must not read "none".
             self._send(m.StreamExit(stream.number, await execution.exit_code()))
         finally:
@@ -156,7 +174,8 @@ class Streams:
                 self._wire.consumed(stream.number, len(item.payload))
                 self._flush()
             elif isinstance(item, m.StreamResize):
-                await execution.resize(item.rows, item.cols)
+                with contextlib.suppress(WharfError):  # the process has ended meanwhile: its output says so
+                    await execution.resize(item.rows, item.cols)
             else:
                 execution.close_stdin()
 
@@ -166,8 +185,9 @@ class Streams:
     async def _events(self, stream: _Stream, message: m.StreamOpen) -> None:
         await self._json_lines(stream, self._containers.events())
 
-    async def _json_lines(self, stream: _Stream, items: AsyncIterator[Mapping[str, Any]]) -> None:
-        self._send(m.StreamOpened(stream.number))
-        async for item in items:
-            await self._write(stream, m.STDOUT, json.dumps(item, separators=(",", ":")).encode() + b"\n")
+    async def _json_lines(self, stream: _Stream, items: AsyncGenerator[Mapping[str, Any], None]) -> None:
+        self._opened(stream)
+        async with contextlib.aclosing(items):
+            async for item in items:
+                await self._write(stream, m.STDOUT, json.dumps(item, separators=(",", ":")).encode() + b"\n")
         self._send(m.StreamExit(stream.number, 0))

@@ -202,7 +202,8 @@ class Wire:
         if self.received:
             body["ack"] = self.received
         self._ack_due = False
-        self._out.append(json.dumps(body, separators=(",", ":"), ensure_ascii=False))
+        # ASCII: a lone surrogate (a file name that is no UTF-8) would otherwise break the websocket, for ever.
+        self._out.append(json.dumps(body, separators=(",", ":")))
 
     def frames(self) -> list[str | bytes]:
         """Everything to put on the websocket now, in order; adds a bare acknowledgement when one is due."""

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
+
+TYPE_CHECKING = False  # importing typing costs memory where this module is used early
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_relief: Callable[[], bool] | None = None
+
+
+def when_full(relief: Callable[[], bool] | None) -> None:
+    """`relief()` is called when a durable write meets a full disk; when it made room (True), the write is tried once more."""
+    global _relief
+    _relief = relief
 
 
 def write_durable(path: str | os.PathLike[str], data: bytes, mode: int = 0o600) -> None:
@@ -10,6 +23,15 @@ def write_durable(path: str | os.PathLike[str], data: bytes, mode: int = 0o600) 
 
     Raises OSError; the old content is then untouched.
     """
+    try:
+        _replace(path, data, mode)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or _relief is None or not _relief():
+            raise
+        _replace(path, data, mode)
+
+
+def _replace(path: str | os.PathLike[str], data: bytes, mode: int) -> None:
     target = os.fspath(path)
     directory = os.path.dirname(target) or "."
     temporary = f"{target}.tmp.{os.getpid()}"

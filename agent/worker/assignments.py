@@ -28,6 +28,9 @@ class Assignments:
         self.rev = 0
         self.tasks: dict[str, m.TaskAssignment] = {}
         self.networks: tuple[NetworkSpec, ...] = ()
+        # The control plane's database went back in time: kill nothing that it does not know. Persisted like the set itself, for
+        # an agent that restarts without a link would kill otherwise.
+        self.adopting = False
         if path.exists():
             self._load(json.loads(path.read_text()))
 
@@ -35,39 +38,46 @@ class Assignments:
         stored = decode(m.AssignmentsFull, data, unknown="ignore")
         self.epoch, self.rev, self.networks = stored.epoch, stored.rev, stored.networks
         self.tasks = {task.task_id: task for task in stored.tasks}
+        self.adopting = bool(data.get("adopting", False))
 
     def observe_epoch(self, epoch: int) -> bool:
         """Note the epoch of a welcome; False when it is below one already seen."""
         if epoch < self.epoch:
             return False
         if epoch > self.epoch:
-            self.epoch = epoch
-            self._store()
+            self._take(epoch, self.rev, self.tasks, self.networks)
         return True
+
+    def set_adopting(self, adopting: bool) -> None:
+        """As the welcome says, or the end of the adoption."""
+        if adopting != self.adopting:
+            self._store(self.epoch, self.rev, self.tasks, self.networks, adopting)
+            self.adopting = adopting
 
     def replace(self, message: m.AssignmentsFull) -> bool:
         """Take a whole set; False when it is of a stale epoch."""
         if message.epoch < self.epoch:
             log.warning("refused an assignment set of epoch %d, the highest seen is %d", message.epoch, self.epoch)
             return False
-        self.epoch, self.rev, self.networks = message.epoch, message.rev, message.networks
-        self.tasks = {task.task_id: task for task in message.tasks}
-        self._store()
+        self._take(message.epoch, message.rev, {task.task_id: task for task in message.tasks}, message.networks)
         return True
 
     def change(self, message: m.AssignmentsDelta) -> bool:
         """Apply a delta; False when its base is not what is held (the caller asks for the whole set) or its epoch is stale."""
         if message.epoch < self.epoch or message.base != self.rev:
             return False
-        for task_id in message.drop:
-            self.tasks.pop(task_id, None)
-        for task in message.put:
-            self.tasks[task.task_id] = task
-        self.epoch, self.rev = message.epoch, message.rev
-        self.networks = message.networks or self.networks
-        self._store()
+        tasks = {task_id: task for task_id, task in self.tasks.items() if task_id not in message.drop}
+        tasks.update({task.task_id: task for task in message.put})
+        self._take(message.epoch, message.rev, tasks, message.networks or self.networks)
         return True
 
-    def _store(self) -> None:
-        full = m.AssignmentsFull(self.epoch, self.rev, tuple(self.tasks.values()), self.networks)
-        write_durable(self._path, json.dumps(encode(full)).encode())
+    def _take(self, epoch: int, rev: int, tasks: dict[str, m.TaskAssignment], networks: tuple[NetworkSpec, ...]) -> None:
+        """On disk first: when that fails (OSError), what is held stays what it was, and the set is asked for again."""
+        self._store(epoch, rev, tasks, networks, self.adopting)
+        self.epoch, self.rev, self.tasks, self.networks = epoch, rev, tasks, networks
+
+    def _store(
+        self, epoch: int, rev: int, tasks: dict[str, m.TaskAssignment], networks: tuple[NetworkSpec, ...], adopting: bool
+    ) -> None:
+        full = m.AssignmentsFull(epoch, rev, tuple(tasks.values()), networks)
+        write_durable(self._path, json.dumps({**encode(full), "adopting": adopting}).encode())

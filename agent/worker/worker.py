@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agent.containers.containers import Containers
+from agent.containers.wiring import SERVICE_LABEL
 from agent.protocol import messages as m
 from agent.protocol.errors import WharfError
 from agent.protocol.spec import ContainerSpec
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 RECHECK = 5.0
 RETRY = 1.0
+PREPARE_FOR = 600.0  # seconds that a preparation which may succeed later (registry away, disk full) is tried
 
 
 class Puller(Protocol):
@@ -50,11 +52,16 @@ class Worker:
         self._report = report
         self._runners: dict[str, asyncio.Task[None]] = {}
         self._wakes: dict[str, asyncio.Event] = {}
-        self.adopting = False  # the control plane's database went back in time: kill nothing that it does not know
+        self._struggling: dict[str, float] = {}  # task id -> monotonic time of the first of its failed preparations
 
     def statuses(self) -> tuple[m.TaskStatus, ...]:
         """Where every task stands: sent whole after each welcome."""
         return tuple(record.status for record in self._records)
+
+    def images(self) -> set[str]:
+        """References and ids of the images that the tasks of this node need."""
+        assigned = {task.image for task in self.assignments.tasks.values()}
+        return assigned | {record.image_id for record in self._records if record.image_id}
 
     def start(self) -> None:
         """Begin to enforce what was persisted, before any link is up."""
@@ -82,6 +89,7 @@ class Worker:
             wake.set()
 
     async def _run(self, task_id: str, wake: asyncio.Event) -> None:
+        told = ""
         try:
             while True:
                 wake.clear()
@@ -89,11 +97,11 @@ class Worker:
                     if not await self._step(task_id):
                         return
                     continue_at_once = True
-                except WharfError as error:
-                    log.warning("task %s: %s; trying again", task_id, error.detail)
-                    continue_at_once = False
-                except OSError as error:
-                    log.warning("task %s: %s; trying again", task_id, error)
+                    told = ""
+                except (WharfError, OSError) as error:
+                    text = error.detail if isinstance(error, WharfError) else str(error)
+                    log.log(logging.DEBUG if text == told else logging.WARNING, "task %s: %s; trying again", task_id, text)
+                    told = text
                     continue_at_once = False
                 if continue_at_once and self._next(task_id) is not Act.NOTHING:
                     continue
@@ -106,7 +114,7 @@ class Worker:
 
     def _next(self, task_id: str) -> Act:
         assignment = self.assignments.tasks.get(task_id)
-        if assignment is None and self.adopting:
+        if assignment is None and self.assignments.adopting:
             return Act.NOTHING
         record = self._records.get(task_id)
         observed = record.observed if record else TaskState.ASSIGNED
@@ -125,6 +133,7 @@ class Worker:
         record = self._records.get(task_id) or TaskRecord(m.TaskStatus(task_id, TaskState.ASSIGNED, time.time()), self._boot_id)
         if act is Act.FORGET:
             self._records.forget(task_id)
+            self._struggling.pop(task_id, None)
             return False
         if act in (Act.ACCEPT, Act.PREPARE, Act.CREATE, Act.START):
             if assignment is None:
@@ -148,8 +157,16 @@ class Worker:
                 await self._start(record)
         except WharfError as error:
             latest = self._records.get(record.status.task_id) or record
+            if act is Act.CREATE and error.retry and self._patient(assignment.task_id):
+                self._report(replace(latest.status, message="waiting", error=error.detail, at=time.time()))
+                raise
             ending = TaskState.REJECTED if latest.observed < TaskState.READY else TaskState.FAILED
             self._reach(latest, ending, message="failed to start", error=error.detail)
+
+    def _patient(self, task_id: str) -> bool:
+        """Whether to try again: a control plane that is away for a moment must not cost the task."""
+        since = self._struggling.setdefault(task_id, time.monotonic())
+        return time.monotonic() - since < PREPARE_FOR
 
     async def _unless_unwanted(self, task_id: str, work: Coroutine[Any, Any, None]) -> None:
         """Carry out `work`, but drop it as soon as the task is no longer wanted: a long pull must not delay a stop."""
@@ -252,6 +269,8 @@ class Worker:
         )
 
     def _reach(self, record: TaskRecord, state: TaskState, **changes: object) -> None:
+        if state >= TaskState.READY:
+            self._struggling.pop(record.status.task_id, None)
         advanced = record.advance(state, time.time(), **changes)
         self._records.put(advanced)
         self._report(advanced.status)
@@ -267,7 +286,8 @@ def task_spec(assignment: m.TaskAssignment) -> ContainerSpec:
     labels = {
         **assignment.spec.labels,
         "com.docker.swarm.task.id": assignment.task_id,
+        "com.docker.swarm.task.name": task_name(assignment),
         "com.docker.swarm.service.id": assignment.service_id,
-        "com.docker.swarm.service.name": assignment.service_name,
+        SERVICE_LABEL: assignment.service_name,
     }
     return replace(assignment.spec, labels=labels)

@@ -17,6 +17,7 @@ from django.core.exceptions import ValidationError as ModelInvalid
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.template.exceptions import TemplateDoesNotExist
+from django.template.loader import render_to_string
 from django.views.decorators.csrf import csrf_exempt
 from rest_framework import exceptions as rest
 from rest_framework.views import set_rollback
@@ -129,6 +130,10 @@ def handler(error: Exception, context: dict[str, Any]) -> HttpResponse | None:
     return answer
 
 
+def _failure(error: WharfError) -> dict[str, Any]:
+    return {"error": error, "request_id": structlog.contextvars.get_contextvars().get("request_id", "")}
+
+
 def wants_problem(request: HttpRequest) -> bool:
     """Does this request belong to a program rather than to a browser page?"""
     return request.path.startswith("/api/") or "text/html" not in request.headers.get("Accept", "")
@@ -136,8 +141,12 @@ def wants_problem(request: HttpRequest) -> bool:
 
 def _page(request: HttpRequest, error: WharfError) -> HttpResponse:
     if not wants_problem(request):
+        title = HTTPStatus(error.status).phrase
         try:
-            return render(request, f"{error.status}.html", {"error": error}, status=error.status)
+            # a page about our own failure asks nobody anything: what failed may be the database that a context processor needs
+            if error.status >= 500:
+                return HttpResponse(render_to_string(f"{error.status}.html", _failure(error)), status=error.status)
+            return render(request, f"{error.status}.html", {"error": error, "title": title}, status=error.status)
         except TemplateDoesNotExist:
             log.debug("no_error_page", status=error.status)
     return response(error, request)

@@ -7,10 +7,11 @@ from django.urls import path
 from controlplane.console.views.activity import Events, JobDetail, Jobs
 from controlplane.console.views.overview import Overview, Search
 from controlplane.console.views.people import Tokens, Users
-from controlplane.console.views.session import Login, Logout
+from controlplane.console.views.session import Icon, Login, Logout
 
 urlpatterns = [
     path("", Overview.as_view(), name="overview"),
+    path("favicon.ico", Icon.as_view(), name="favicon"),
     path("login", Login.as_view(), name="login"),
     path("logout", Logout.as_view(), name="logout"),
     path("search", Search.as_view(), name="search"),

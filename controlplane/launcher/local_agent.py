@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 
 from controlplane.home import default_home
@@ -25,6 +26,11 @@ class LocalAgent:
             self.places = [
                 *("--run", f"/run/wharfinger-{mark}", "--network-prefix", f"wf{mark}", "--cgroup-parent", f"/wharfinger-{mark}")
             ]
+
+    @property
+    def guarded(self) -> list[str]:
+        """The node port is for hosts: containers beside the control plane must not reach it."""
+        return ["--protect-port", os.environ.get("WHARF_NODE_PORT") or "8444"]
 
     @property
     def joined(self) -> bool:

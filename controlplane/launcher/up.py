@@ -21,6 +21,7 @@ from controlplane.launcher.child import Child, how
 from controlplane.launcher.layout import Layout
 from controlplane.launcher.local_agent import LocalAgent
 from controlplane.launcher.privileges import ROOT, SystemUser, View, bind_fate, drop, needed_paths
+from controlplane.launcher.welcome import Aside
 
 START_TIMEOUT = 120.0  # seconds until a child must be ready; a loaded machine may need a while to migrate
 TICK = 1.0
@@ -39,6 +40,7 @@ class Launcher:
         self.say = say
         self.user = SystemUser.find()
         self.children: list[Child] = []
+        self.aside: Aside | None = None
         self.leaving = False
         self.view: View | None = None
         self.environment = self._environment()
@@ -178,10 +180,20 @@ class Launcher:
             raise Unavailable(f"{what} failed {how(process.returncode)}.\n{errors.decode('utf-8', 'replace')[-2000:]}")
         return json.loads(out)
 
-    def _announce(self, first: dict[str, Any]) -> None:
+    @property
+    def _host(self) -> str:
+        """How people reach this host."""
         names = os.environ.get("WHARF_HOSTNAMES", "").replace(",", " ").split()
-        host = names[0] if names else self.address if self.address not in {"0.0.0.0", "::"} else socket.gethostname()  # noqa: S104
-        self.say(f"Console   https://{host}:{self.port}/")
+        return names[0] if names else self.address if self.address not in {"0.0.0.0", "::"} else socket.gethostname()  # noqa: S104
+
+    @property
+    def _here(self) -> str:
+        """Host and port of the web process as this very host reaches it."""
+        everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # where a listener on all addresses is reached from here
+        return f"{everywhere.get(self.address, self.address)}:{self.port}"
+
+    def _announce(self, first: dict[str, Any]) -> None:
+        self.say(f"Console   https://{self._host}:{self.port}/")
         if first.get("password"):
             self.say(f"Sign in   {first['admin']} / {first['password']}    (the password is shown this once)")
 
@@ -195,17 +207,18 @@ class Launcher:
         environment = {**self.environment, "HOME": "/root", "USER": "root", "LOGNAME": "root"}
         if not agent.joined:
             self._join(agent, environment)
-        command = bind_fate(agent.command("run", *agent.places))
+        command = bind_fate(agent.command("run", *agent.places, *agent.guarded))
         # umask: the directories of images and containers have the modes that the agent gives them
         self._start(Child("agent", command, environment, self.layout.logs / "agent.log", cwd=Path("/"), umask=0o022), wake)
+        if os.environ.get("WELCOME") != "0":
+            helper = [sys.executable, "-m", "controlplane.launcher.welcome", f"https://{self._here}"]
+            self.aside = Aside(drop(helper, self.user, self.view), self.environment, self._host)
 
     def _join(self, agent: LocalAgent, environment: dict[str, str]) -> None:
         token = self._ask([sys.executable, "-m", "controlplane.launcher.local_node"], "the local node's token")["token"]
         if token is None:
             raise Unavailable("No guest makes a token for the local node. Start without it: wharf up --no-agent")
-        everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # where a listener on all addresses is reached from here
-        server = f"{everywhere.get(self.address, self.address)}:{self.port}"
-        command = agent.command("join", "--token", "-", server)
+        command = agent.command("join", "--token", "-", self._here)
         done = subprocess.run(command, env=environment, cwd="/", input=token, capture_output=True, text=True, check=False)
         if done.returncode:
             raise Unavailable(f"The local node could not join.\n{done.stderr[-2000:]}")
@@ -232,6 +245,8 @@ class Launcher:
             raise Leaving
 
     def _round(self) -> None:
+        if self.aside is not None:
+            self.aside.look(self.say)
         for child in self.children:
             code = child.reap()
             if code is not None:
@@ -242,5 +257,7 @@ class Launcher:
 
     def _stop_all(self) -> None:
         """Agent, worker, web, Valkey. Containers stay: their supervisor is no child of ours."""
+        if self.aside is not None:
+            self.aside.stop()
         for child in reversed(self.children):
             child.stop()

@@ -129,7 +129,8 @@ def bind(address: str, port: int) -> socket.socket:
 def configure(app: Any, *, context: ssl.SSLContext | None, certificate: str = "", links: bool = False) -> ListenerConfig:
     """The uvicorn configuration of a listener.
 
-    links: no permessage-deflate, which costs 34 KB a connection. Forwarded headers are read by controlplane.api.actor, not here.
+    links: no permessage-deflate, which costs 34 KB a connection; messages up to the link's own limit of 8 MiB. Forwarded headers
+    are read by controlplane.api.actor, not here.
     """
     config = ListenerConfig(
         app,
@@ -137,7 +138,7 @@ def configure(app: Any, *, context: ssl.SSLContext | None, certificate: str = ""
         http=WharfProtocol,
         ws="websockets-sansio",
         ws_per_message_deflate=not links,
-        ws_max_size=1 << 20,
+        ws_max_size=(9 << 20) if links else (1 << 20),
         lifespan="off",
         log_config=None,
         log_level="warning",  # uvicorn tells of every websocket that opens and closes: 10,000 links would fill the log

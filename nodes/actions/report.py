@@ -23,6 +23,7 @@ from nodes.actions.wake import containers_after_commit, reconcile_after_commit
 from nodes.models import Action, Container, HostPort, Node, NodeImage, Task, UsageSample
 from nodes.models.sample import PERIOD, RING
 
+_TOLD = ("nano_cpus", "memory", "architecture", "hostname", "problems")  # of an inventory: a change is an event
 REPORTABLE = range(TaskState.ACCEPTED, TaskState.REMOVE)  # what a node may say of a task
 MAX_TASKS = MAX_CONTAINERS = MAX_IMAGES = 5000  # what one node may report; a real one has far fewer
 MAX_ENTRIES, MAX_VALUE = 256, 4096  # labels, addresses, ports of one container; characters of one value
@@ -145,9 +146,11 @@ def record_inventory(node_id: str, inventory: Inventory) -> None:
         node = lock_session(node_id, inventory.epoch)
         data = clean(codec.encode(inventory))
         data.pop("epoch", None)
+        data = {key: value[:MAX_VALUE] if isinstance(value, str) else value for key, value in data.items()}
+        data["features"], data["problems"] = (clean(_addresses(values)) for values in (inventory.features, inventory.problems))
         data["labels"] = clean(_texts(inventory.labels))
         data["addresses"] = clean(_addresses(inventory.addresses))
-        changed = {key for key in ("nano_cpus", "memory", "architecture", "hostname") if data.get(key) != node.inventory.get(key)}
+        changed = {key for key in _TOLD if data.get(key) != node.inventory.get(key)}
         node.hostname = clean(inventory.hostname[:253]) or node.hostname
         node.os, node.architecture = clean(inventory.os[:16]), clean(inventory.architecture[:16])
         node.nano_cpus, node.memory = max(0, inventory.nano_cpus), max(0, inventory.memory)
@@ -173,13 +176,13 @@ def record_contents(node_id: str, contents: Contents) -> None:
     if len(contents.containers) > MAX_CONTAINERS or len(contents.images) > MAX_IMAGES:
         raise InvalidInput(f"more than {MAX_CONTAINERS} containers or {MAX_IMAGES} images on one node")
     # Named twice is named once: the rows are unique.
-    containers = {info.id[:64]: info for info in contents.containers}
-    images = {info.id[:140]: info for info in contents.images}
+    containers = {clean(info.id)[:64]: info for info in contents.containers}
+    images = {clean(info.id)[:140]: info for info in contents.images}
     with transaction.atomic():
         node = lock_session(node_id, contents.epoch)
         if _containers(node, tuple(replace(info, id=key) for key, info in containers.items())):
             containers_after_commit(node_id)
-        _images(node, tuple(images.values()))
+        _images(node, tuple(replace(info, id=key) for key, info in images.items()))
 
 
 def _when(seconds: float) -> datetime | None:
@@ -259,12 +262,12 @@ _CONTAINER_FIELDS = (
 
 
 def _images(node: Node, infos: Sequence[ImageInfo]) -> None:
-    ids = [info.id[:140] for info in infos]
+    ids = [info.id for info in infos]
     NodeImage.objects.filter(node=node).exclude(image_id__in=ids).delete()
     rows = [
         NodeImage(
             node=node,
-            image_id=info.id[:140],
+            image_id=info.id,
             size=max(0, info.size),
             tags=clean([tag[:MAX_VALUE] for tag in info.tags[:MAX_ENTRIES]]),
             digests=clean([digest[:MAX_VALUE] for digest in info.digests[:MAX_ENTRIES]]),

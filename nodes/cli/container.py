@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -25,8 +27,29 @@ def container_names() -> list[str]:
         return []
 
 
-Container = Annotated[str, typer.Argument(help="Name, id, or the beginning of the id.", autocompletion=container_names)]
-Containers = Annotated[list[str], typer.Argument(help="Names or ids.", autocompletion=container_names)]
+def find_container(session: Session, text: str) -> dict[str, Any]:
+    """The container that `text` names: an id or its beginning, a name, or the name of the task that it runs for: web.1.
+
+    Raises Failure.
+    """
+    try:
+        found: dict[str, Any] = session.get(f"{PATH}/{quote(text, safe='')}")
+        return found
+    except Failure as failure:
+        if failure.exit_code != 3:
+            raise
+    rows = [row for row in session.pages(PATH) if row["name"].startswith(f"{text}.") and row["state"] != "exited"]
+    if not rows:
+        raise Failure(f"There is no container {text}, or you may not see it. `wharf container ls -a` lists them.", 3)
+    if len(rows) > 1:
+        raise Failure(f"Several containers are meant by {text}: {', '.join(row['name'] for row in rows)}.", 2)
+    return dict(rows[0])
+
+
+Container = Annotated[
+    str, typer.Argument(help="Name, id, the beginning of the id, or SERVICE.SLOT.", autocompletion=container_names)
+]
+Containers = Annotated[list[str], typer.Argument(help="Names, ids, or SERVICE.SLOT.", autocompletion=container_names)]
 
 
 def ports_text(row: Mapping[str, Any]) -> str:
@@ -55,11 +78,12 @@ def ls(
 ) -> None:
     """List containers."""
     from nodes.cli.node import find_node
+    from nodes.cli.service import find_service
 
     session = Session.of(ctx)
     query = {
         "node": find_node(session, node)["id"] if node else "",
-        "service": session.get(f"/api/v1/services/{service}")["id"] if service else "",
+        "service": find_service(session, service)["id"] if service else "",
     }
     rows = [row for row in session.pages(PATH, **query) if everything or row["state"] != "exited"]
     columns: dict[str, Column] = {
@@ -79,7 +103,7 @@ def ls(
 def inspect(ctx: typer.Context, container: Container) -> None:
     """Show one container."""
     session = Session.of(ctx)
-    session.show(session.get(f"{PATH}/{container}"))
+    session.show(find_container(session, container))
 
 
 def finished(session: Session, action: Mapping[str, Any], seconds: float = SLOWEST) -> dict[str, Any]:
@@ -104,7 +128,8 @@ def _each(ctx: typer.Context, containers: list[str], verb: str, body: dict[str, 
     done: list[dict[str, Any]] = []
     for name in containers:
         try:
-            done.append(finished(session, session.post(f"{PATH}/{name}/{verb}", body)))
+            path = f"{PATH}/{find_container(session, name)['id']}/{verb}"
+            done.append(finished(session, session.post(path, body)))
         except Failure as error:
             failure = failure or Failure(f"{name}: {error.sentence}", error.exit_code, error.problem)
         else:
@@ -166,7 +191,8 @@ def remove(
     """Remove containers from their nodes."""
     session = Session.of(ctx)
     for name in containers:
-        answer = session.call("DELETE", f"{PATH}/{name}", params={"force": "true"} if force else {})
+        path = f"{PATH}/{find_container(session, name)['id']}"
+        answer = session.call("DELETE", path, params={"force": "true"} if force else {})
         row = finished(session, answer.json())
         session.say(f"Removed {name}.", row)
 
@@ -185,7 +211,8 @@ def logs(
     from nodes.cli.logs import arguments, print_logs
 
     args = arguments(follow=follow, tail=tail, since=since, until=until, timestamps=timestamps)
-    print_logs(Session.of(ctx), args, container=container)
+    session = Session.of(ctx)
+    print_logs(session, args, container=find_container(session, container)["id"])
 
 
 def _needs_terminal(terminal: bool, stdin: bool) -> None:
@@ -222,8 +249,16 @@ def execute(
         "rows": rows,
         "cols": cols,
     }
-    with open_stream(Session.of(ctx), "exec", args, container=container) as stream:
-        code = run(stream, stdin=interactive, terminal=terminal)
+    session = Session.of(ctx)
+    try:
+        with open_stream(session, "exec", args, container=find_container(session, container)["id"]) as stream:
+            code = run(stream, stdin=interactive, terminal=terminal)
+    except Failure as failure:
+        problem = failure.problem or {}
+        if problem.get("code") == "exec_failed":  # the shell's numbers, as Docker has them
+            missing = (problem.get("extra") or {}).get("errno") in {errno.ENOENT, errno.ENOTDIR}
+            raise Failure(failure.sentence, 127 if missing else 126, problem) from None
+        raise
     raise typer.Exit(code)
 
 
@@ -239,7 +274,8 @@ def attach(
     from nodes.cli.terminal import run
 
     _needs_terminal(terminal, stdin)
-    with open_stream(Session.of(ctx), "attach", {"stdin": stdin}, container=container) as stream:
+    session = Session.of(ctx)
+    with open_stream(session, "attach", {"stdin": stdin}, container=find_container(session, container)["id"]) as stream:
         code = run(stream, stdin=stdin, terminal=terminal)
     raise typer.Exit(code)
 
@@ -253,4 +289,5 @@ def stats(
     """Usage of running containers, live."""
     from nodes.cli.stats import show
 
-    show(Session.of(ctx), containers or [], once=once)
+    session = Session.of(ctx)
+    show(session, [find_container(session, name)["id"] for name in containers or ()], once=once)

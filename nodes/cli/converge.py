@@ -29,7 +29,13 @@ class Standing:
     states: tuple[str, ...] = ()
 
 
-def judge(service: Mapping[str, Any], tasks: Iterable[Mapping[str, Any]], *, expect_update: bool = False) -> Standing:
+def judge(
+    service: Mapping[str, Any],
+    tasks: Iterable[Mapping[str, Any]],
+    *,
+    expect_update: bool = False,
+    expect_rollback: bool = False,
+) -> Standing:
     """From a service and its tasks as REST shows them; `tasks` without those that had ended before the change."""
     rows = list(tasks)
     live = [task for task in rows if task["desired"] in PROGRESS and task["observed"] not in ENDED]
@@ -39,6 +45,7 @@ def judge(service: Mapping[str, Any], tasks: Iterable[Mapping[str, Any]], *, exp
     wanted = spec["replicas"] if spec["mode"] == "replicated" else len(live)
     state = service["update_status"]["state"]
     moving = state in {"updating", "rollback_started"} or (expect_update and not state)
+    stopped = state in {"paused", "rollback_paused"} or (state == "rollback_completed" and not expect_rollback)
     once = spec.get("restart", {}).get("condition", "any") != "any"  # complete tasks are then not replaced
     enough = running + (complete if once else 0) >= wanted and len(live) == running
     nowhere = spec["mode"] == "global" and not rows
@@ -47,19 +54,17 @@ def judge(service: Mapping[str, Any], tasks: Iterable[Mapping[str, Any]], *, exp
         wanted=wanted,
         done=enough and not moving and not nowhere,
         reason="no node fits its constraints" if nowhere else _reason(rows, live),
-        hopeless="" if enough and not moving and not _stopped(state) else _hopeless(service, rows, live, wanted),
+        hopeless=_halted(service, rows) if stopped else "" if enough and not moving else _hopeless(service, rows, live, wanted),
         states=tuple(sorted((task["observed"] for task in live), key=PROGRESS.index)),
     )
 
 
-def _stopped(state: str) -> bool:
-    return state in {"paused", "rollback_paused", "rollback_completed"}
+def _halted(service: Mapping[str, Any], rows: list[Any]) -> str:
+    status = service["update_status"]
+    return f"The update is {status['state'].replace('_', ' ')}: {status.get('message') or _failure(rows)}"
 
 
 def _hopeless(service: Mapping[str, Any], rows: list[Any], live: list[Any], wanted: int) -> str:
-    status = service["update_status"]
-    if _stopped(status["state"]):
-        return f"The update is {status['state'].replace('_', ' ')}: {status.get('message') or _failure(rows)}"
     failed = [task for task in rows if task["observed"] in BAD]
     if failed and not live:
         waits = any(task["desired"] in PROGRESS for task in rows if task["observed"] not in ENDED)
@@ -99,6 +104,7 @@ def wait(
     timeout: float,
     show: Callable[[Standing], None],
     expect_update: bool = False,
+    expect_rollback: bool = False,
 ) -> None:
     """Until the service is as wanted; `show` is told each look. Raises Failure when there is no hope or time is up."""
     path = f"/api/v1/services/{service['id']}"
@@ -109,7 +115,7 @@ def wait(
         now = session.get(path)
         tasks = [task for task in session.pages("/api/v1/tasks", service=service["id"]) if _counts(task, began)]
         tasks.sort(key=lambda task: str(task["created_at"]), reverse=True)
-        standing = judge(now, tasks, expect_update=expect_update)
+        standing = judge(now, tasks, expect_update=expect_update, expect_rollback=expect_rollback)
         show(standing)
         if standing.hopeless:
             raise Failure(f"Service {service['name']} did not come up. {standing.hopeless}")

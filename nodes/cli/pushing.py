@@ -75,7 +75,8 @@ class Pusher:
         failures = 0
         while True:
             try:
-                place, offset = self._send(blob, place, offset)
+                while offset < blob.part.size:
+                    place, offset = self._chunk(blob, place, offset)
                 self._finish(blob, place)
                 return
             except BrokenLine as broken:
@@ -101,22 +102,20 @@ class Pusher:
         self._expect(answer, 202)
         return self._place(answer)
 
-    def _send(self, blob: Blob, place: str, offset: int) -> tuple[str, int]:
-        """Chunk by chunk from `offset` on. Raises BrokenLine; how far it came is then the registry's to say."""
-        while offset < blob.part.size:
-            count = min(CHUNK, blob.part.size - offset)
-            headers = {
-                "Content-Type": "application/octet-stream",
-                "Content-Length": str(count),
-                "Content-Range": f"{offset}-{offset + count - 1}",
-            }
-            answer = self._ask("PATCH", place, content=self._body(blob, offset, count), headers=headers)
-            if answer.status_code == 416:
-                raise BrokenLine("the registry has other bytes than we thought")
-            self._expect(answer, 202)
-            place, offset = self._place(answer), offset + count
-            self.advance(blob, count)
-        return place, offset
+    def _chunk(self, blob: Blob, place: str, offset: int) -> tuple[str, int]:
+        """One PATCH; where the next one goes, and its offset. Raises BrokenLine: how far it came is then the registry's to say."""
+        count = min(CHUNK, blob.part.size - offset)
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(count),
+            "Content-Range": f"{offset}-{offset + count - 1}",
+        }
+        answer = self._ask("PATCH", place, content=self._body(blob, offset, count), headers=headers)
+        if answer.status_code == 416:
+            raise BrokenLine("the registry has other bytes than we thought")
+        self._expect(answer, 202)
+        self.advance(blob, count)
+        return self._place(answer), offset + count
 
     def _body(self, blob: Blob, offset: int, count: int) -> Iterator[bytes]:
         for data in blob.part.pieces(offset):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -16,6 +17,26 @@ app = typer.Typer(add_completion=False, help="What should run, and how often.", 
 PATH = "/api/v1/services"
 TIMEOUT = 600.0
 Many = list[str] | None
+
+
+def find_service(session: Session, text: str) -> dict[str, Any]:
+    """The service that `text` names: an id, or a name that is not being removed. Raises Failure."""
+    named = [row for row in session.get(PATH, name=text) if not row["removed_at"]]
+    if named:
+        found: dict[str, Any] = named[0]
+        return found
+    try:
+        found = session.get(f"{PATH}/{quote(text, safe='')}")
+    except Failure as failure:
+        if failure.exit_code != 3:
+            raise
+        raise Failure(f"There is no service {text}, or you may not see it. `wharf service ls` lists them.", 3) from None
+    return found
+
+
+def service_path(session: Session, text: str) -> str:
+    """Where `find_service`'s row is."""
+    return f"{PATH}/{find_service(session, text)['id']}"
 
 
 def service_names() -> list[str]:
@@ -73,7 +94,7 @@ def ps(
     from nodes.cli.container import ports_text
 
     session = Session.of(ctx)
-    rows = list(session.pages(f"{PATH}/{service}/ps"))
+    rows = list(session.pages(f"{service_path(session, service)}/ps"))
     rows.sort(key=lambda row: (row["slot"], row["hostname"] if not row["slot"] else "", row["created_at"]))
     if not everything:
         newest = {(row["slot"], row["node"] if not row["slot"] else "", row["desired"] == "running"): row["id"] for row in rows}
@@ -95,7 +116,7 @@ def ps(
 def inspect(ctx: typer.Context, service: Service) -> None:
     """Show one service."""
     session = Session.of(ctx)
-    session.show(session.get(f"{PATH}/{service}"))
+    session.show(find_service(session, service))
 
 
 @app.command("create", context_settings={"allow_interspersed_args": False})
@@ -218,9 +239,9 @@ def make(session: Session, spec: dict[str, Any], collection: str = "") -> dict[s
 
 
 def follow(
-    session: Session, row: Mapping[str, Any], *, detach: bool, timeout: float, said: str = "runs", expect_update: bool = False
+    session: Session, row: Mapping[str, Any], *, detach: bool, timeout: float, said: str = "runs", **expected: bool
 ) -> None:
-    """Waits until it is as wanted unless `detach`, and says so. Raises Failure."""
+    """Waits until it is as wanted unless `detach`, and says so; `expected` as for converge.wait. Raises Failure."""
     if detach:
         session.say(str(row["id"]), row)
         return
@@ -228,7 +249,7 @@ def follow(
 
     try:
         with Display(row["name"], quiet=session.as_json) as display:
-            wait(session, row, timeout=timeout, show=display.show, expect_update=expect_update)
+            wait(session, row, timeout=timeout, show=display.show, **expected)
     except KeyboardInterrupt:
         raise Failure(f"No longer waiting; `wharf service ps {row['name']}` shows how far it is.", 130) from None
     session.say(f"Service {row['name']} {said} ({row['id']}).", session.get(f"{PATH}/{row['id']}") if session.as_json else None)
@@ -249,7 +270,7 @@ def scale(
         if not count.isdigit():
             raise Failure(f"{text!r}: write SERVICE=REPLICAS, such as web=4.", 2)
         wanted.append((name, int(count)))
-    rows = [session.post(f"{PATH}/{name}/scale", {"replicas": count}) for name, count in wanted]
+    rows = [session.post(f"{service_path(session, name)}/scale", {"replicas": count}) for name, count in wanted]
     for row, (_, count) in zip(rows, wanted, strict=True):
         follow(session, row, detach=detach, timeout=timeout, said=f"is scaled to {count}")
 
@@ -283,7 +304,7 @@ def update(
 ) -> None:
     """Change a service; its tasks are replaced as its update options say."""
     session = Session.of(ctx)
-    path = f"{PATH}/{service}"
+    path = service_path(session, service)
     answer = session.call("GET", path)
     before = answer.json()
     spec = before["spec"]
@@ -342,8 +363,8 @@ def _replaces(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
 def rollback(ctx: typer.Context, service: Service, detach: Detach = False, timeout: Timeout = TIMEOUT) -> None:
     """Return to the spec before the last update."""
     session = Session.of(ctx)
-    row = session.post(f"{PATH}/{service}/rollback", {})
-    follow(session, row, detach=detach, timeout=timeout, said="is rolled back")
+    row = session.post(f"{service_path(session, service)}/rollback", {})
+    follow(session, row, detach=detach, timeout=timeout, said="is rolled back", expect_rollback=True)
 
 
 @app.command("logs")
@@ -359,7 +380,8 @@ def logs(
     from nodes.cli.logs import arguments, print_logs
 
     args = arguments(follow=follow_, tail=tail, since=since, until="", timestamps=timestamps)
-    print_logs(Session.of(ctx), args, service=service)
+    session = Session.of(ctx)
+    print_logs(session, args, service=find_service(session, service)["id"])
 
 
 @app.command("rm")
@@ -369,6 +391,6 @@ def remove(
     """Remove services; their tasks end everywhere, their names are free at once."""
     session = Session.of(ctx)
     for name in services:
-        path = f"{PATH}/{name}"
+        path = service_path(session, name)
         session.delete(path, etag=session.etag(path))
         session.say(f"Removed {name}.", {"removed": name})

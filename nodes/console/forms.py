@@ -8,9 +8,15 @@ from typing import Any
 
 from agent.protocol import codec
 from agent.protocol.codec import InvalidSpec
+from agent.protocol.errors import WharfError
 from agent.protocol.spec import ServiceSpec
 
 MIB = 1 << 20
+FIELDS = frozenset(
+    {"name", "image", "replicas", "ports", "env", "constraints", "command", "memory", "cpus", "parallelism", "order", "raw"}
+)
+SPELLED = {"args": "command", "nano_cpus": "cpus"}  # the spec's name -> the form's
+BY_CODE = {"name_taken": "name", "name_unknown": "image", "manifest_unknown": "image"}
 
 
 def initial(spec: ServiceSpec | None) -> dict[str, str]:
@@ -59,6 +65,15 @@ def spec_of(data: Mapping[str, str], base: dict[str, Any] | None = None) -> Serv
         "parallelism": _number(data, "parallelism", 1),
     }
     return codec.decode(ServiceSpec, spec)
+
+
+def field_of(error: WharfError) -> str:
+    """The form's field that an error is about, or "": "container.resources.nano_cpus" -> "cpus"."""
+    steps = str(error.extra.get("field", "")).replace("[", ".").split(".")
+    for step in reversed(steps):
+        if SPELLED.get(step, step) in FIELDS:
+            return SPELLED.get(step, step)
+    return BY_CODE.get(error.code, "")
 
 
 def _lines(data: Mapping[str, str], name: str) -> list[str]:

@@ -158,13 +158,12 @@ class ServiceForm(Page):
 
     def shown_again(self, error: WharfError) -> HttpResponse:
         """The form with what was typed and what is wrong with it."""
-        field = str(error.extra.get("field", "")).split(".")[-1].split("[")[0]
+        raw = self.request.POST.get("form") == "raw"
         return self.show(
-            status=422 if error.status == 400 else error.status,
-            values=self.request.POST,
+            status=422 if error.status in (400, 404) else error.status,  # 404: the image, not the page,
             error=error.detail,
-            error_field=field,
-            raw=self.request.POST.get("raw", ""),
+            error_field="raw" if raw else forms.field_of(error),
+            **({"raw": self.request.POST.get("raw", "")} if raw else {"values": self.request.POST}),
         )
 
 

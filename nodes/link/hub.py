@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from django.conf import settings
@@ -58,9 +58,9 @@ class Hub:
     async def running(self) -> AsyncIterator[None]:
         """The flusher, the hint reader and the announcer run inside."""
         loops = [
-            asyncio.create_task(self._keep_looking(), name="hub-leases"),
-            asyncio.create_task(self._follow_hints(), name="hub-hints"),
-            asyncio.create_task(self._keep_announcing(), name="hub-announcer"),
+            asyncio.create_task(_for_ever(self._keep_looking), name="hub-leases"),
+            asyncio.create_task(_for_ever(self._follow_hints), name="hub-hints"),
+            asyncio.create_task(_for_ever(self._keep_announcing), name="hub-announcer"),
         ]
         try:
             yield
@@ -154,6 +154,9 @@ class Hub:
                 session.wake()
             if row is not None:
                 self.revs[node_id] = row.assign_rev
+            if row is not None and row.given_up and node_id in heard:
+                # A silence that ended before TCP gave up: the tasks were replaced meanwhile.
+                session.end()
 
     def _forget_admissions(self) -> None:
         before = time.monotonic() - ADMISSION_WINDOW
@@ -193,6 +196,16 @@ class Hub:
             except (DatabaseError, WharfError, OSError) as error:
                 log.warning("other web processes cannot reach this one yet: %s", error)
             await asyncio.sleep(ANNOUNCE_EVERY if self.credentials else 1.0)
+
+
+async def _for_ever(loop: Callable[[], Awaitable[None]]) -> None:
+    """Run a loop of the hub again when it fails: leases and wake-ups must not end silently with one bug."""
+    while True:
+        try:
+            await loop()
+        except Exception:  # the loop's top
+            log.exception("%s failed and begins again", getattr(loop, "__name__", "a loop of the hub"))
+            await asyncio.sleep(1.0)
 
 
 HUB = Hub()

@@ -139,10 +139,13 @@ class LinkSession:
     def open_stream(self, target: str, container: str, *, args: Mapping[str, Any], actor: str, operation: str) -> NodeStream:
         """Ask the node for a stream; `await stream.opened()` says whether it is there."""
         number = self.wire.open_stream(target, container, args=args, actor=actor, operation=operation)
-        stream = NodeStream(self.wire, self._outgoing.set, number, lambda ended: self._streams.pop(ended, None))
+        stream = NodeStream(self.wire, self._outgoing.set, number, self._forget_stream)
         self._streams[number] = stream
         self._outgoing.set()
         return stream
+
+    def _forget_stream(self, number: int) -> None:
+        self._streams.pop(number, None)
 
     def _to_stream(self, event: Event) -> bool:
         if isinstance(event, Data | Writable):

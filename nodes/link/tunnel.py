@@ -5,7 +5,8 @@ another. Both ends prove themselves: the server by the name that every node port
 certificate whose fingerprint stands in the row of a live web process. A node's certificate opens no tunnel.
 
 First frame (text): {"node", "target", "container", "args", "actor", "operation"}. Then from the holder of the link
-    texts    {"type": "opened", "info"} or {"type": "refused", "error"}; {"type": "exit", "code", "error"} or {"type": "lost", "detail"}
+    texts    {"type": "opened", "info"} or {"type": "refused", "error"},
+             then at last {"type": "exit", "code", "error"} or {"type": "lost", "detail"}
     binaries [channel] + payload
 and from the client's side
     texts    {"type": "resize", "rows", "cols"}, {"type": "eof"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 from django.core.paginator import Paginator
@@ -10,7 +11,7 @@ from django.db.models import Count
 from django.urls import reverse
 
 from agent.protocol.errors import NotFound
-from agent.protocol.oci import parse_manifest
+from agent.protocol.oci import MEDIA_DOCKER_CONFIG, MEDIA_OCI_CONFIG, parse_manifest
 from controlplane.api import access
 from controlplane.console.pages import AUTHENTICATED, Page
 from registry.actions.manifests import delete_tag
@@ -19,6 +20,7 @@ from registry.details import read_config
 from registry.models import Manifest, Repository, Tag, TagChange
 
 PER_PAGE = 100
+IMAGE_CONFIGS = (MEDIA_OCI_CONFIG, MEDIA_DOCKER_CONFIG)  # what makes a manifest a plain image, not an artifact
 
 
 def visible_repository(page: Page, name: str) -> Repository:
@@ -26,6 +28,11 @@ def visible_repository(page: Page, name: str) -> Repository:
     if row is None:
         raise NotFound("There is no such repository, or you may not see it.")
     return row
+
+
+def _line(words: Any) -> str:
+    """An argument list as a shell would read it. What an image's configuration has there is anybody's guess."""
+    return shlex.join(map(str, words)) if isinstance(words, list) else str(words or "")
 
 
 class Repositories(Page):
@@ -64,7 +71,9 @@ class RepositoryDetail(Page):
     def context(self) -> dict[str, Any]:
         row = visible_repository(self, self.kwargs["name"])
         tags = Tag.objects.filter(repository=row).select_related("manifest").order_by("-pushed_at")
+        newest = tags.first()
         return {
+            "reference": f"{row.full_name}:{newest.name}" if newest else "",
             "repository": row,
             "title": row.full_name,
             "page": Paginator(tags, PER_PAGE).get_page(self.request.GET.get("page")),
@@ -113,6 +122,9 @@ class ManifestDetail(Page):
             "tags": list(manifest.tags.values_list("name", flat=True)),
             "layers": layers,
             "run": config.get("config", {}),
+            "entrypoint": _line(config.get("config", {}).get("Entrypoint")),
+            "command": _line(config.get("config", {}).get("Cmd")),
+            "artifact": "" if manifest.artifact_type in IMAGE_CONFIGS else manifest.artifact_type,
             "config": json.dumps(config, indent=2, ensure_ascii=False) if config else "",
             "raw": bytes(manifest.content).decode("utf-8", "replace"),
             "host": self.request.get_host(),

@@ -26,6 +26,13 @@ const FORMAT: Record<string, (value: number) => string> = {
   rate: (value) => `${bytes(value)}/s`,
 };
 
+// 24-hour clock, day before month: [increment, format, and what is added at a new year, month, day, hour, minute, second], mode.
+const CLOCK: (string | number | null)[][] = [
+  [86400, "{D} {MMM}", "\n{YYYY}", null, null, null, null, null, 1],
+  [60, "{HH}:{mm}", "\n{D} {MMM} {YYYY}", null, "\n{D} {MMM}", null, null, null, 1],
+  [1, "{HH}:{mm}:{ss}", "\n{D} {MMM} {YYYY}", null, "\n{D} {MMM}", null, null, null, 1],
+];
+
 class Chart {
   private plot: uPlot | null = null;
   private limit: number | null = null;
@@ -70,7 +77,7 @@ class Chart {
         legend: { show: data.series.length > 1 },
         scales: { y: { range: (_plot, _low, high) => [0, Math.max(high * 1.15, this.limit ?? 0, 1)] } },
         series: [
-          {},
+          { value: "{YYYY}-{MM}-{DD} {HH}:{mm}:{ss}" },
           ...data.series.map((series, index) => ({
             label: series.name,
             stroke: colour(`--chart-${(index % 4) + 1}`),
@@ -81,7 +88,7 @@ class Chart {
           })),
         ],
         axes: [
-          { ...axis, space: 70 },
+          { ...axis, space: 70, values: CLOCK as uPlot.Axis.Values },
           { ...axis, size: 62, values: (_plot, ticks) => ticks.map(format) },
         ],
         hooks: { draw: [(plot) => this.drawLimit(plot, colour("--state-failed"))] },
@@ -114,7 +121,7 @@ class Chart {
     this.box.setAttribute("role", "img");
     this.box.setAttribute("aria-label", `${this.box.dataset.label ?? "Usage"}: ${latest.join(", ") || "no data yet"}`);
     const now = document.querySelector<HTMLElement>(`[data-chart-now="${this.box.dataset.label ?? ""}"]`);
-    if (now) now.textContent = latest.length === 1 && latest[0] ? latest[0].split(" ").slice(1).join(" ") : "";
+    if (now) now.textContent = data.at.length && latest.length === 1 && latest[0] ? latest[0].split(" ").slice(1).join(" ") : "";
   }
 }
 

@@ -100,12 +100,16 @@ function refreshAges(): void {
   }
 }
 
-// Fragments with data-live="topic …" are fetched again when one of their topics changes; never while the user is inside one.
+// Somebody works inside the fragment: a new copy of it would take away what they typed, or the dialog.
+function busy(fragment: Element): boolean {
+  return fragment.querySelector("dialog[open], form:focus-within") !== null;
+}
+
+// Fragments with data-live="topic …" are fetched again when one of their topics changes.
 function refreshFragments(topic: string): void {
   for (const element of document.querySelectorAll<HTMLElement>("[data-live]")) {
     const topics = (element.dataset.live ?? "").split(" ");
     if (topics.some((wanted) => topic === wanted || topic.startsWith(`${wanted}.`))) {
-      if (element.querySelector("dialog[open], details[open] form, form:focus-within, :focus-visible input")) continue;
       element.dispatchEvent(new CustomEvent("stale"));
     }
   }
@@ -152,15 +156,26 @@ class Live {
 
   close(): void {
     if (this.socket) this.socket.onclose = null;
-    this.socket?.close();
+    // one that still connects ends with the page; closing it here would be reported as a failure
+    if (this.socket?.readyState === WebSocket.OPEN) this.socket.close();
   }
+}
+
+// What the opener has in data-fill goes into the dialog's [data-filled]: one dialog serves every row of a table.
+function openDialog(opener: HTMLElement): void {
+  const dialog = document.querySelector<HTMLDialogElement>(`#${CSS.escape(opener.dataset.dialog ?? "")}`);
+  for (const element of dialog?.querySelectorAll<HTMLElement>("[data-filled]") ?? []) {
+    if (element instanceof HTMLInputElement) element.value = opener.dataset.fill ?? "";
+    else element.textContent = opener.dataset.fill ?? "";
+  }
+  dialog?.showModal();
 }
 
 function wireDialogs(): void {
   document.addEventListener("click", (event) => {
     const target = event.target as HTMLElement;
     const opener = target.closest<HTMLElement>("[data-dialog]");
-    if (opener) document.querySelector<HTMLDialogElement>(`#${CSS.escape(opener.dataset.dialog ?? "")}`)?.showModal();
+    if (opener) openDialog(opener);
     const closer = target.closest<HTMLElement>("[data-dialog-close]");
     closer?.closest("dialog")?.close();
   });
@@ -182,8 +197,24 @@ function wireRequests(): void {
     const token = document.querySelector<HTMLMetaElement>("meta[name=csrf-token]")?.content;
     if (token) detail.headers["X-CSRFToken"] = token;
   });
+  document.body.addEventListener("htmx:beforeRequest", (event) => {
+    if (busy(event.target as Element)) event.preventDefault();
+  });
+  document.body.addEventListener("htmx:beforeSwap", (event) => {
+    const { detail } = event as CustomEvent<{ xhr: XMLHttpRequest; shouldSwap: boolean }>;
+    // The session ended: the answer is the login page, not the fragment.
+    if (new URL(detail.xhr.responseURL || location.href).pathname === "/login") {
+      detail.shouldSwap = false;
+      location.reload();
+    } else if (busy(event.target as Element)) detail.shouldSwap = false; // the dialog was opened while we asked
+  });
   document.body.addEventListener("htmx:responseError", (event) => {
     const { xhr } = (event as CustomEvent<{ xhr: XMLHttpRequest }>).detail;
+    const fragment = event.target as HTMLElement;
+    if (xhr.status === 404 && fragment.matches("[data-live]")) {
+      gone(fragment);
+      return;
+    }
     let text = `The server answered ${xhr.status}`;
     try {
       text = (JSON.parse(xhr.responseText) as { detail?: string }).detail ?? text;
@@ -193,6 +224,15 @@ function wireRequests(): void {
     toast(text);
   });
   document.body.addEventListener("htmx:afterSwap", refreshAges);
+}
+
+// What the page shows was removed meanwhile: say so, and stop asking for it.
+function gone(fragment: HTMLElement): void {
+  const note = document.createElement("div");
+  note.className = "why";
+  note.setAttribute("role", "status");
+  note.textContent = "This is not there any more.";
+  fragment.replaceWith(note);
 }
 
 function toast(text: string): void {
@@ -218,3 +258,4 @@ setInterval(refreshAges, 1000);
 const live = new Live();
 live.connect();
 addEventListener("pagehide", () => live.close());
+addEventListener("pageshow", (event) => event.persisted && live.connect()); // back from the browser's page cache

@@ -21,6 +21,8 @@ class LogView {
   private query = "";
   private fresh: Line[] = [];
   private queued = false;
+  private opened = ""; // when the stream was opened, in the form of the lines' times
+  private mixed = false; // the past of several tasks comes one after the other: it is sorted once it is here
 
   constructor(private readonly box: HTMLElement) {
     box.addEventListener("scroll", () => {
@@ -58,6 +60,7 @@ class LogView {
     this.stream?.close();
     this.stream = stream;
     this.lines = [];
+    this.opened = new Date().toISOString();
     this.box.replaceChildren();
     const { container, service, tail } = this.box.dataset;
     await stream.open({
@@ -74,6 +77,7 @@ class LogView {
     for (const part of parts) {
       const space = part.indexOf(" ");
       const line = { time: part.slice(0, space), text: part.slice(space + 1), error: channel === STDERR, source };
+      if (line.time < this.opened && line.time < (this.lines.at(-1)?.time ?? "")) this.mixed = true;
       this.lines.push(line);
       this.fresh.push(line);
     }
@@ -95,8 +99,14 @@ class LogView {
       }
       return;
     }
-    const wanted = fresh.slice(-SHOWN).filter((line) => this.matches(line));
-    this.box.append(...wanted.map((line) => this.element(line)));
+    if (this.mixed) {
+      this.mixed = false;
+      this.lines.sort((left, right) => (left.time < right.time ? -1 : left.time > right.time ? 1 : 0));
+      this.render();
+    } else {
+      const wanted = fresh.slice(-SHOWN).filter((line) => this.matches(line));
+      this.box.append(...wanted.map((line) => this.element(line)));
+    }
     while (this.box.childElementCount > SHOWN) this.box.firstElementChild?.remove();
     this.box.scrollTop = this.box.scrollHeight;
     const label = document.querySelector<HTMLElement>("[data-logs-count]");

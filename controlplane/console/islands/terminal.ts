@@ -44,13 +44,13 @@ class Shell {
     this.terminal.loadAddon(this.fit);
     this.terminal.loadAddon(this.search);
     this.terminal.open(box);
-    this.fit.fit();
-    new ResizeObserver(() => this.fit.fit()).observe(box);
     this.terminal.onData((data) => this.stream?.write(data));
     this.terminal.onResize(({ rows, cols }) => {
       box.dataset.size = `${rows} ${cols}`;
       this.stream?.resize(rows, cols);
     });
+    this.fit.fit();
+    new ResizeObserver(() => this.fit.fit()).observe(box);
     new MutationObserver(() => (this.terminal.options.theme = palette())).observe(document.documentElement, {
       attributes: true,
       attributeFilter: ["data-bs-theme"],

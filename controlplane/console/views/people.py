@@ -63,7 +63,7 @@ class Tokens(Page):
     def context(self) -> dict[str, Any]:
         rows = Token.objects.filter(user=self.request.user, revoked_at=None).order_by("-created_at")
         fresh = self.request.session.pop("fresh_token", None)
-        return {"tokens": rows, "fresh": fresh, "lifetimes": LIFETIMES, "now": timezone.now()}
+        return {"tokens": rows, "fresh": fresh, "lifetimes": LIFETIMES, "host": self.request.get_host()}
 
     def act_create(self) -> None:
         data = self.request.POST

@@ -5,12 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.templatetags.static import static
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 
 from agent.protocol.errors import WharfError
 from controlplane.console.pages import AUTHENTICATED, PUBLIC, Page
 from controlplane.users import actions
+
+
+class Icon(Page):
+    """For programs that ask for /favicon.ico without having read a page's <link>."""
+
+    operation = PUBLIC
+
+    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return HttpResponseRedirect(static("console/wharf.svg"))
 
 
 class Login(Page):

@@ -1,0 +1,170 @@
+"""Every page in both themes and at 390 px: 0 axe violations, nothing wider than the window, and at most 250 KB over the wire.
+
+With SHOTS=directory in the environment it also leaves a picture of each.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import axe_playwright_python
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.e2e.browser.product import STORY, Product
+from tests.e2e.browser.visitor import Visitor
+
+pytestmark = STORY
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
+WIDE, NARROW = {"width": 1360, "height": 850}, {"width": 390, "height": 844}
+MOST = 250_000  # bytes a page may cost, compressed, without the terminal
+
+# name -> (address, selector of a button that opens the page's dialog, or "")
+PAGES = {
+    "overview": ("/", "[data-dialog=keys-help]"),
+    "search": ("/search?q=web", ""),
+    "search-nothing": ("/search?q=zzzz", ""),
+    "services": ("/services", ""),
+    "service-new": ("/services/new", ""),
+    "service": ("/services/by-name/web", "[data-dialog=remove-service]"),
+    "service-pending": ("/services/by-name/picky", ""),
+    "service-logs": ("/services/by-name/web/logs", ""),
+    "service-spec": ("/services/by-name/web/spec", ""),
+    "service-edit": ("/services/by-name/web/edit", ""),
+    "containers": ("/containers", ""),
+    "containers-none": ("/containers?q=zzzz", ""),
+    "container": ("/containers/{container}", ""),
+    "container-logs": ("/containers/{container}/logs", ""),
+    "container-terminal": ("/containers/{container}/terminal", ""),
+    "nodes": ("/nodes", "[data-dialog=join]"),
+    "node": ("/nodes/{node}", "[data-dialog=remove-node]"),
+    "repositories": ("/repositories", "[data-dialog=new-repository]"),
+    "repositories-none": ("/repositories?q=zzzz", ""),
+    "repository": ("/repositories/{repository}", "[data-dialog=remove-tag]"),
+    "manifest": ("/repositories/{repository}/-/{digest}", ""),
+    "jobs": ("/jobs", ""),
+    "jobs-none": ("/jobs?state=error", ""),
+    "job": ("/jobs/{job}", ""),
+    "events": ("/events", ""),
+    "users": ("/users", "[data-dialog=new-user]"),
+    "tokens": ("/tokens", "[data-dialog=new-token]"),
+    "refused": ("/services/by-name/nosuch", ""),
+    "not-found": ("/no/such/page", ""),
+}
+LONG = "a-service-with-the-longest-name-that-anybody-may-give-it-63-chr"
+
+
+@pytest.fixture(scope="module")
+def world(product: Product) -> dict[str, str]:
+    """Something of every kind, and names as long as they may be."""
+    repository = f"admin/{LONG}/{LONG}"
+    product.push(f"{repository}:{'t' * 100}", "1")
+    product.serve(LONG, replicas=1, tag=f"{repository}:{'t' * 100}", placement={"constraints": ["node.labels.zone==moon"]})
+    product.serve("picky", placement={"constraints": ["node.labels.zone==moon"]})
+    product.api("POST", "tokens", {"name": "a token", "scopes": ["Service View", "Repository Pull"]})
+    product.api("POST", "join-tokens", {"name": "a join token"})
+    job = product.api("POST", "jobs", {"kind": "registry.gc"})["id"]
+    product.until(lambda: product.api("GET", f"jobs/{job}")["state"] == "done", "garbage is collected")
+    container = next(row["id"] for row in product.rows("containers") if row["name"].startswith("web."))
+    digest = product.rows("services")[0]["image"].rpartition("@")[2]
+    return {
+        "container": container,
+        "node": product.rows("nodes")[0]["id"],
+        "repository": "admin/web",
+        "digest": digest,
+        "job": job,
+    }
+
+
+def _violations(page: Page, where: str) -> list[str]:
+    if not page.evaluate("typeof axe !== 'undefined'"):
+        page.evaluate(AXE)
+    found: list[Any] = page.evaluate("axe.run(document, {resultTypes: ['violations']}).then((result) => result.violations)")
+    return [
+        f"{where}: {item['id']}: {item['help']}: {[(node['target'], node.get('failureSummary')) for node in item['nodes'][:3]]}"
+        for item in found
+    ]
+
+
+def _shoot(page: Page, name: str) -> None:
+    if directory := os.environ.get("SHOTS"):
+        page.screenshot(path=Path(directory) / f"{name}.png", full_page=True)
+
+
+def _settled(page: Page) -> None:
+    """The page's script has run, its charts have asked, its logs have come."""
+    page.wait_for_load_state("networkidle")
+    if page.locator("[data-logs]").count():
+        expect(page.locator(".log-line").first).to_be_visible()
+    if page.locator("[data-terminal]").count():
+        expect(page.locator("[data-terminal-state]")).to_have_text("connected")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page(visitor: Visitor, world: dict[str, str], name: str) -> None:
+    page = visitor.page
+    path, opener = PAGES[name]
+    if name in ("refused", "not-found"):
+        visitor.expects("status of 404")
+    cost = _Cost(page)
+    visitor.go(path.format(**world))
+    _settled(page)
+    spent = cost.bytes()
+    assert page.title().endswith(" · Wharfinger")
+    assert len(page.title()) > len(" · Wharfinger")
+    found = _violations(page, "light")
+    _shoot(page, name)
+    if opener:
+        page.locator(opener).first.click()
+        found += _violations(page, "light, dialog open")
+        _shoot(page, f"{name}-dialog")
+        page.keyboard.press("Escape")
+    page.get_by_role("button", name="Switch between light and dark").click()
+    found += _violations(page, "dark")
+    _shoot(page, f"{name}-dark")
+    page.set_viewport_size(NARROW)  # type: ignore[arg-type]  # a TypedDict's shape
+    found += _violations(page, "dark, 390 px")
+    wide = page.evaluate("document.scrollingElement.scrollWidth")
+    _shoot(page, f"{name}-390")
+    assert found == []
+    assert spent < MOST or name == "container-terminal"
+    assert wide <= NARROW["width"], f"the page is {wide} px wide"
+
+
+@pytest.mark.parametrize("path", ["/login", "/login?next=/services"])
+def test_the_login_page(newcomer: Visitor, path: str) -> None:
+    page = newcomer.page
+    newcomer.expects("status of 401")
+    newcomer.go(path)
+    found = _violations(page, "login")
+    page.get_by_label("User name").fill("admin")
+    page.get_by_label("Password").fill("not it")
+    newcomer.button("Sign in").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    found += _violations(page, "login refused")
+    page.evaluate("document.documentElement.dataset.bsTheme = 'dark'")
+    page.set_viewport_size(NARROW)  # type: ignore[arg-type]  # a TypedDict's shape
+    found += _violations(page, "login, dark, 390 px")
+    _shoot(page, "login-390")
+    assert found == []
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= NARROW["width"]
+
+
+class _Cost:
+    """What came over the wire for one page load: headers and compressed bodies, as the browser counted them."""
+
+    def __init__(self, page: Page) -> None:
+        self.session = page.context.new_cdp_session(page)
+        self.session.send("Network.enable")
+        self.session.send("Network.setCacheDisabled", {"cacheDisabled": True})
+        self.total = 0.0
+        self.session.on("Network.loadingFinished", self._finished)
+
+    def _finished(self, event: dict[str, Any]) -> None:
+        self.total += event["encodedDataLength"]
+
+    def bytes(self) -> float:
+        self.session.detach()
+        return self.total
