@@ -103,10 +103,11 @@ def _task_views() -> Iterable[TaskView]:
 
 def node_leases() -> list[NodeLease]:
     """What the sweep judges nodes by."""
-    rows = Node.objects.members().values_list("pk", "state", "lease_until", "state_at", "session")
+    webs = dict(WebProcess.objects.values_list("pk", "seen_at"))
+    rows = Node.objects.members().values_list("pk", "state", "lease_until", "state_at", "session", "web_id")
     return [
-        NodeLease(pk, NodeState(state), stamp(lease), stamp(state_at), bool(session))
-        for pk, state, lease, state_at, session in rows
+        NodeLease(pk, NodeState(state), stamp(lease), stamp(state_at), bool(session), stamp(webs.get(web_id)))
+        for pk, state, lease, state_at, session, web_id in rows
     ]
 
 

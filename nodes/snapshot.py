@@ -155,13 +155,17 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class NodeLease:
-    """`state_at`: since when it is in that state; `linked`: a link session is open as far as the row says."""
+    """`state_at`: since when it is in that state; `linked`: a link session is open as far as the row says.
+
+    `web_seen`: when the web process that holds the link last wrote leases; 0 = it is gone, or there is no link.
+    """
 
     id: str
     state: NodeState
     lease_until: float
     state_at: float
     linked: bool = True
+    web_seen: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

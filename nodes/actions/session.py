@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from django.db import transaction
+from django.db.models.functions import Now
 
 from agent.protocol.messages import Hello
 from agent.protocol.states import Availability, NodeState, TaskState
@@ -16,7 +17,7 @@ from controlplane.events.chain import clean
 from controlplane.jobs.clock import ahead, database_now
 from nodes.actions.wake import reconcile_after_commit
 from nodes.errors import EpochImplausible, NodeRemoved, StaleSession
-from nodes.models import HostPort, Node, Task
+from nodes.models import HostPort, Node, Task, WebProcess
 from nodes.orchestrator.liveness import GRACE
 
 # A claimed epoch or revision further above the stored one is hostile: it must not exhaust the bigint.
@@ -140,6 +141,7 @@ def touch_leases(sessions: Mapping[str, str], *, web_id: str, grace: float = GRA
 
     `sessions` maps node ids to the session each beat came over; a superseded session renews nothing.
     """
+    WebProcess.objects.filter(pk=web_id).update(seen_at=Now())
     if not sessions:
         return 0
     rows = Node.objects.filter(web_id=web_id, session__in=list(sessions.values())).exclude(state=NodeState.LEFT)

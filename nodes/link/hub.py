@@ -132,8 +132,6 @@ class Hub:
         while True:
             await asyncio.sleep(1.0)
             self._forget_admissions()
-            if not self._sessions:
-                continue
             heard, self._heard = self._heard, {}
             try:
                 await self._look(heard)

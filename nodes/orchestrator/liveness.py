@@ -1,8 +1,9 @@
 """Which nodes are believed to be alive, and the brake that keeps one bad network from moving the whole cluster.
 
-reliability.md 3.3 and 3.4: a node is down when its lease has run out (three heartbeats); when more than 30 % of the ready nodes
-(at least 3) would go down within 30 s, or nobody has looked for a while (start of the control plane, database away), nodes
-become UNKNOWN instead: the grace is six times as long and nothing is rescheduled. An operator may release the brake early.
+A node is down when its lease has run out (three heartbeats); when more than 30 % of the ready nodes (at least 3) would go down
+within 30 s, or nobody has looked for a while (start of the control plane, database away), nodes become UNKNOWN instead: the grace
+is six times as long and nothing is rescheduled. An operator may release the brake early. A node whose link is held by a web
+process that itself fell silent becomes UNKNOWN too, it alone: the silence is that process's, and says nothing of the node.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from nodes.snapshot import Brake, NodeLease
 PERIOD = 2.0  # seconds between heartbeats, chosen by the server
 GRACE = 3 * PERIOD
 UNKNOWN_GRACE = 6 * GRACE
+DEAF_AFTER = 3.0  # seconds without a write of leases after which a web process is not believed to hear its nodes
 BLIND_AFTER = 5.0  # seconds without a look after which the verdicts of before do not count
 BRAKE_WINDOW = 30.0
 BRAKE_SHARE = 0.30
@@ -39,9 +41,14 @@ def judge(nodes: Sequence[NodeLease], *, now: float, looked_at: float, brake: Br
     lost = [node for node in ordered if node.state in (NodeState.READY, NodeState.SUSPECT) and node.lease_until <= now]
     given_up = [(node.id, NodeState.DOWN) for node in ordered if _given_up(node, now, brake)]
     reason = _brake_reason(ordered, lost, now, looked_at, brake)
-    to = NodeState.UNKNOWN if reason else NodeState.DOWN
-    states = sorted([*revived, *given_up, *((node.id, to) for node in lost)])
+    ended = [(node.id, NodeState.UNKNOWN if reason or _unheard(node, now) else NodeState.DOWN) for node in lost]
+    states = sorted([*revived, *given_up, *ended])
     return Verdict(tuple(states), bool(reason), reason)
+
+
+def _unheard(node: NodeLease, now: float) -> bool:
+    """Nobody listens to it: its link is open, but the web process at our end of it writes no leases."""
+    return node.linked and now - node.web_seen > DEAF_AFTER
 
 
 def _revived(node: NodeLease, now: float) -> bool:

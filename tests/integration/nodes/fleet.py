@@ -18,7 +18,7 @@ from controlplane.rbac import collections
 from controlplane.rbac.models import Collection
 from controlplane.users.models import User
 from nodes import actions
-from nodes.models import Node, Service, Task
+from nodes.models import Node, Service, Task, WebProcess
 from registry.models import Manifest, Namespace, Repository, Tag
 
 DIGEST = "sha256:" + hashlib.sha256(b"web").hexdigest()
@@ -83,6 +83,10 @@ def hello(*, epoch: int = 0, assign_rev: int = 0, boot_id: str = "boot-1") -> He
 
 def link(row: Node, *, boot_id: str = "boot-1") -> int:
     """Register; the epoch."""
+    # A web process that is known to write leases, so that silence is the node's own.
+    listening = timezone.now() + timedelta(hours=1)
+    web = {"host": "h", "port": 1, "lease_until": listening, "seen_at": listening}
+    WebProcess.objects.get_or_create(pk="web-1", defaults=web)
     epoch = actions.register(row.pk, hello(boot_id=boot_id), f"session-{row.pk}-{row.epoch}", "web-1").epoch
     row.refresh_from_db()
     return epoch

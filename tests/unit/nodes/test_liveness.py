@@ -6,8 +6,23 @@ from nodes.snapshot import Brake, NodeLease
 N = NodeState
 
 
-def lease(node_id: str, state: NodeState = N.READY, until: float = 90.0, state_at: float = 0.0, linked: bool = True) -> NodeLease:
-    return NodeLease(node_id, state, until, state_at, linked)
+def lease(
+    node_id: str,
+    state: NodeState = N.READY,
+    until: float = 90.0,
+    state_at: float = 0.0,
+    linked: bool = True,
+    web_seen: float = 1000.0,
+) -> NodeLease:
+    return NodeLease(node_id, state, until, state_at, linked, web_seen)
+
+
+def test_a_silent_web_process_makes_its_nodes_unknown_and_only_those() -> None:
+    nodes = [lease("a", web_seen=96), lease("b", web_seen=99), lease("c", N.SUSPECT, linked=False, web_seen=0)]
+    nodes += [lease(f"r{i}", until=110) for i in range(20)]
+    verdict = judge(nodes, now=100, looked_at=99)
+    assert verdict.states == (("a", N.UNKNOWN), ("b", N.DOWN), ("c", N.DOWN))
+    assert not verdict.engage
 
 
 def test_a_lease_that_ran_out_makes_a_node_down() -> None:
