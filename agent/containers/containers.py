@@ -433,8 +433,8 @@ def flat_stats(stats: Mapping[str, Any]) -> dict[str, float]:
     """The cgroup's figures as `messages.Samples` names them."""
     memory, cpu, pids = stats.get("memory", {}), stats.get("cpu", {}), stats.get("pids", {})
     return {
-        "cpu_seconds": float(cpu.get("usage", 0)) / 1e9,
-        "memory_used": float(memory.get("usage", 0)),
-        "memory_limit": float(memory.get("limit", 0)),
-        "pids": float(pids.get("current", 0)),
+        "cpu_seconds": float(cpu.get("usage") or 0) / 1e9,
+        "memory_used": float(memory.get("usage") or 0),
+        "memory_limit": float(memory.get("limit") or 0),  # 0: no limit
+        "pids": float(pids.get("current") or 0),
     }
