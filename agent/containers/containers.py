@@ -450,10 +450,6 @@ def flat_stats(stats: Mapping[str, Any]) -> dict[str, float]:
     return {
         "cpu_seconds": float(cpu.get("usage") or 0) / 1e9,
         "memory_used": float(memory.get("usage") or 0),
-<<<<<<< HEAD
-        "memory_limit": float(memory.get("limit") or 0),
-=======
         "memory_limit": float(memory.get("limit") or 0),  # 0: no limit
->>>>>>> links
         "pids": float(pids.get("current") or 0),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -35,12 +34,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def fill(directory: Path) -> Path:
     """Every last byte."""
     path = directory / "filler"
-    with path.open("wb", buffering=0) as file:
-        try:
-            while file.write(b"x" * 65536):
-                pass
-        except OSError as error:
-            assert error.errno == errno.ENOSPC
+    with path.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while file.write(b"x" * 65536):
+            pass
     return path
 
 
