@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,13 @@ def fill(directory: Path) -> Path:
     """Every last byte."""
     path = directory / "filler"
     with path.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
-        while file.write(b"x" * 65536):
-            pass
+        _pour(file)
     return path
+
+
+def _pour(file: FileIO) -> None:
+    while file.write(b"x" * 65536):
+        pass
 
 
 @pytest.fixture
