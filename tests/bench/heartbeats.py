@@ -2,8 +2,8 @@
 
     python -m tests.bench.heartbeats [--nodes 1000] [--seconds 20]
 
-A real web process (uvloop, mutual TLS, the real wire) on a SQLite database in a temporary home; the nodes are simulated by two client
-processes, each with its own certificate and row. CPU and memory are the web process's, from /proc.
+A real web process (uvloop, mutual TLS, the real wire) on a SQLite database in a temporary home; the nodes are simulated by two
+client processes, each node with its own certificate and row. CPU and memory are the web process's, from /proc.
 """
 
 from __future__ import annotations
