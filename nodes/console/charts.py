@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from nodes.models import Container, Node, UsageSample
@@ -24,7 +24,7 @@ def rate(earlier: Sample, later: Sample, *keys: str) -> Value:
     return growth / seconds if growth >= 0 else None
 
 
-def _series(found: list[Sample], *columns: tuple[str, Callable[[Sample, Sample], Value]]) -> dict[str, Any]:
+def _series(found: Sequence[Sample], *columns: tuple[str, Callable[[Sample, Sample], Value]]) -> dict[str, Any]:
     pairs = list(itertools.pairwise(found))
     return {
         "at": [later["at"] for _, later in pairs],
@@ -42,7 +42,7 @@ def _percent_of_cores(earlier: Sample, later: Sample) -> Value:
     return None if busy is None else busy * 100
 
 
-def chart(kind: str, found: list[Sample], *, cores: float = 1.0, memory_limit: float | None = None) -> dict[str, Any]:
+def chart(kind: str, found: Sequence[Sample], *, cores: float = 1.0, memory_limit: float | None = None) -> dict[str, Any]:
     """cpu (percent of `cores`), memory (bytes) or network (bytes a second) over the samples."""
     if kind == "cpu":
 
@@ -84,10 +84,10 @@ def fleet_chart(nodes: Iterable[Node], kind: str) -> dict[str, Any]:
             value = _percent_of_cores(earlier, later) if kind == "cpu" else later.get("memory_used")
             if value is not None:
                 buckets[int(later["at"]) // BUCKET * BUCKET] += value / cores if kind == "cpu" else value
-    at = sorted(buckets)
+    times = sorted(buckets)
     limit = None if kind == "cpu" else float(sum(node.memory for node in known.values())) or None
     return {
-        "at": at,
-        "series": [{"name": kind.upper() if kind == "cpu" else "Memory", "values": [buckets[key] for key in at]}],
+        "at": times,
+        "series": [{"name": kind.upper() if kind == "cpu" else "Memory", "values": [buckets[key] for key in times]}],
         "limit": limit,
     }

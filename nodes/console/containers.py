@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -58,7 +58,7 @@ class Containers(Page):
 
 
 class ContainerPage(Page):
-    operation = {"get": "Container View", "post": "Container Stop"}
+    operation: ClassVar[str | dict[str, str]] = {"get": "Container View", "post": "Container Stop"}
     current = "containers"
     tab = ""
 

@@ -39,7 +39,7 @@ class Nodes(Page):
         rows = access.visible(self.actor, Node.objects.members().select_related("collection"))
         page = Paginator(rows, PER_PAGE).get_page(self.request.GET.get("page"))
         for node in page:
-            node.word = node_state(node)
+            node.word = node_state(node)  # type: ignore[attr-defined]  # for the template, beside the row
         return {
             "page": page,
             "may_join": self.may("JoinToken Create"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
@@ -46,15 +46,15 @@ class Services(Page):
         page = Paginator(rows, PER_PAGE).get_page(self.request.GET.get("page"))
         counts = task_counts(page)
         for service in page:
-            service.counts = counts.get(service.pk, {})
-            service.word = service_state(service, service.counts)
+            service.counts = counts.get(service.pk, {})  # type: ignore[attr-defined]  # for the template, beside the row
+            service.word = service_state(service, counts.get(service.pk, {}))  # type: ignore[attr-defined]  # for the template, beside the row
         return {"page": page, "q": text}
 
 
 class ServicePage(Page):
     """Base of a service's tabs."""
 
-    operation = {"get": "Service View", "post": "Service Update"}
+    operation: ClassVar[str | dict[str, str]] = {"get": "Service View", "post": "Service Update"}
     current = "services"
     tab = ""
 
@@ -88,7 +88,7 @@ class ServiceDetail(ServicePage):
         tasks = list(access.visible(self.actor, rows, "Service View Tasks"))
         containers = {row.task_id: row for row in Container.objects.filter(service=service)}
         for task in tasks:
-            task.container = containers.get(task.pk)
+            task.container = containers.get(task.pk)  # type: ignore[attr-defined]  # for the template, beside the row
         return {
             **context,
             "tasks": [task for task in tasks if task.live],
@@ -149,7 +149,7 @@ class ServiceForm(Page):
     def submitted(self, base: dict[str, Any] | None) -> ServiceSpec:
         data = self.request.POST
         if data.get("form") != "raw":
-            return forms.spec_of(data.dict(), base)  # type: ignore[arg-type]  # QueryDict.dict() of single values
+            return forms.spec_of(data.dict(), base)
         try:
             raw = json.loads(data.get("raw", ""))
         except ValueError as error:

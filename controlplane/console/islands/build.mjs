@@ -55,6 +55,12 @@ const manifest = {
       return [name, { version, license }];
     }),
   ),
+  sources: Object.fromEntries(
+    readdirSync(here)
+      .filter((file) => /\.(ts|mjs|json)$/.test(file))
+      .sort()
+      .map((file) => [file, createHash("sha256").update(readFileSync(join(here, file))).digest("hex")]),
+  ),
   files: Object.fromEntries(
     [[vendor, "vendor"], [bundles, "console/js"]].flatMap(([directory, prefix]) =>
       readdirSync(directory)

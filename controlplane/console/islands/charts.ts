@@ -21,7 +21,7 @@ function bytes(value: number): string {
 }
 
 const FORMAT: Record<string, (value: number) => string> = {
-  percent: (value) => `${value.toFixed(0)} %`,
+  percent: (value) => `${value.toFixed(value > 0 && value < 10 ? 1 : 0)} %`,
   bytes,
   rate: (value) => `${bytes(value)}/s`,
 };
@@ -75,7 +75,7 @@ class Chart {
         height: this.height(),
         cursor: { sync: { key: sync.key }, points: { size: 6 } },
         legend: { show: data.series.length > 1 },
-        scales: { y: { range: (_plot, _low, high) => [0, Math.max(high * 1.15, this.limit ?? 0, 1)] } },
+        scales: { y: { range: (_plot, _low, high) => [0, Math.max(high * 1.15, this.limit ?? 0, this.box.dataset.kind === "percent" ? 1 : 1024)] } },
         series: [
           { value: "{YYYY}-{MM}-{DD} {HH}:{mm}:{ss}" },
           ...data.series.map((series, index) => ({

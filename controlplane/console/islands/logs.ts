@@ -3,6 +3,7 @@ import { ByteStream, STDERR } from "./stream";
 
 const RING = 100_000;
 const SHOWN = 2_000;
+const RETRY = 2_000; // milliseconds
 
 interface Line {
   text: string;
@@ -50,12 +51,20 @@ class LogView {
   }
 
   async start(): Promise<void> {
+    let open = false;
     const stream = new ByteStream({
-      opened: () => this.state("running", "following"),
+      opened: () => {
+        open = true;
+        this.state("running", "following");
+      },
       source: (index, name) => (this.sources[index] = name),
       data: (channel, source, payload) => this.take(channel, source, payload),
       exit: () => this.state("stopped", "ended"),
-      lost: (reason) => this.state("failed", reason),
+      lost: (reason) => {
+        this.state("failed", open ? `${reason}, trying again` : reason);
+        // what never opened was refused: asking again would not help
+        if (open) setTimeout(() => this.stream === stream && void this.retry(), RETRY);
+      },
     });
     this.stream?.close();
     this.stream = stream;
@@ -68,6 +77,13 @@ class LogView {
       ...(service ? { service } : { container }),
       args: { follow: true, tail: Number(tail ?? 500), timestamps: true },
     });
+  }
+
+  // The server may still be away: ask until it answers, then begin anew with the tail.
+  private async retry(): Promise<void> {
+    const up = await fetch("/api/v1/health").catch(() => null);
+    if (up?.ok) void this.start();
+    else setTimeout(() => void this.retry(), RETRY);
   }
 
   private take(channel: number, source: number, payload: Uint8Array): void {

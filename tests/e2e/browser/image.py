@@ -16,8 +16,8 @@ CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 # a line on standard error, then numbered lines for as long as it lives
 PROGRAM = (
-    "echo needle: version $VERSION is ready; echo a complaint >&2; httpd -p 80 -h /www; "
-    "i=0; while true; do i=$((i+1)); echo line $i; sleep 1; done"
+    "trap 'exit 0' TERM; echo needle: version $VERSION is ready; echo a complaint >&2; httpd -p 80 -h /www; "
+    "i=0; while true; do i=$((i+1)); echo line $i; sleep 1 & wait $!; done"
 )
 
 

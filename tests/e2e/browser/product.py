@@ -97,10 +97,13 @@ class Product:
         try:
             wait_for(condition, what, PATIENCE)
         except AssertionError:
-            print(self.up.said()[-2000:])
-            for name in ("web", "worker", "agent"):
-                print(f"--- {name}.log\n{self._tail(name)}")
+            print(self.story())
             raise
+
+    def story(self) -> str:
+        """What the launcher and its children said last."""
+        logs = [f"--- {name}.log\n{self._tail(name)}" for name in ("web", "worker", "agent")]
+        return "\n".join([self.up.said()[-2000:], *logs])
 
     def _tail(self, name: str) -> str:
         path = self.home / "log" / f"{name}.log"
@@ -108,6 +111,8 @@ class Product:
 
     def stop(self) -> list[Path]:
         """Ends everything; returns what was left behind on the machine."""
+        if self.up.ended():
+            print(f"it ended by itself:\n{self.story()}")
         down = self.up.call("down")
         self.up.close()
         mark = LocalAgent(Layout(self.home)).places[1].removeprefix("/run/wharfinger-")
