@@ -2,18 +2,8 @@
 
     python -m tests.bench.heartbeats [ROUNDS]
 
-<<<<<<< HEAD
-<<<<<<< HEAD
-A real web process (uvloop, mutual TLS, the real wire) on a SQLite database in a temporary home; the nodes
-are simulated by two client processes, each with its own certificate and row. CPU and memory are the web process's, from /proc.
-=======
 A real web process (uvloop, mutual TLS, the real wire) on a SQLite database in a temporary home; the nodes are simulated by two
 client processes, each node with its own certificate and row. CPU and memory are the web process's, from /proc.
->>>>>>> bench
-=======
-A real web process (uvloop, mutual TLS, the real wire) on a SQLite database in a temporary home; the nodes are simulated by two
-client processes, each node with its own certificate and row. CPU and memory are the web process's, from /proc.
->>>>>>> links
 """
 
 from __future__ import annotations
