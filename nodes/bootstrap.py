@@ -7,9 +7,11 @@ from datetime import timedelta
 from django.conf import settings
 from django.utils import timezone
 
+from agent.protocol.errors import Unavailable
 from controlplane.api.actor import SYSTEM
 from controlplane.api.ids import new_id
 from controlplane.cli.context import Context
+from controlplane.cli.session import Failure
 from controlplane.pki.cluster import bundle_pem
 from controlplane.users.actions import create_token, revoke_token
 from controlplane.users.models import User
@@ -17,6 +19,12 @@ from nodes.actions import create_join_token
 from nodes.cli import welcome as first_service
 
 LIFETIME = timedelta(minutes=10)
+
+
+class WelcomeFailed(Unavailable):
+    """The first service could not be made, or does not run yet; the detail says why."""
+
+    code = "welcome_failed"
 
 
 def local_node_token() -> str:
@@ -29,7 +37,7 @@ def welcome(server: str) -> int | None:
     """The port of the service `welcome`, made on the first start of this home; None when it was removed since.
 
     `server` is this control plane's own address. All goes through REST and registry, with a token of the first administrator that
-    lives as long as this call. Raises Failure.
+    lives as long as this call. Raises WelcomeFailed.
     """
     admin = User.objects.filter(is_admin=True, is_active=True).order_by("created_at").first()
     if admin is None:
@@ -38,5 +46,7 @@ def welcome(server: str) -> int | None:
     try:
         session = first_service.Given(Context(server, bundle_pem(), text, admin.username))
         return first_service.welcome(session, settings.HOME / "welcome.made")
+    except Failure as failure:
+        raise WelcomeFailed(failure.sentence) from None
     finally:
         revoke_token(SYSTEM, token)

@@ -65,7 +65,7 @@ def capabilities(spec: ContainerSpec) -> tuple[str, ...]:
     if spec.privileged:
         return ALL_CAPABILITIES
     added, dropped = _names(spec.cap_add, "cap_add"), _names(spec.cap_drop, "cap_drop")
-    base = () if "CAP_ALL" in dropped else CAPABILITIES
+    base: tuple[str, ...] = () if "CAP_ALL" in dropped else CAPABILITIES
     if "CAP_ALL" in added:
         base, added = ALL_CAPABILITIES, ()
     return tuple(dict.fromkeys(name for name in (*base, *added) if name not in dropped or name in added))

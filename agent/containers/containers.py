@@ -29,7 +29,7 @@ from agent.containers.wiring import Wiring
 from agent.images.images import ImageStore
 from agent.protocol.errors import WharfError
 from agent.protocol.messages import STDERR, STDOUT
-from agent.protocol.spec import ContainerRestart, ContainerSpec, MountSpec, MountType
+from agent.protocol.spec import ContainerRestart, ContainerSpec, MountSpec, MountType, NetworkMode
 from agent.protocol.states import ContainerState
 from agent.storage.driver import GraphDriver
 from agent.supervisor.client import Supervisor
@@ -369,7 +369,11 @@ class Containers:
     async def stats(self, text: str) -> dict[str, float]:
         """Counters and levels of one running container, flat (see messages.Samples)."""
         record = self._running(text)
-        return flat_stats(await self._supervisor.stats(record.id))
+        figures = flat_stats(await self._supervisor.stats(record.id))
+        live = self.live(record.id)
+        if live is not None and live.pid and record.spec.network_mode is not NetworkMode.HOST:
+            figures |= network_bytes(live.pid)
+        return figures
 
     async def stats_stream(self, text: str, period: float = 1.0) -> AsyncGenerator[dict[str, float], None]:
         record = self._running(text)
@@ -429,12 +433,23 @@ def _restart_policy(spec: ContainerSpec) -> dict[str, Any]:
     return policy
 
 
+def network_bytes(pid: int) -> dict[str, float]:
+    """Bytes over the interfaces of the process's network but loopback; {} when it has ended. Columns as in proc(5), net/dev."""
+    try:
+        with open(f"/proc/{pid}/net/dev", encoding="ascii") as file:
+            rows = [line.partition(":")[::2] for line in list(file)[2:]]
+    except OSError:
+        return {}
+    figures = [values.split() for name, values in rows if name.strip() != "lo"]
+    return {"rx_bytes": float(sum(int(row[0]) for row in figures)), "tx_bytes": float(sum(int(row[8]) for row in figures))}
+
+
 def flat_stats(stats: Mapping[str, Any]) -> dict[str, float]:
     """The cgroup's figures as `messages.Samples` names them."""
     memory, cpu, pids = stats.get("memory", {}), stats.get("cpu", {}), stats.get("pids", {})
     return {
         "cpu_seconds": float(cpu.get("usage") or 0) / 1e9,
         "memory_used": float(memory.get("usage") or 0),
-        "memory_limit": float(memory.get("limit") or 0),
+        "memory_limit": float(memory.get("limit") or 0),  # 0: no limit
         "pids": float(pids.get("current") or 0),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from agent import __version__
@@ -20,7 +20,7 @@ from agent.link.journal import Journal
 from agent.link.streams import Streams
 from agent.link.tokens import Questions
 from agent.protocol import messages as m
-from agent.protocol.errors import Internal, WharfError
+from agent.protocol.errors import Internal, Unavailable, WharfError
 from agent.protocol.wire import Acknowledged, Event, Received, State, Wire
 from agent.worker.worker import Worker
 
@@ -31,6 +31,7 @@ BATCH = 0.05  # seconds that statuses are collected before they travel
 STATUSES = 1000  # in one report
 CONTENTS_BATCH = 1.0
 SAMPLE_PERIOD = 10.0
+LOOP_PAUSE = 1.0
 
 
 class Node(Protocol):
@@ -88,15 +89,15 @@ class Link:
 
     async def run(self) -> None:
         loops = [
-            asyncio.create_task(self._send_statuses(), name="link-statuses"),
-            asyncio.create_task(self._send_contents(), name="link-contents"),
-            asyncio.create_task(self._send_samples(), name="link-samples"),
+            asyncio.create_task(_for_ever(self._send_statuses), name="link-statuses"),
+            asyncio.create_task(_for_ever(self._send_contents), name="link-contents"),
+            asyncio.create_task(_for_ever(self._send_samples), name="link-samples"),
         ]
         connection = asyncio.create_task(self.connection.run(), name="link-connection")
         try:
             done, _ = await asyncio.wait({connection, *loops}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                task.result()  # a loop that died is a bug: the agent ends loudly and is started again
+                task.result()
         finally:
             tasks = (connection, *loops, *self._acting.values(), *(self._streams.tasks() if self._streams else ()))
             for task in tasks:
@@ -195,8 +196,12 @@ class Link:
         try:
             self._journal.begin(action)
         except OSError as error:
-            # Without the note a repeat would act twice: it is asked for again when the disk has room.
-            log.error("action %s is put off: the state directory cannot be written: %s", action.kind, error)
+            # Without the note a repeat would act twice.
+            log.error("action %s is refused: the state directory cannot be written: %s", action.kind, error)
+            refusal = Unavailable(
+                f"the node's state directory cannot be written ({error.strerror}): make room on it, then ask again"
+            )
+            self._send_result(m.ActionResult(self._epoch, action.action_id, ok=False, error=refusal.as_dict()))
             return
         self._acting[action.action_id] = asyncio.create_task(self._carry_out(action), name=f"action-{action.kind}")
 
@@ -243,9 +248,16 @@ class Link:
 
     async def _send_samples(self) -> None:
         while True:
-            try:
-                if self.live:
-                    self.send(await self._node.samples(self._epoch))
-            except (WharfError, OSError) as error:
-                log.warning("no usage samples: %s", error)
+            if self.live:
+                self.send(await self._node.samples(self._epoch))
             await asyncio.sleep(SAMPLE_PERIOD)
+
+
+async def _for_ever(loop: Callable[[], Awaitable[None]]) -> None:
+    """Run a loop again when it fails: reports must not end silently with one bug, nor the agent with them."""
+    while True:
+        try:
+            await loop()
+        except Exception:  # the loop's top
+            log.exception("%s failed and begins again", getattr(loop, "__name__", "a loop of the link"))
+            await asyncio.sleep(LOOP_PAUSE)

@@ -14,6 +14,7 @@ from agent.sys import process
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Callable
     from typing import Any
 
     from agent.runtime.channel import Channel
@@ -96,11 +97,13 @@ def create(
     keep_fds: int = 0,
     pivot: bool = True,
     keyring: bool = True,
+    meanwhile: Callable[[], None] | None = None,
 ) -> Init:
     """Namespaces, cgroup, root filesystem, identity: everything but the exec, for which the child waits.
 
     Raises RuntimeFailed with extra.stage; nothing of a failed container is left. `gate`: (start, status) pipes through which
-    another process will start it. The calling process must have one thread.
+    another process will start it. `meanwhile` is called while the child sets itself up; what it raises undoes the creation. The
+    calling process must have one thread.
     """
     cgroup = Cgroup(plan.cgroup_path)
     cgroup.create(plan.resources)
@@ -118,6 +121,8 @@ def create(
                     os.close(fd)
                 theirs.close()
                 cgroup.close()
+            if meanwhile is not None:
+                meanwhile()
             converse(plan, init, ours, staged=_two_stages(plan))
             init.start_time = process.start_time(init.pid)
         except BaseException:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import time
 from typing import Any
 
@@ -88,7 +87,9 @@ class StateDirectory:
         return "paused" if self.cgroup().frozen() else "running"
 
     def remove(self) -> None:
-        shutil.rmtree(self.path)
+        for name in os.listdir(self.path):  # files and pipes only; shutil costs 2 ms to import
+            os.unlink(os.path.join(self.path, name))
+        os.rmdir(self.path)
 
     def _write(self, name: str, value: dict[str, Any]) -> None:
         path = os.path.join(self.path, name)

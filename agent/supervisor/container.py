@@ -64,21 +64,21 @@ class Container:
 
     # ---- what clients ask for
 
-    def launch(self) -> int:
-        """Make the process that waits to be started; its pid. Raises WharfError."""
+    def launch(self, meanwhile: Callable[[], None] | None = None) -> int:
+        """Make the process that waits to be started; its pid. `meanwhile`: see runtime.container.create. Raises WharfError."""
         streams = self.streams
         streams.unlaunch()
         try:
             spec = self.spec.read()
             config, rootfs = spec["config"], spec["rootfs"]
             if self.spec.terminal:
-                init = self.context.runtime.create(self.id, config, rootfs, None)
+                init = self.context.runtime.create(self.id, config, rootfs, None, meanwhile)
                 streams.console(init.console_fd)
             else:
                 streams.open_fifos()
                 stdio = streams.container_side()
                 try:
-                    init = self.context.runtime.create(self.id, config, rootfs, stdio)
+                    init = self.context.runtime.create(self.id, config, rootfs, stdio, meanwhile)
                 finally:
                     stdio.close()
         except BaseException:

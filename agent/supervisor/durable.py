@@ -47,6 +47,15 @@ def read_all(fd: int, limit: int = 64 << 20) -> bytes:
     return os.pread(fd, min(os.fstat(fd).st_size, limit), 0)
 
 
+def sync_file(path: str) -> None:
+    """Make the contents of a file durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def sync_directory(path: str) -> None:
     """Make renames and new names in a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

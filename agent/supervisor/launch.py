@@ -13,6 +13,7 @@ from agent.sys.mount import Mount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Protocol
 
     from agent.supervisor.streams import Stdio
@@ -43,7 +44,14 @@ if TYPE_CHECKING:
     class Runtime(Protocol):
         """What runs containers: OciRuntime, or a double in unit tests."""
 
-        def create(self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], stdio: Stdio | None) -> Init: ...
+        def create(
+            self,
+            id_: str,
+            config: dict[str, Any],
+            rootfs: list[list[Any]],
+            stdio: Stdio | None,
+            meanwhile: Callable[[], None] | None = None,
+        ) -> Init: ...
         def exec(
             self,
             id_: str,
@@ -106,8 +114,15 @@ class OciRuntime:
     def __init__(self, cgroup_parent: str) -> None:
         self._parent = cgroup_parent
 
-    def create(self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], stdio: Stdio | None) -> Init:
-        return container.create(self._plan(id_, config, rootfs), _stdio(stdio))
+    def create(
+        self,
+        id_: str,
+        config: dict[str, Any],
+        rootfs: list[list[Any]],
+        stdio: Stdio | None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Init:
+        return container.create(self._plan(id_, config, rootfs), _stdio(stdio), meanwhile=meanwhile)
 
     def exec(
         self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], pid: int, process: dict[str, Any], stdio: Stdio | None

@@ -48,13 +48,17 @@ class Roster:
         os.makedirs(os.path.join(directory, "exec"), 0o700)
         os.chmod(directory, 0o700)
         record = Record(directory, {"id": id_, "created_at": time.time_ns()})
+
+        def store() -> None:
+            container.spec.sync()
+            record.save(sync=True)  # the directory, too: a container without state.json was never made
+
         try:
             container = Container(self.context, Specification.create(directory, spec), record)
-            pid = container.launch()
+            pid = container.launch(store)  # the disk is slow, and the child busy: both at once
         except (WharfError, OSError):
             durable.remove_tree(directory)
             raise
-        record.save(sync=True)
         self.add(container)
         container.publish("create")
         return pid

@@ -34,9 +34,9 @@ class Specification:
 
     @classmethod
     def create(cls, directory: str, values: dict[str, Any]) -> Specification:
-        """Make it durable. Raises OSError."""
+        """Write it; `sync` makes it durable. Raises OSError."""
         values["config"]["process"].setdefault("oomScoreAdj", 0)  # unset means inherited, and ours is low
-        durable.write(_path(directory), values)
+        durable.write(_path(directory), values, sync=False)
         return cls(directory, values)
 
     @classmethod
@@ -44,6 +44,10 @@ class Specification:
         """None when it was never written. Raises InvalidJson, KeyError for a damaged one."""
         values = durable.read(_path(directory))
         return None if values is None else cls(directory, values)
+
+    def sync(self) -> None:
+        """Contents only: the name is durable once its directory is synced. Raises OSError."""
+        durable.sync_file(self._path)
 
     def read(self) -> dict[str, Any]:
         """All of it. Raises InvalidRequest when the file is gone."""

@@ -64,15 +64,11 @@ def main(server: str) -> int:
 
     django.setup()
     from controlplane.api import guests
-    from controlplane.cli.session import Failure
 
     try:
         port = next((module.welcome(server) for module in guests.modules("bootstrap") if hasattr(module, "welcome")), None)
-    except Failure as failure:
-        print(json.dumps({"error": failure.sentence}))  # noqa: T201  # the answer
-        return 1
     except WharfError as error:
-        print(json.dumps({"error": error.detail}))  # noqa: T201  # likewise
+        print(json.dumps({"error": error.detail}))  # noqa: T201  # the answer
         return 1
     print(json.dumps({"port": port}))  # noqa: T201  # likewise
     return 0

@@ -17,8 +17,8 @@ from nodes.models import Node
 def scheduling_root(actor: Actor, collection: Collection) -> Collection:
     """The collection below which nodes may take the workload. Raises `NoSchedulingRight`.
 
-    A right that reaches no node while the cluster has nodes is no right to schedule: what waits for a node that the writer may not
-    use would wait for ever.
+    A right that reaches no node while the cluster has nodes is no right to schedule: what waits for a node that the writer may
+    not use would wait for ever.
     """
     rows = {row.path: row for row in Collection.objects.filter(path__in=ancestors(collection.path))}
     for path in ancestors(collection.path):
@@ -36,7 +36,8 @@ def _reaches_nodes(path: str) -> bool:
 
 def _refused(why: str, collection: Collection) -> NoSchedulingRight:
     return NoSchedulingRight(
-        f"{why}: a grant of the role Scheduler on {collection.path} or on a collection above it, with nodes below, would allow it.",
+        f"{why}: a grant of the role Scheduler on {collection.path} or on a collection above it, with nodes below, would"
+        " allow it.",
         operation="Node Schedule",
         collection=collection.path,
     )

@@ -81,7 +81,7 @@ def ls(
     from nodes.cli.service import find_service
 
     session = Session.of(ctx)
-    query = {
+    query: dict[str, Any] = {
         "node": find_node(session, node)["id"] if node else "",
         "service": find_service(session, service)["id"] if service else "",
     }

@@ -103,7 +103,7 @@ class Pusher:
         return self._place(answer)
 
     def _chunk(self, blob: Blob, place: str, offset: int) -> tuple[str, int]:
-        """One PATCH; where the next one goes, and its offset. Raises BrokenLine: how far it came is then the registry's to say."""
+        """One PATCH; where the next one goes, and its offset. Raises BrokenLine: only the registry knows how far that came."""
         count = min(CHUNK, blob.part.size - offset)
         headers = {
             "Content-Type": "application/octet-stream",
@@ -177,7 +177,7 @@ class Pusher:
 
     def _place(self, answer: Any) -> str:
         """Where the upload goes on; only its path counts, so that our credentials never leave for another host."""
-        parts = urlsplit(answer.headers.get("Location", ""))
+        parts = urlsplit(str(answer.headers.get("Location", "")))
         return parts.path + (f"?{parts.query}" if parts.query else "")
 
     def _expect(self, answer: Any, status: int) -> None:

@@ -266,10 +266,10 @@ def scale(
     session = Session.of(ctx)
     wanted: list[tuple[str, int]] = []
     for text in sizes:
-        name, _, count = text.partition("=")
-        if not count.isdigit():
+        name, _, number = text.partition("=")
+        if not number.isdigit():
             raise Failure(f"{text!r}: write SERVICE=REPLICAS, such as web=4.", 2)
-        wanted.append((name, int(count)))
+        wanted.append((name, int(number)))
     rows = [session.post(f"{service_path(session, name)}/scale", {"replicas": count}) for name, count in wanted]
     for row, (_, count) in zip(rows, wanted, strict=True):
         follow(session, row, detach=detach, timeout=timeout, said=f"is scaled to {count}")

@@ -106,6 +106,7 @@ def open_stream(
     """A stream to a container, or to a service's logs. Raises Failure."""
     from websockets.exceptions import InvalidHandshake
     from websockets.sync.client import connect
+    from websockets.typing import Origin
 
     named = {"container": container} if container else {"service": service}
     ticket = session.post("/api/v1/streams", {"target": target, **named, "args": dict(args)})["ticket"]
@@ -115,7 +116,7 @@ def open_stream(
         socket = connect(
             address,
             ssl=session.trust(),
-            origin=server,  # type: ignore[arg-type]  # a NewType of str
+            origin=Origin(server),
             compression=None,  # bytes of a terminal: the round trip counts, not the volume
             max_size=None,
             open_timeout=OPEN_TIMEOUT,

@@ -14,7 +14,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,15 +65,6 @@ class Measure:
     def from_json(cls, data: dict[str, Any]) -> Measure:
         series = [Series(row["who"], row["samples"], row["peer"]) for row in data["series"]]
         return cls(data["room"], data["what"], data["unit"], series, data["better"], data["note"])
-
-
-def interleave(rounds: int, subjects: dict[str, Callable[[], float]], peers: Iterable[str] = ()) -> list[Series]:
-    """A B A B: each round asks every subject once, in the same order, so that a busy moment of the machine meets all of them."""
-    series = {name: Series(name, peer=name in set(peers)) for name in subjects}
-    for _ in range(rounds):
-        for name, subject in subjects.items():
-            series[name].samples.append(subject())
-    return list(series.values())
 
 
 def percentile(samples: list[float], share: float) -> float:

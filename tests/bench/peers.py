@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -53,11 +54,12 @@ class Runtime:
     name: str
     program: list[str]
     directory: Path
+    state: Path
     lane: Lane
     count: int = 0
 
     def words(self, *rest: str) -> list[str]:
-        return [*self.program, "--root", str(self.directory / "state"), *rest]
+        return [*self.program, "--root", str(self.state), *rest]
 
     def run(self) -> dict[str, float]:
         """`run` of the bundle: it returns when the container has ended and is deleted."""
@@ -113,6 +115,8 @@ class Peers:
 
     def __init__(self, directory: Path, config: dict[str, Any], rootfs: Path, cgroup: str) -> None:
         self._stack = ExitStack()
+        # in memory, as below /run on an ordinary machine
+        self._states = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="wharf-bench-", dir="/dev/shm")))
         self._directory, self._rootfs, self._cgroup = directory, rootfs, cgroup
         plain = copy.deepcopy(config)
         del plain["linux"]["seccomp"]
@@ -125,7 +129,7 @@ class Peers:
         bundle = make_bundle(self._directory / name.replace(" ", "-").replace(",", ""), config, self._rootfs, self._cgroup)
         lane = Lane(str(HERE / "lane.py"), *options)
         self._stack.callback(lane.close)
-        return Runtime(name, program, bundle, lane)
+        return Runtime(name, program, bundle, self._states / bundle.name, lane)
 
     def resident(self, name: str, config: dict[str, Any]) -> Lane:
         """Our runtime in a process of its own."""

@@ -13,7 +13,7 @@ import copy
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -196,7 +196,7 @@ class Bench:
             one.run()
 
 
-async def measure_all(rounds: int, bench: Bench) -> AsyncIterator[Measure]:
+async def measure_all(rounds: int, bench: Bench) -> AsyncGenerator[Measure, None]:
     config = default_config(["true"])
     pair = [bench.peers("set1", config), bench.peers("set2", config)]
     residents = [peers.resident("resident", config) for peers in pair]
@@ -222,10 +222,14 @@ def measures(rounds: int) -> Iterator[Measure]:
     with tempfile.TemporaryDirectory(prefix="wharf-bench-") as directory, ExitStack() as stack, asyncio.Runner() as runner:
         stack.callback(remove_cgroups, cgroup)
         answers = measure_all(rounds, Bench(Path(directory), cgroup, stack))
+
+        async def following() -> Measure:
+            return await anext(answers)
+
         try:
             while True:
                 try:
-                    yield runner.run(anext(answers))
+                    yield runner.run(following())
                 except StopAsyncIteration:
                     return
         finally:

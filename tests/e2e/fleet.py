@@ -242,7 +242,9 @@ class ControlPlane:
         self.out.truncate(0)
         command = [sys.executable, "-m", "controlplane.launcher", "up", "--no-agent"]
         self.process = subprocess.Popen(command, env=self.environment, cwd=ROOT, stdout=self.out, stderr=self.out)
-        wait_for(lambda: "Console" in self.said() or self.process is None or self.process.poll() is not None, "the console", 150)
+        # the password stands in the line after the console's
+        mark = "Console" if self.password else "shown this once"
+        wait_for(lambda: mark in self.said() or self.process is None or self.process.poll() is not None, "the console", 150)
         assert self.process.poll() is None, self.said()
         for line in self.said().splitlines():
             if PASSWORD_MARK in line and "/" in line:

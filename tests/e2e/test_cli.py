@@ -280,7 +280,8 @@ def test_a_terminal_is_resized_hears_ctrl_c_and_is_given_back(cli: Cli, box: str
         assert time.monotonic() < deadline, terminal.seen
         terminal.type("stty size\r")
         terminal.read(0.5)
-    terminal.type("sleep 1000\r")
+    terminal.type("echo go-$((1 + 1)); sleep 1000\r")
+    terminal.expect("go-2")  # only now is the shell's line editor, which takes Ctrl-C for a key, out of the way
     terminal.type("\x03")
     terminal.type("echo still-$((40 + 2))\r")
     terminal.expect("still-42")

@@ -47,6 +47,7 @@ class Up:
             "WHARF_PORT": str(free_port()),
             "WHARF_NODE_PORT": str(free_port()),
             "PYTHONPATH": str(root),
+            "WELCOME": "0",  # it would publish a port of this very machine: see test_welcome
         }
         self.root = root
         self.command = [*prefix, sys.executable, "-m", "controlplane.launcher"]

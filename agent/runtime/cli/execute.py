@@ -7,7 +7,7 @@ import json
 import os
 from typing import Any
 
-from agent.runtime.cli import console, lifecycle
+from agent.runtime.cli import lifecycle
 from agent.runtime.container import Stdio
 from agent.runtime.errors import InvalidConfig, WrongState
 from agent.runtime.exec import exec_in
@@ -33,8 +33,7 @@ def run(options: argparse.Namespace) -> int:
         ignore_paused=options.ignore_paused,
     )
     if init.console_fd >= 0 and options.console_socket:
-        console.hand_over(init.console_fd, options.console_socket)
-        init.console_fd = -1
+        lifecycle.hand_over(init, options.console_socket)
     if options.pid_file:
         with open(options.pid_file, "w", encoding="ascii") as file:
             file.write(str(init.pid))

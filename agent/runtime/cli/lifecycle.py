@@ -13,7 +13,6 @@ from typing import Any
 from agent.protocol.errors import Unavailable
 from agent.runtime import container, hooks
 from agent.runtime import plan as plans
-from agent.runtime.cli import console
 from agent.runtime.container import Init, Stdio
 from agent.runtime.errors import InvalidConfig, RuntimeFailed, WrongState
 from agent.runtime.state import CGROUP_PARENT, StateDirectory
@@ -32,7 +31,7 @@ def create(options: Options) -> int:
             os.close(fd)
     init.abandon()
     if init.console_fd >= 0:
-        console.hand_over(init.console_fd, options.console_socket)
+        hand_over(init, options.console_socket)
     _write_pid(options.pid_file, init.pid)
     return 0
 
@@ -44,8 +43,7 @@ def run(options: Options) -> int:
     try:
         _write_pid(options.pid_file, init.pid)
         if init.console_fd >= 0 and options.console_socket:
-            console.hand_over(init.console_fd, options.console_socket)
-            init.console_fd = -1
+            hand_over(init, options.console_socket)
         init.start()
     except BaseException:
         init.cgroup.kill()
@@ -144,6 +142,14 @@ def start(options: Options) -> int:
     return 0
 
 
+def hand_over(init: Init, path: str) -> None:
+    """Give the terminal's master to whoever listens on `path`."""
+    from agent.runtime.cli import console  # sockets and terminals cost 4 ms, and few containers have one
+
+    console.hand_over(init.console_fd, path)
+    init.console_fd = -1
+
+
 def wait(init: Init) -> int:
     """Forward signals and the terminal until the process ends; its exit status as a shell gives it."""
 
@@ -156,6 +162,8 @@ def wait(init: Init) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, forward)
     if init.console_fd >= 0:
+        from agent.runtime.cli import console
+
         console.relay(init.console_fd, init.pidfd)
     result = os.waitid(os.P_PIDFD, init.pidfd, os.WEXITED)
     os.close(init.pidfd)

@@ -160,7 +160,8 @@ async def test_a_replay_changes_nothing(scene: Scene) -> None:
     victim = scene.victim
     before = await rows(scene.state)
     events = await rows(Event.objects.count)
-    body = {"type": "status_report", **encode(m.StatusReport(victim.epoch, (m.TaskStatus(scene.task_id, TaskState.FAILED, 9.0),)))}
+    report = m.StatusReport(victim.epoch, (m.TaskStatus(scene.task_id, TaskState.FAILED, 9.0),))
+    body = {"type": "status_report", **encode(report)}
     for _ in range(3):
         await victim.raw(json.dumps({**body, "seq": 1}))  # a number that was used: taken for a repeat
     await victim.beat()
@@ -258,7 +259,10 @@ async def test_a_greeting_cannot_exhaust_the_counters(scene: Scene, claim: str) 
     assert sessions.EPOCH_LEAP == 1 << 20
 
 
-@pytest.mark.parametrize("first", ['{"type": "heartbeat", "epoch": 1, "assign_rev": 0, "sent": 1}', "{", b"\x01\x00\x00\x00\x01\x00"])
+EARLY_BEAT = '{"type": "heartbeat", "epoch": 1, "assign_rev": 0, "sent": 1}'
+
+
+@pytest.mark.parametrize("first", [EARLY_BEAT, "{", b"\x01\x00\x00\x00\x01\x00"])
 async def test_the_first_frame_must_be_the_greeting(scene: Scene, first: str | bytes) -> None:
     async with Peer(scene.thief.identity) as peer:
         await peer.raw(first)

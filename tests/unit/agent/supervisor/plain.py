@@ -16,6 +16,7 @@ from agent.supervisor.processes import start_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from agent.supervisor.streams import Stdio
@@ -95,8 +96,18 @@ class PlainCgroup:
 class PlainRuntime:
     def __init__(self, cgroup_parent: str) -> None: ...
 
-    def create(self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], stdio: Stdio | None) -> PlainInit:
-        return PlainInit(config["process"]["args"], stdio)
+    def create(
+        self,
+        id_: str,
+        config: dict[str, Any],
+        rootfs: list[list[Any]],
+        stdio: Stdio | None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> PlainInit:
+        init = PlainInit(config["process"]["args"], stdio)
+        if meanwhile is not None:
+            meanwhile()
+        return init
 
     def exec(
         self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], pid: int, process: dict[str, Any], stdio: Stdio | None

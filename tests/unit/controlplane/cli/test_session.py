@@ -114,3 +114,40 @@ def test_the_digest_is_that_of_the_pki(db: Any) -> None:
 
     ensure_authorities()
     assert bundle_digest(bundle_pem()) == digest()
+
+
+@pytest.mark.parametrize(
+    ("typed", "as_json", "left"),
+    [
+        (["node", "ls", "--json"], True, ["node", "ls"]),
+        (["container", "exec", "web.1", "prog", "--json"], False, ["container", "exec", "web.1", "prog", "--json"]),
+        (["--json", "container", "exec", "web.1", "prog"], True, ["container", "exec", "web.1", "prog"]),
+        (["service", "create", "web", "prog", "--json"], False, ["service", "create", "web", "prog", "--json"]),
+    ],
+    ids=str,
+)
+def test_json_may_stand_last_but_a_programs_own_words_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, typed: list[str], as_json: bool, left: list[str]
+) -> None:
+    from controlplane.cli import main
+
+    seen: list[list[str]] = []
+    monkeypatch.setattr(main, "app", seen.append)
+    monkeypatch.setattr(sys, "argv", ["wharf", *typed])
+    main.main()
+    assert seen == [["--json", *left] if as_json else left]
+
+
+def test_a_guests_command_is_imported_when_it_is_called() -> None:
+    code = (
+        "import sys, controlplane.cli.main as m\n"
+        "commands = m.Commands()\n"
+        "assert {'node', 'service', 'container', 'image', 'repo'} <= set(commands.list_commands(None))\n"
+        "assert 'nodes.cli.node' not in sys.modules\n"
+        "assert commands.get_command(None, 'node').name == 'node'\n"
+        "loaded = {name for name in sys.modules if name.startswith('nodes.cli.')}\n"
+        "assert loaded == {'nodes.cli.node', 'nodes.cli.quantities'}, loaded\n"
+        "assert not {'django', 'httpx', 'rich', 'websockets'} & set(sys.modules), sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
