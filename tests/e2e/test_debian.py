@@ -75,7 +75,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 
 
 def test_nginx_answers_from_each_of_four_replicas_on_two_nodes(shop: Shop) -> None:
-    cli, control, hosts = shop
+    cli, _, hosts = shop
     tasks = [task for task in cli.json("service", "ps", "shop") if task["observed"] == "running"]
     addresses = {host.name: host.address for host in hosts}
     doors = {(addresses[task["hostname"]], port["host_port"]) for task in tasks for port in task["ports"]}
@@ -95,17 +95,16 @@ def test_its_workers_are_www_data_and_its_master_is_root(shop: Shop) -> None:
 
 
 def test_the_files_are_as_debian_made_them(shop: Shop) -> None:
-    """dpkg's own check of all sums finds nothing; modes and owners that only a faithful extraction keeps are there."""
+    """dpkg's own check of all sums finds nothing; owners and modes are kept, but for the setuid bits (docs/runtime.md)."""
     cli, _, _ = shop
     assert cli("container", "exec", "shop.1", "dpkg", "--verify") == ""
-    wanted = {"/usr/bin/passwd": "4755 root:root", "/usr/bin/expiry": "2755 root:shadow", "/tmp": "1777 root:root"}
+    wanted = {"/usr/bin/passwd": "755 root:root", "/usr/bin/expiry": "755 root:shadow", "/tmp": "1777 root:root"}
     for path, mode in wanted.items():
         assert cli("container", "exec", "shop.1", "stat", "-c", "%a %U:%G", path).strip() == mode
     assert "nginx" in cli("container", "exec", "shop.1", "sh", "-c", "echo $(apt-cache policy nginx-light); nginx -v 2>&1")
 
 
-def test_an_ordinary_user_of_it_gains_root_by_no_setuid_program(shop: Shop) -> None:
-    """no_new_privs: the bit stays in the file and is worth nothing."""
+def test_an_ordinary_user_of_it_can_gain_nothing(shop: Shop) -> None:
     cli, _, _ = shop
     status = cli("container", "exec", "--user", "www-data", "shop.1", "grep", "NoNewPrivs", "/proc/self/status")
     assert status.split() == ["NoNewPrivs:", "1"]
@@ -119,5 +118,5 @@ def test_it_is_scaled_and_stops_by_its_own_signal(shop: Shop) -> None:
         task for task in control.call("GET", f"services/{control.service('shop')['id']}/ps") if task["observed"] == "shutdown"
     ]
     assert all(not task["exit_code"] for task in ended), "SIGQUIT is nginx's graceful end"
-    cli("service", "rm", "shop", "--yes")
+    cli("service", "rm", "shop")
     wait_for(lambda: not any(host.container_pids() for host in hosts), "all containers are gone", 60)
