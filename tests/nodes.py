@@ -25,13 +25,15 @@ CGROUPS = Path("/sys/fs/cgroup")
 DEADLINE = 10.0
 
 _isolated = False
+_outside: int | None = None  # the network namespace that we came from
 
 
 def isolate() -> None:
     """Enter private namespaces, loopback up. Done again it does nothing. Needs root, and to be called from the main thread."""
-    global _isolated
+    global _isolated, _outside
     if _isolated:
         return
+    _outside = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     process.unshare(CLONE_NEWNS | CLONE_NEWNET)
     root = os.open("/", os.O_PATH | os.O_CLOEXEC)
     try:
@@ -44,6 +46,11 @@ def isolate() -> None:
     with Netlink() as route:
         route.batch([rtnetlink.set_link("lo", up=True)])
     _isolated = True
+
+
+def outside(*words: str) -> list[str]:
+    """A command line that runs `words` in the machine's own network, where its package mirror is."""
+    return list(words) if _outside is None else ["nsenter", f"--net=/proc/{os.getpid()}/fd/{_outside}", *words]
 
 
 @dataclass(frozen=True, slots=True)
