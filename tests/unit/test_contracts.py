@@ -1,4 +1,4 @@
-"""The house's contracts bite: one bad import in a copy of the packages breaks the contract it should, and the real tree keeps all."""
+"""The contracts of the house bite: a bad import in a copy breaks the contract it should, and the real tree keeps all."""
 
 from __future__ import annotations
 
