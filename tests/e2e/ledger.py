@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -22,7 +23,11 @@ def start_time(pid: int) -> int:
 
 def processes(hosts: list[Host]) -> set[tuple[str, int, int]]:
     """(host, pid, start time) of each process in a container: the kernel's word, not the control plane's."""
-    return {(host.name, pid, start_time(pid)) for host in hosts for pid in host.container_pids()}
+    found = set()
+    for name, pid in ((host.name, pid) for host in hosts for pid in host.container_pids()):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            found.add((name, pid, start_time(pid)))
+    return found
 
 
 def holdings(host: Host) -> Ledger:
