@@ -47,17 +47,18 @@ class Line:
     """
 
     def __init__(self) -> None:
-        import asyncio
+        import asyncio  # 40 ms that other commands save
 
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="line")
         self._thread.start()
         self._socket: Any = None
+        self._ended = False
 
-    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+    def _do(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         import asyncio
 
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
 
     def open(self, address: str, **options: Any) -> None:
         """Raises what `websockets.asyncio.client.connect` does."""
@@ -69,14 +70,15 @@ class Line:
 
         self._socket = self._do(connected())
 
-    def recv(self) -> str | bytes:
-        """The next frame. Raises ConnectionClosed."""
-        frame: str | bytes = self._do(self._socket.recv())
+    def recv(self, timeout: float | None = None) -> str | bytes:
+        """The next frame. Raises ConnectionClosed; TimeoutError, after which the line is of no use any more."""
+        frame: str | bytes = self._do(self._socket.recv(), timeout)
         return frame
 
     def send(self, frame: str | bytes) -> None:
-        """Raises ConnectionClosed."""
-        self._do(self._socket.send(frame))
+        """Nothing when we have ended the line ourselves. Raises ConnectionClosed."""
+        if not self._ended:
+            self._do(self._socket.send(frame))
 
     def close(self) -> None:
         if self._socket is not None:
@@ -87,6 +89,7 @@ class Line:
         try:
             self.close()
         finally:
+            self._ended = True
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()

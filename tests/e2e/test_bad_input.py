@@ -85,7 +85,7 @@ def test_a_bad_layer_fails_its_task_with_the_reason(world: World, tmp_path: Path
         return next((task for task in tasks if task["observed"] in {"failed", "rejected"}), None)
 
     task = wait_for(ended, "the task is refused", 60)
-    assert any(word in task["error"] for word in ("layer", "archive", "tar")), task["error"]
+    assert "of the image is refused: " in task["error"]
     assert host.attempt("test", "-e", "/tmp/wharf-escaped").returncode == 1
     control.call("DELETE", f"services/{row['id']}", headers={"If-Match": f'"v{control.service(service)["version"]}"'})
 
@@ -101,6 +101,12 @@ BAD_MANIFESTS = {
     "noise": (b"{", "MANIFEST_INVALID"),
     "list": (b"[]", "MANIFEST_INVALID"),
     "deep": (b"[" * 100_000, "MANIFEST_INVALID"),
+    "half a character": (
+        json.dumps(
+            {"schemaVersion": 2, "mediaType": OCI, "config": ABSENT, "layers": [], "annotations": {"a": "\ud800"}}
+        ).encode(),
+        "MANIFEST_INVALID",
+    ),
     "no version": (json.dumps({"mediaType": OCI, "config": ABSENT, "layers": []}).encode(), "MANIFEST_INVALID"),
     "bad digest": (
         json.dumps({"schemaVersion": 2, "mediaType": OCI, "config": {**ABSENT, "digest": "sha256:xyz"}, "layers": []}).encode(),
@@ -136,7 +142,7 @@ def test_a_blob_that_is_not_what_it_is_called_is_refused(world: World) -> None:
     assert registry(control, "HEAD", f"admin/web/blobs/sha256:{wrong}").status_code == 404
 
 
-@pytest.mark.parametrize("token", ["", "x", "wharf_unknown_" + "a" * 43, "eyJhbGciOiJub25lIn0.e30.", "\x80"])
+@pytest.mark.parametrize("token", ["x", "wharf_unknown_" + "a" * 43, "eyJhbGciOiJub25lIn0.e30.", "\x80"])
 def test_a_bad_token_opens_nothing(world: World, token: str) -> None:
     control, _ = world
     headers = {"Authorization": b"Bearer " + token.encode("latin-1")}
