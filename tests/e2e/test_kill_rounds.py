@@ -19,8 +19,8 @@ from tests.e2e.ledger import Ledger, descriptors, holdings, processes
 
 ROUNDS = int(os.environ.get("WHARF_ROUNDS", "3"))
 REPLICAS = 6
-QUIET = 3  # times of up and down without a kill, in which descriptors would grow
-SLACK = 4  # descriptors that may differ: connections of a pool, a request that is being served
+QUIET, BATCHES = 3, 5  # times of up and down without a kill, in which descriptors would grow; how often that is looked at
+SLACK = 2  # descriptors that may differ: connections of a pool, a request that is being served
 
 pytestmark = [
     pytest.mark.root,
@@ -103,10 +103,6 @@ def open_files(control: ControlPlane, hosts: list[Host]) -> dict[str, Counter[st
     return found
 
 
-def _growth(before: dict[str, Counter[str]], after: dict[str, Counter[str]]) -> dict[str, Counter[str]]:
-    return {name: after[name] - before[name] for name in before if after[name].total() > before[name].total() + SLACK}
-
-
 def test_rounds_of_kills_lose_nothing_stick_nowhere_and_leak_nothing(world: Fleet) -> None:
     control, hosts = world
     control.create(SERVICE, "admin/web:1", replicas=REPLICAS, stop_grace=1.0, ports=[{"target": 80}])
@@ -152,19 +148,24 @@ def _nothing_leaked(control: ControlPlane, hosts: list[Host], before: dict[str, 
         return not excess
 
     _until(even, excess, "left over")
-    files = open_files(control, hosts)
-    for _ in range(QUIET):
-        scale(control, REPLICAS + 1)
-        scale(control, REPLICAS)
-    settle(control, hosts, REPLICAS)
-    growth: dict[str, Counter[str]] = {}
+    _no_descriptor_leaks(control, hosts)
 
-    def steady() -> bool:
-        growth.clear()
-        growth.update(_growth(files, open_files(control, hosts)))
-        return not growth
 
-    _until(steady, growth, "descriptors that are not closed")
+def _no_descriptor_leaks(control: ControlPlane, hosts: list[Host]) -> None:
+    """Pools of threads and connections fill up at first and then stand still; a leak grows with every batch of work."""
+    before, growth = open_files(control, hosts), {}
+    for batch in range(BATCHES):
+        for _ in range(QUIET):
+            scale(control, REPLICAS + 1)
+            scale(control, REPLICAS)
+        settle(control, hosts, REPLICAS)
+        after = open_files(control, hosts)
+        growth = {name: after[name] - before[name] for name in before if after[name].total() > before[name].total() + SLACK}
+        print(f"descriptors after batch {batch}: { ({name: files.total() for name, files in after.items()}) }", flush=True)
+        if not growth:
+            return
+        before = after
+    pytest.fail(f"descriptors grow for ever: {growth}")
 
 
 def _until(condition: Callable[[], bool], seen: Any, what: str) -> None:

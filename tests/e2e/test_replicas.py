@@ -15,12 +15,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from websockets.sync.client import connect
 
 from tests import servers
 from tests.e2e import images
 from tests.e2e.fleet import CONTROL, ROOT, ControlPlane, Fabric, Host, wait_for
-from tests.e2e.test_fleet import insecure, read_stream
+from tests.e2e.test_fleet import line, read_stream
 
 pytestmark = [
     pytest.mark.root,
@@ -54,8 +53,7 @@ class SecondWeb:
     def stream(self, control: ControlPlane, request: dict[str, Any]) -> Iterator[Any]:
         """The ticket is had from the first process, and redeemed at this one: nothing but rows joins the two."""
         ticket = control.call("POST", "streams", json=request)["ticket"]
-        origin = {"Origin": f"https://{CONTROL}:{PORT}"}
-        with connect(f"wss://{CONTROL}:{PORT}/ws/stream", ssl=insecure(), additional_headers=origin) as socket:
+        with line(f"wss://{CONTROL}:{PORT}/ws/stream", origin=f"https://{CONTROL}:{PORT}") as socket:
             socket.send(json.dumps({"ticket": ticket}))
             yield socket
 
