@@ -18,7 +18,7 @@ if "WHARF_HOME" not in os.environ or os.environ.get("HOME_OF_WORKER", "") != WOR
 os.environ.setdefault("WHARF_REDIS_URL", "memory://")
 os.environ.setdefault("WHARF_LOG_LEVEL", "WARNING")
 
-from controlplane.settings import *  # noqa: F403
+from controlplane.settings import *  # noqa: E402, F403
 
 PASSWORD_HASHERS = ["tests.hashers.CheapArgon2"]
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):  # noqa: F405
