@@ -60,6 +60,7 @@ def _node_view(node: Node) -> NodeView:
         collection=node.collection.path,
         approved=node.approved_at is not None,
         down_since=stamp(node.state_at) if node.state == NodeState.DOWN else 0.0,
+        problems=tuple(node.inventory.get("problems", ())),
     )
 
 

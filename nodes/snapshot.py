@@ -69,6 +69,7 @@ class NodeView:
     collection: str = "/"
     approved: bool = True
     down_since: float = 0.0
+    problems: tuple[str, ...] = ()  # what it says of itself that makes it unfit for new tasks; it is PAUSE then
 
     @property
     def gone(self) -> bool:

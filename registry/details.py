@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from agent.protocol.jsontext import unstorable
 from agent.protocol.oci import Descriptor, parse_manifest
 from agent.protocol.oci import Manifest as Document
 from registry.models import Manifest
@@ -15,19 +16,20 @@ _RUN_FIELDS = ("Entrypoint", "Cmd", "Env", "WorkingDir", "User", "ExposedPorts",
 
 
 def read_config(config: Descriptor | None, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
-    """The config as JSON; {} when there is none, it is too large, or it is no JSON object (artifacts may carry anything)."""
+    """The config as JSON; {} when there is none, it is too large, or it is no sane JSON object (artifacts may carry anything)."""
     if config is None or not 0 < config.size <= limit:
         return {}
     blob = open_store().open(config.digest)
     if blob is None:
         return {}
     try:
-        data = json.loads(blob.read_at(0, config.size))
-    except ValueError:
+        text = blob.read_at(0, config.size).decode()
+        data = json.loads(text)
+    except (ValueError, RecursionError):
         return {}
     finally:
         blob.close()
-    return data if isinstance(data, dict) else {}
+    return data if isinstance(data, dict) and not unstorable(text, data) else {}
 
 
 def platforms_of(document: Document) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,22 +25,32 @@ CGROUPS = Path("/sys/fs/cgroup")
 DEADLINE = 10.0
 
 _isolated = False
+_outside: int | None = None  # the network namespace that we came from
 
 
 def isolate() -> None:
     """Enter private namespaces, loopback up. Done again it does nothing. Needs root, and to be called from the main thread."""
-    global _isolated
+    global _isolated, _outside
     if _isolated:
         return
+    _outside = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     process.unshare(CLONE_NEWNS | CLONE_NEWNET)
     root = os.open("/", os.O_PATH | os.O_CLOEXEC)
     try:
         mountapi.set_attributes(root, 0, propagation=mountapi.MS_PRIVATE, recursive=True)
     finally:
         os.close(root)
+    # Names of namespaces (`ip netns add n1`) are files: a directory of our own, or two runs on one machine would share them.
+    os.makedirs("/run/netns", exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run/netns"], check=True)
     with Netlink() as route:
         route.batch([rtnetlink.set_link("lo", up=True)])
     _isolated = True
+
+
+def outside(*words: str) -> list[str]:
+    """A command line that runs `words` in the machine's own network, where its package mirror is."""
+    return list(words) if _outside is None else ["nsenter", f"--net=/proc/{os.getpid()}/fd/{_outside}", *words]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from agent.protocol.oci import (
     Reference,
     parse_manifest,
 )
-from agent.storage.errors import DigestMismatch, NoSpace
+from agent.storage.errors import DigestMismatch, LayerInvalid, LayerTooLarge, NoSpace
 
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 _ACCEPT: Final = ", ".join(sorted(MANIFEST_TYPES | INDEX_TYPES))
@@ -154,6 +154,8 @@ def apply_layer(store: ImageStore, layer: LayerBlob, chain_id: str, parent: str 
     try:
         with store.content.open(layer.digest) as blob:
             store.driver.apply(chain_id, parent, blob, compressed=str(layer.digest))
+    except (LayerInvalid, LayerTooLarge) as error:
+        raise type(error)(f"layer {str(layer.digest)[:19]} of the image is refused: {error.detail}", **error.extra) from error
     except DigestMismatch as error:
         if "diff_id" not in error.extra:
             store.content.delete(layer.digest)

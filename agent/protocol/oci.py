@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.protocol.errors import InvalidInput, TooLarge
+from agent.protocol.jsontext import unstorable
 
 MEDIA_OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 MEDIA_OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -317,6 +318,8 @@ def load_json(raw: bytes) -> dict[str, Any]:
         raise ManifestInvalid(f"not JSON: {error}") from error
     if not isinstance(data, dict):
         raise ManifestInvalid("expected a JSON object")
+    if reason := unstorable(text, data):
+        raise ManifestInvalid(f"it holds {reason}")
     return data
 
 

@@ -1,4 +1,4 @@
-"""JSON bodies, strictly: UTF-8, no duplicate keys, no NaN, 32 levels, 2 MiB."""
+"""JSON bodies, strictly: UTF-8, no duplicate keys, no NaN, no text that cannot be stored, 32 levels, 2 MiB."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from django.conf import settings
 from rest_framework.parsers import JSONParser
 
 from agent.protocol.errors import InvalidInput, TooLarge
+from agent.protocol.jsontext import unstorable
 
 MAX_DEPTH = 32
 
@@ -41,7 +42,8 @@ def depth(value: Any) -> int:
 def parse(data: bytes) -> Any:
     """The value of a JSON text. Raises InvalidInput saying what is wrong and where."""
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        text = data.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise InvalidInput(f"The body is not UTF-8 (byte {error.start}).") from None
     except json.JSONDecodeError as error:
@@ -50,6 +52,8 @@ def parse(data: bytes) -> Any:
         raise InvalidInput(f"The body cannot be read: {type(error).__name__}.") from None
     if depth(value) > MAX_DEPTH:
         raise InvalidInput(f"The body is nested deeper than {MAX_DEPTH} levels.")
+    if reason := unstorable(text, value):
+        raise InvalidInput(f"The body holds {reason}.")
     return value
 
 

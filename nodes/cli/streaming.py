@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from controlplane.cli.session import EXIT_CODES, Failure, Session
 
+T = TypeVar("T")
 STDIN, STDOUT, STDERR = 0, 1, 2
 OPEN_TIMEOUT = 30.0
 CHUNK = 64 << 10  # bytes of input a frame
@@ -37,11 +39,67 @@ class Ended:
     error: str
 
 
+class Line:
+    """A websocket whose event loop runs in a thread of its own; others wait for it.
+
+    Never websockets' threading client: it reads and writes one TLS object from two threads, which CPython's ssl does not lock
+    before 3.13. Session tickets arrive while the first request is written, so that one connection in some hundreds hangs.
+    """
+
+    def __init__(self) -> None:
+        import asyncio  # 40 ms that other commands save
+
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="line")
+        self._thread.start()
+        self._socket: Any = None
+        self._ended = False
+
+    def _do(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        import asyncio
+
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
+
+    def open(self, address: str, **options: Any) -> None:
+        """Raises what `websockets.asyncio.client.connect` does."""
+
+        async def connected() -> Any:
+            from websockets.asyncio.client import connect
+
+            return await connect(address, **options)
+
+        self._socket = self._do(connected())
+
+    def recv(self, timeout: float | None = None) -> str | bytes:
+        """The next frame. Raises ConnectionClosed; TimeoutError, after which the line is of no use any more."""
+        frame: str | bytes = self._do(self._socket.recv(), timeout)
+        return frame
+
+    def send(self, frame: str | bytes) -> None:
+        """Nothing when we have ended the line ourselves. Raises ConnectionClosed."""
+        if not self._ended:
+            self._do(self._socket.send(frame))
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._do(self._socket.close())
+
+    def end(self) -> None:
+        """Close, and let the thread go."""
+        try:
+            self.close()
+        finally:
+            self._ended = True
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+
 class Stream:
     """One open stream. One thread reads `items`, others may send."""
 
-    def __init__(self, socket: Any) -> None:
-        self._socket = socket
+    def __init__(self, line: Line) -> None:
+        self._line = line
         self.sources: dict[int, str] = {}
 
     def items(self) -> Iterator[Output | Opened | Ended]:
@@ -50,7 +108,7 @@ class Stream:
 
         while True:
             try:
-                frame = self._socket.recv()
+                frame = self._line.recv()
             except ConnectionClosed as closed:
                 reason = closed.rcvd.reason if closed.rcvd else ""
                 raise Failure(f"The stream broke off{f': {reason}' if reason else ''}.", 5) from None
@@ -90,13 +148,13 @@ class Stream:
 
     def close(self) -> None:
         """From our side; what was opened in the container goes on."""
-        self._socket.close()
+        self._line.close()
 
     def _send(self, frame: str | bytes) -> None:
         from websockets.exceptions import ConnectionClosed
 
         with contextlib.suppress(ConnectionClosed):
-            self._socket.send(frame)
+            self._line.send(frame)
 
 
 @contextlib.contextmanager
@@ -105,24 +163,26 @@ def open_stream(
 ) -> Iterator[Stream]:
     """A stream to a container, or to a service's logs. Raises Failure."""
     from websockets.exceptions import InvalidHandshake
-    from websockets.sync.client import connect
     from websockets.typing import Origin
 
     named = {"container": container} if container else {"service": service}
     ticket = session.post("/api/v1/streams", {"target": target, **named, "args": dict(args)})["ticket"]
     server = session.context.server
     address = f"wss://{server.removeprefix('https://')}/ws/stream"
+    line = Line()
     try:
-        socket = connect(
-            address,
-            ssl=session.trust(),
-            origin=Origin(server),
-            compression=None,  # bytes of a terminal: the round trip counts, not the volume
-            max_size=None,
-            open_timeout=OPEN_TIMEOUT,
-        )
-    except (OSError, TimeoutError, InvalidHandshake) as error:
-        raise Failure(f"Cannot open a stream to {server}: {error}", 5) from None
-    with socket:
-        socket.send(json.dumps({"ticket": ticket}))
-        yield Stream(socket)
+        try:
+            line.open(
+                address,
+                ssl=session.trust(),
+                origin=Origin(server),
+                compression=None,  # bytes of a terminal: the round trip counts, not the volume
+                max_size=None,
+                open_timeout=OPEN_TIMEOUT,
+            )
+        except (OSError, TimeoutError, InvalidHandshake) as error:
+            raise Failure(f"Cannot open a stream to {server}: {error}", 5) from None
+        line.send(json.dumps({"ticket": ticket}))
+        yield Stream(line)
+    finally:
+        line.end()

@@ -13,7 +13,7 @@ from agent.protocol import codec
 from agent.protocol.codec import InvalidSpec
 from agent.protocol.errors import InvalidInput, NotFound, WharfError
 from agent.protocol.spec import ServiceSpec
-from controlplane.api import access
+from controlplane.api import access, parsers
 from controlplane.console.pages import AUTHENTICATED, Page
 from nodes import actions
 from nodes.console import forms
@@ -151,9 +151,9 @@ class ServiceForm(Page):
         if data.get("form") != "raw":
             return forms.spec_of(data.dict(), base)
         try:
-            raw = json.loads(data.get("raw", ""))
-        except ValueError as error:
-            raise InvalidSpec(f"the spec is not JSON: {error}", field="raw") from None
+            raw = parsers.parse(data.get("raw", "").encode())
+        except InvalidInput as error:
+            raise InvalidSpec(f"the spec cannot be read: {error.detail}", field="raw") from None
         return codec.decode(ServiceSpec, raw)
 
     def shown_again(self, error: WharfError) -> HttpResponse:

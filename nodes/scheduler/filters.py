@@ -35,6 +35,8 @@ class NodeLoad:
             self.by_service[task.service_id] = self.by_service.get(task.service_id, 0) + 1
 
 
+_PROBLEMS = {"disk_full": "disk is full", "state_unwritable": "state cannot be written"}
+
 StaticFilter = Callable[[ServiceView, NodeView], str]
 LoadFilter = Callable[[ServiceView, TaskView, NodeLoad], str]
 
@@ -50,7 +52,9 @@ def ready(service: ServiceView, node: NodeView) -> str:
 def available(service: ServiceView, node: NodeView) -> str:
     if node.availability is Availability.ACTIVE:
         return ""
-    return "paused" if node.availability is Availability.PAUSE else "drained"
+    if node.availability is Availability.DRAIN:
+        return "drained"
+    return ", ".join(_PROBLEMS.get(problem, problem) for problem in node.problems) or "paused"
 
 
 def collection(service: ServiceView, node: NodeView) -> str:

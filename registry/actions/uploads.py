@@ -112,7 +112,7 @@ def cancel(full_name: str, session: str) -> None:
 
 
 def forget(session: str) -> None:
-    """The store dropped the bytes (they did not match their digest)."""
+    """The store dropped the bytes: they did not match their digest, or did not fit."""
     Upload.objects.filter(pk=session).delete()
 
 

@@ -8,7 +8,9 @@ our memory; then the file's commit; then one short transaction. No transaction i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import AsyncIterator
 
 from agent.protocol.errors import InvalidInput, PreconditionFailed
 from agent.protocol.oci import Digest, DigestInvalid
@@ -20,7 +22,7 @@ from registry.errors import RangeInvalid, UploadUnknown
 from registry.queries import content
 from registry.storage import open_store
 from registry.storage.hashing import ALGORITHMS
-from registry.storage.store import DigestMismatch, UploadBusy, UploadWriter
+from registry.storage.store import DigestMismatch, StoreFull, UploadBusy, UploadWriter
 from registry.v2.auth import Caller, Credentials, admit
 from registry.v2.ranges import chunk
 from registry.v2.request import BATCH, Request
@@ -121,14 +123,15 @@ def _drop(writer: UploadWriter, session: str) -> None:
 async def patch(request: Request, name: str, session: str) -> Response:
     first = _chunk_start(request)
     held = await writes(_claim, Credentials.of(request), name, session, first)
-    if 0 < (request.length or 0) <= SMALL:
-        return Response(202, _progress(name, session, await _append_small(request, held, name)))
-    writer = await _open_writer(held, name)
-    try:
-        await _append(request, held, writer)
-    finally:
-        # Also when the client vanished: its whole batches count, and any process goes on from them.
-        await asyncio.shield(_release(held, writer))
+    async with _given_up_when_full(session):
+        if 0 < (request.length or 0) <= SMALL:
+            return Response(202, _progress(name, session, await _append_small(request, held, name)))
+        writer = await _open_writer(held, name)
+        try:
+            await _append(request, held, writer)
+        finally:
+            # Also when the client vanished: its whole batches count, and any process goes on from them.
+            await asyncio.shield(_release(held, writer))
     return Response(202, _progress(name, session, writer.offset))
 
 
@@ -139,15 +142,31 @@ async def put(request: Request, name: str, session: str) -> Response:
     digest = Digest.parse(text)
     first = _chunk_start(request)
     held = await writes(_claim, Credentials.of(request), name, session, first, digest.algorithm)
-    writer = await _open_writer(held, name)
-    committed = False
-    try:
-        await _append(request, held, writer)
-        committed = await _commit(held, writer, digest)
-    finally:
-        if not committed:
-            await asyncio.shield(_release(held, writer))
+    async with _given_up_when_full(session):
+        writer = await _open_writer(held, name)
+        committed = False
+        try:
+            await _append(request, held, writer)
+            committed = await _commit(held, writer, digest)
+        finally:
+            if not committed:
+                await asyncio.shield(_release(held, writer))
     return _stored(name, digest)
+
+
+@contextlib.asynccontextmanager
+async def _given_up_when_full(session: str) -> AsyncIterator[None]:
+    """What arrived would keep the disk full until the upload expires, and the pushes of everybody out."""
+    try:
+        yield
+    except StoreFull:
+        await asyncio.shield(_give_up(session))
+        raise
+
+
+async def _give_up(session: str) -> None:
+    await writes(uploads.forget, session)
+    await files(open_store().discard, session)
 
 
 async def _commit(held: Claim, writer: UploadWriter, digest: Digest) -> bool:

@@ -193,8 +193,11 @@ class Host:
     def container_pids(self) -> list[int]:
         """Pids, in our namespace, of the processes in this host's containers (in the pids hierarchy, or the one of v2)."""
         tops = [top for top in cgroup_directories(self.cgroup) if top.parent.name in ("pids", "cgroup")]
-        files = [file for top in tops for file in top.glob("*/cgroup.procs")]
-        return sorted({int(pid) for file in files for pid in file.read_text().split()})
+        found: set[int] = set()
+        for file in (file for top in tops for file in top.glob("*/cgroup.procs") if file.parent.name != "supervisor"):
+            with contextlib.suppress(OSError):  # removed meanwhile
+                found.update(int(pid) for pid in file.read_text().split())
+        return sorted(found)
 
     def kill_agent(self) -> None:
         assert self.agent is not None

@@ -17,6 +17,11 @@ APPLETS = ("sh", "httpd", "sleep", "echo", "cat", "stty", "ls", "hostname", "tru
 
 def layout(directory: Path, *, command: list[str], files: dict[str, str] | None = None, **config: Any) -> Path:
     """An OCI layout at `directory` with the tag `latest`; `config` are more fields of the run configuration (Env, User …)."""
+    return layout_of(directory, _rootfs(files or {}), command=command, **config)
+
+
+def layout_of(directory: Path, tar: bytes, *, command: list[str], **config: Any) -> Path:
+    """Likewise, around the uncompressed `tar` of a root file system."""
     blobs = directory / "blobs" / "sha256"
     blobs.mkdir(parents=True)
 
@@ -25,14 +30,13 @@ def layout(directory: Path, *, command: list[str], files: dict[str, str] | None 
         (blobs / digest).write_bytes(data)
         return {"digest": f"sha256:{digest}", "size": len(data)}
 
-    tar = _rootfs(files or {})
     layer = put(gzip.compress(tar, 1, mtime=0))
     document = {
         "architecture": "amd64",
         "os": "linux",
         "config": {"Cmd": command, **config},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(tar).hexdigest()}"]},
-        "history": [{"created_by": "busybox and a few files"}],
+        "history": [{"created_by": "a root file system"}],
     }
     manifest = {
         "schemaVersion": 2,

@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
-from websockets.sync.client import connect
 
+from nodes.cli.streaming import Line
 from tests.e2e import images
 from tests.e2e.fleet import CONTROL, ControlPlane, Host, fleet, wait_for
 
@@ -111,9 +111,20 @@ def stream(control: ControlPlane, request: dict[str, Any]) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def redeem(control: ControlPlane, ticket: str) -> Iterator[Any]:
-    with connect(f"wss://{CONTROL}:8443/ws/stream", ssl=insecure(), additional_headers={"Origin": control.url}) as socket:
+    with line(f"wss://{CONTROL}:8443/ws/stream", origin=control.url) as socket:
         socket.send(json.dumps({"ticket": ticket}))
         yield socket
+
+
+@contextlib.contextmanager
+def line(address: str, origin: str) -> Iterator[Line]:
+    """The command line's own socket: see there why it is not websockets' threading client."""
+    opened = Line()
+    try:
+        opened.open(address, ssl=insecure(), origin=origin)
+        yield opened
+    finally:
+        opened.end()
 
 
 def read_stream(socket: Any, *, until: str = "exit") -> tuple[bytes, dict[str, Any]]:

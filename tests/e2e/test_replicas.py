@@ -15,12 +15,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from websockets.sync.client import connect
 
 from tests import servers
 from tests.e2e import images
 from tests.e2e.fleet import CONTROL, ROOT, ControlPlane, Fabric, Host, wait_for
-from tests.e2e.test_fleet import insecure, read_stream
+from tests.e2e.test_fleet import line, read_stream
 
 pytestmark = [
     pytest.mark.root,
@@ -54,8 +53,7 @@ class SecondWeb:
     def stream(self, control: ControlPlane, request: dict[str, Any]) -> Iterator[Any]:
         """The ticket is had from the first process, and redeemed at this one: nothing but rows joins the two."""
         ticket = control.call("POST", "streams", json=request)["ticket"]
-        origin = {"Origin": f"https://{CONTROL}:{PORT}"}
-        with connect(f"wss://{CONTROL}:{PORT}/ws/stream", ssl=insecure(), additional_headers=origin) as socket:
+        with line(f"wss://{CONTROL}:{PORT}/ws/stream", origin=f"https://{CONTROL}:{PORT}") as socket:
             socket.send(json.dumps({"ticket": ticket}))
             yield socket
 
@@ -182,3 +180,28 @@ def test_the_death_of_the_process_that_holds_the_link_is_no_clean_end(world: tup
             return first["type"] == "opened" and b"again" in read_stream(socket)[0]
 
     wait_for(works, "streams through the new process", 30)
+
+
+def test_an_agent_that_is_asked_to_end_does_so_with_a_stream_open(world: tuple[ControlPlane, Host, SecondWeb]) -> None:
+    control, host, second = world
+    args = {"command": ["sh", "-c", "while true; do echo tick; sleep 0.1; done"]}
+    with second.stream(control, {"target": "exec", "container": container(control), "args": args}) as socket:
+        read_stream(socket, until="opened")
+        assert host.agent is not None
+        for pid in host.pids("-m agent "):
+            os.kill(pid, signal.SIGTERM)
+        host.agent.wait(10)
+        data = b""
+        while True:  # output until the loss is told
+            frame = socket.recv(timeout=30)
+            if isinstance(frame, str):
+                break
+            data += frame
+        message = json.loads(frame)
+    assert (message["type"], message["code"]) == ("error", "stream_lost")
+    ending = host.log().rpartition("stopping; containers run on")[2]
+    assert "Traceback" not in ending
+    assert "Task was destroyed" not in ending
+    host.start_agent()
+    wait_for(lambda: control.node("n1")["state"] == "ready", "the node is back", 60)
+    assert control.whole("web", 1)
