@@ -19,6 +19,7 @@ from django.db import connection
 from controlplane.api.ids import new_id
 from controlplane.events import hints
 from controlplane.events.models import ChainHead
+from controlplane.jobs import JobContext, Schedule, job
 from controlplane.jobs.clock import database_now
 from nodes import actions, topics
 from nodes.orchestrator.liveness import PERIOD
@@ -114,4 +115,21 @@ def reconcile(stop: threading.Event) -> None:
     Reconciler().run(stop)
 
 
+@job("nodes.sweep", operation="Node Update", max_attempts=1, quiet=True, single=True)
+def sweep(ctx: JobContext) -> dict[str, int]:
+    """Judge every node by its lease, now. The loop does it each second; the schedule is a net under it."""
+    changed = actions.sweep()
+    ctx.log(f"{changed} nodes changed their state.")
+    return {"changed": changed}
+
+
+@job("nodes.schedule", operation="Node Update", max_attempts=1, quiet=True, single=True)
+def schedule(ctx: JobContext) -> dict[str, int]:
+    """One round of orchestrator and scheduler, now."""
+    done = actions.reconcile_round()
+    ctx.log(f"{done.changes} changes.")
+    return {"changes": done.changes}
+
+
+SCHEDULES = [Schedule("nodes.sweep", "30 * * * * *"), Schedule("nodes.schedule", "45 * * * * *")]
 LOOPS: tuple[Callable[[threading.Event], None], ...] = (reconcile,)

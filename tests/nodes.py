@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -39,6 +40,9 @@ def isolate() -> None:
         mountapi.set_attributes(root, 0, propagation=mountapi.MS_PRIVATE, recursive=True)
     finally:
         os.close(root)
+    # Names of namespaces (`ip netns add n1`) are files: a directory of our own, or two runs on one machine would share them.
+    os.makedirs("/run/netns", exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run/netns"], check=True)
     with Netlink() as route:
         route.batch([rtnetlink.set_link("lo", up=True)])
     _isolated = True

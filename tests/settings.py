@@ -8,14 +8,17 @@ import os
 import shutil
 import tempfile
 
-# a worker of xdist inherits the home of the process that started it, and must not share its files with the other workers
-if "WHARF_HOME" not in os.environ or "PYTEST_XDIST_WORKER" in os.environ:
+# a worker of xdist inherits the home of the process that started it and must not share its files with the other workers;
+# a server that a test starts inherits the worker's name too, and keeps the home the test gave it
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+if "WHARF_HOME" not in os.environ or os.environ.get("HOME_OF_WORKER", "") != WORKER:
     os.environ["WHARF_HOME"] = tempfile.mkdtemp(prefix="wharf-test-")
+    os.environ["HOME_OF_WORKER"] = WORKER
     atexit.register(shutil.rmtree, os.environ["WHARF_HOME"], ignore_errors=True)
 os.environ.setdefault("WHARF_REDIS_URL", "memory://")
 os.environ.setdefault("WHARF_LOG_LEVEL", "WARNING")
 
-from controlplane.settings import *  # noqa: F403
+from controlplane.settings import *  # noqa: E402, F403
 
 PASSWORD_HASHERS = ["tests.hashers.CheapArgon2"]
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):  # noqa: F405

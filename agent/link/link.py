@@ -20,7 +20,7 @@ from agent.link.journal import Journal
 from agent.link.streams import Streams
 from agent.link.tokens import Questions
 from agent.protocol import messages as m
-from agent.protocol.errors import Internal, WharfError
+from agent.protocol.errors import Internal, Unavailable, WharfError
 from agent.protocol.wire import Acknowledged, Event, Received, State, Wire
 from agent.worker.worker import Worker
 
@@ -196,8 +196,12 @@ class Link:
         try:
             self._journal.begin(action)
         except OSError as error:
-            # Without the note a repeat would act twice: it is asked for again when the disk has room.
-            log.error("action %s is put off: the state directory cannot be written: %s", action.kind, error)
+            # Without the note a repeat would act twice.
+            log.error("action %s is refused: the state directory cannot be written: %s", action.kind, error)
+            refusal = Unavailable(
+                f"the node's state directory cannot be written ({error.strerror}): make room on it, then ask again"
+            )
+            self._send_result(m.ActionResult(self._epoch, action.action_id, ok=False, error=refusal.as_dict()))
             return
         self._acting[action.action_id] = asyncio.create_task(self._carry_out(action), name=f"action-{action.kind}")
 

@@ -36,7 +36,7 @@ class Registration:
 
 def node_actor(node: Node) -> Actor:
     """The node itself as the author of an event."""
-    return Actor("node", node.pk, node.hostname)
+    return Actor("node", node.pk, node.hostname[:150])  # a host name may be longer than an event's author
 
 
 def register(

@@ -1,15 +1,13 @@
 """1,000 nodes on one web process: what a heartbeat costs, how long its acknowledgement takes, what a link weighs.
 
-    python -m tests.bench.heartbeats [--nodes 1000] [--seconds 20]
+    python -m tests.bench.heartbeats [ROUNDS]
 
-A real web process (uvloop, mutual TLS, the real wire) on a SQLite database in a temporary home;
-the nodes are simulated by two client
-processes, each with its own certificate and row. CPU and memory are the web process's, from /proc.
+A real web process (uvloop, mutual TLS, the real wire) on a SQLite database in a temporary home; the nodes are simulated by two
+client processes, each node with its own certificate and row. CPU and memory are the web process's, from /proc.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -20,27 +18,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.bench.measure import HIGHER, LOWER, Measure, Series, percentile, run_alone
+
+NODES = 1000  # even
+SECONDS = 20.0  # of heartbeats
 CLIENTS = 2
 ROOT = Path(__file__).resolve().parents[2]
 PROCESS = "tests.bench.heartbeats"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--nodes", type=int, default=1000, help="even")
-    parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--client", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--prepare", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.prepare:
-        prepare(arguments.prepare)
-    elif arguments.client:
-        asyncio.run(client(arguments.client, arguments.seconds))
-    else:
-        measure(arguments.nodes, arguments.seconds)
+def helper(arguments: list[str]) -> None:
+    """What the helper processes do: `prepare NODES`, or `client FILE SECONDS`."""
+    match arguments:
+        case ["prepare", nodes]:
+            prepare(int(nodes))
+        case ["client", path, seconds]:
+            asyncio.run(client(Path(path), float(seconds)))
 
 
 def free_port() -> int:
@@ -49,7 +46,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def measure(nodes: int, seconds: float) -> None:
+def once(nodes: int, seconds: float) -> dict[str, float]:
+    """Figures of one web process, see `ROWS`."""
     with tempfile.TemporaryDirectory(prefix="wharf-beats-") as home:
         environment = {
             **os.environ,
@@ -61,7 +59,7 @@ def measure(nodes: int, seconds: float) -> None:
             "WHARF_LOG_LEVEL": "ERROR",
         }
         run = [sys.executable, "-m"]
-        subprocess.run([*run, PROCESS, "--prepare", str(nodes)], env=environment, cwd=ROOT, check=True)
+        subprocess.run([*run, PROCESS, "prepare", str(nodes)], env=environment, cwd=ROOT, check=True)
         web = subprocess.Popen([*run, "controlplane.server"], env=environment, cwd=ROOT)
         try:
             wait_for_port(int(environment["WHARF_NODE_PORT"]), web)
@@ -69,7 +67,7 @@ def measure(nodes: int, seconds: float) -> None:
             started = time.monotonic()
             clients = [
                 subprocess.Popen(
-                    [*run, PROCESS, "--client", f"{home}/nodes-{index}.json", "--seconds", str(seconds)],
+                    [*run, PROCESS, "client", f"{home}/nodes-{index}.json", str(seconds)],
                     env=environment, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                 )
                 for index in range(CLIENTS)
@@ -87,21 +85,43 @@ def measure(nodes: int, seconds: float) -> None:
                 process.stdin.flush()
             found = [json.loads(process.communicate()[0]) for process in clients]
             busy, elapsed = cpu(web.pid) - begin, time.monotonic() - at
-            tell(nodes, up, linking, found, busy, elapsed, memory(web.pid) - empty)
+            grown = memory(web.pid) - empty
         finally:
             web.terminate()
             web.wait(30)
+    delays = [1000 * delay for result in found for delay in result["delays"]]
+    assert delays, "no heartbeat was acknowledged"
+    assert not any(result["lost"] for result in found), "links were lost"
+    return {
+        "up": up,
+        "linking": 1000 * linking / nodes,
+        "rate": len(delays) / elapsed,
+        "core": 100 * busy / elapsed,
+        "beat": 1e6 * busy / len(delays),
+        "p50": percentile(delays, 0.5),
+        "p99": percentile(delays, 0.99),
+        "memory": grown / nodes / 1024,
+    }
 
 
-def tell(nodes: int, up: float, linking: float, found: list[dict[str, Any]], busy: float, elapsed: float, grown: int) -> None:
-    delays = sorted(delay for result in found for delay in result["delays"])
-    beats = len(delays)
-    print(f"{nodes} links up in {up:.1f} s; {linking / nodes * 1000:.1f} ms of CPU each (handshake, registration, first look)")
-    print(f"{beats} beats in {elapsed:.1f} s: {beats / elapsed:.0f}/s, {busy / elapsed * 100:.1f} % of a core,", end=" ")
-    print(f"{busy / beats * 1e6:.0f} us of CPU a beat (leases and looks included)")
-    print(f"acknowledged after p50 {delays[beats // 2] * 1000:.1f} ms, p99 {delays[int(beats * 0.99)] * 1000:.1f} ms,", end=" ")
-    print(f"worst {delays[-1] * 1000:.1f} ms; lost links: {sum(result['lost'] for result in found)}")
-    print(f"{grown / nodes / 1024:.0f} KiB of memory a link")
+# key, what, unit
+ROWS = (
+    ("up", "all links up", "s"),
+    ("linking", "CPU of the web process for one link: handshake, registration, first look", "ms"),
+    ("rate", "heartbeats", "per s"),
+    ("core", "CPU of the web process meanwhile", "% of a core"),
+    ("beat", "the same, for one heartbeat", "us"),
+    ("p50", "heartbeat acknowledged, p50", "ms"),
+    ("p99", "heartbeat acknowledged, p99", "ms"),
+    ("memory", "memory of the web process for one link, PSS", "KiB"),
+)
+
+
+def measures(rounds: int) -> Iterator[Measure]:
+    found = [once(NODES, SECONDS) for _ in range(rounds)]
+    for key, what, unit in ROWS:
+        better = HIGHER if key == "rate" else LOWER
+        yield Measure("links", what, unit, [Series(f"{NODES:,} nodes, mutual TLS", [row[key] for row in found])], better)
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
@@ -247,4 +267,7 @@ class SimulatedNode:
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1 and sys.argv[1] in ("prepare", "client"):
+        helper(sys.argv[1:])
+    else:
+        run_alone(measures, 1)

@@ -98,6 +98,8 @@ class Fabric:
     def close(self) -> None:
         for host in self.hosts:
             host.close()
+        # a namespace goes when its last user does, maybe later; our own end must be free for the next fabric now
+        subprocess.run(["ip", "link", "del", "cp"], check=False, capture_output=True)
         for name in [*(host.name for host in self.hosts), "fab"]:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 

@@ -180,3 +180,28 @@ def test_the_death_of_the_process_that_holds_the_link_is_no_clean_end(world: tup
             return first["type"] == "opened" and b"again" in read_stream(socket)[0]
 
     wait_for(works, "streams through the new process", 30)
+
+
+def test_an_agent_that_is_asked_to_end_does_so_with_a_stream_open(world: tuple[ControlPlane, Host, SecondWeb]) -> None:
+    control, host, second = world
+    args = {"command": ["sh", "-c", "while true; do echo tick; sleep 0.1; done"]}
+    with second.stream(control, {"target": "exec", "container": container(control), "args": args}) as socket:
+        read_stream(socket, until="opened")
+        assert host.agent is not None
+        for pid in host.pids("-m agent "):
+            os.kill(pid, signal.SIGTERM)
+        host.agent.wait(10)
+        data = b""
+        while True:  # output until the loss is told
+            frame = socket.recv(timeout=30)
+            if isinstance(frame, str):
+                break
+            data += frame
+        message = json.loads(frame)
+    assert (message["type"], message["code"]) == ("error", "stream_lost")
+    ending = host.log().rpartition("stopping; containers run on")[2]
+    assert "Traceback" not in ending
+    assert "Task was destroyed" not in ending
+    host.start_agent()
+    wait_for(lambda: control.node("n1")["state"] == "ready", "the node is back", 60)
+    assert control.whole("web", 1)

@@ -182,7 +182,7 @@ def test_an_access_token_is_shown_once_and_works(people: Cast) -> None:
     client = browser("alice")
     client.post("/tokens", {"act": "create", "name": "ci", "days": "30"}, secure=True)
     text = client.get("/tokens", secure=True).content.decode()
-    found = re.search(r"wharf_[\w-]+", text)  # base64url has hyphens
+    found = re.search(r"wharf_[\w-]+", text)
     assert found
     assert Client().get("/api/v1/me", headers={"Authorization": f"Bearer {found[0]}"}, secure=True).status_code == 200
     assert found[0] not in client.get("/tokens", secure=True).content.decode()

@@ -18,7 +18,10 @@ def test_every_variable_is_documented_and_every_documented_one_exists():
     read |= set(re.findall(r"'(WHARF_[A-Z_]+)'", (ROOT / "controlplane/settings.py").read_text()))
     documented = set(re.findall(r"^\| `(WHARF_[A-Z_]+)`", (ROOT / "docs/howto/configuration.md").read_text(), re.MULTILINE))
     assert read - documented == set()
-    assert documented - read == set()
+    sources = [
+        path.read_text() for floor in ("controlplane", "nodes", "registry", "agent") for path in (ROOT / floor).rglob("*.py")
+    ]
+    assert {name for name in documented if not any(re.search(rf"\b{name}\b", source) for source in sources)} == set()
 
 
 def test_sqlite_takes_its_lock_at_begin_and_writes_ahead():
