@@ -145,7 +145,7 @@ def test_a_blob_that_is_not_what_it_is_called_is_refused(world: World) -> None:
 @pytest.mark.parametrize("token", ["x", "wharf_unknown_" + "a" * 43, "eyJhbGciOiJub25lIn0.e30.", "\x80"])
 def test_a_bad_token_opens_nothing(world: World, token: str) -> None:
     control, _ = world
-    headers = {"Authorization": b"Bearer " + token.encode("latin-1")}
+    headers = {b"Authorization": b"Bearer " + token.encode("latin-1")}
     rest = httpx.get(f"{control.url}/api/v1/nodes", headers=headers, verify=False, timeout=30)
     assert rest.status_code == 401
     assert rest.headers["content-type"] == "application/problem+json"
