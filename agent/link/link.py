@@ -57,6 +57,7 @@ class Link:
         self._worker = worker
         self._streams: Streams | None = None
         self._epoch = 0
+        self._owed = False  # assignments could not be written: they are asked for again with the next heartbeat
         self._fresh: dict[str, m.TaskStatus] = {}
         self._status_due = asyncio.Event()
         self._contents_due = asyncio.Event()
@@ -135,13 +136,10 @@ class Link:
     def _message(self, message: Any) -> None:
         if isinstance(message, m.Welcome):
             self._welcomed(message)
-        elif isinstance(message, m.AssignmentsFull):
-            if self._worker().assignments.replace(message):
-                self._worker().reconcile()
-        elif isinstance(message, m.AssignmentsDelta):
-            self._delta(message)
+        elif isinstance(message, m.AssignmentsFull | m.AssignmentsDelta):
+            self._assigned(message)
         elif isinstance(message, m.HeartbeatAck):
-            if message.assign_rev != self._worker().assignments.rev:
+            if self._owed or message.assign_rev != self._worker().assignments.rev:
                 self._request_assignments()
         elif isinstance(message, m.Action):
             self._act(message)
@@ -176,10 +174,19 @@ class Link:
         for start in range(0, len(statuses), STATUSES):
             self.send(m.StatusReport(self._epoch, statuses[start : start + STATUSES]))
 
-    def _delta(self, message: m.AssignmentsDelta) -> None:
-        if self._worker().assignments.change(message):
+    def _assigned(self, message: m.AssignmentsFull | m.AssignmentsDelta) -> None:
+        """Take them, on disk first. A disk that is full leaves the node with what it has, and the link up."""
+        assignments = self._worker().assignments
+        try:
+            taken = assignments.replace(message) if isinstance(message, m.AssignmentsFull) else assignments.change(message)
+        except OSError as error:
+            log.log(logging.DEBUG if self._owed else logging.ERROR, "new assignments wait, they cannot be written: %s", error)
+            self._owed = True
+            return
+        if taken:
+            self._owed = False
             self._worker().reconcile()
-        elif message.epoch >= self._epoch:
+        elif isinstance(message, m.AssignmentsDelta) and message.epoch >= self._epoch:
             self._request_assignments()
 
     def _request_assignments(self) -> None:

@@ -45,14 +45,22 @@ class Assignments:
         if epoch < self.epoch:
             return False
         if epoch > self.epoch:
-            self._take(epoch, self.rev, self.tasks, self.networks)
+            self.epoch = epoch
+            self._remember()
         return True
 
     def set_adopting(self, adopting: bool) -> None:
         """As the welcome says, or the end of the adoption."""
         if adopting != self.adopting:
-            self._store(self.epoch, self.rev, self.tasks, self.networks, adopting)
             self.adopting = adopting
+            self._remember()
+
+    def _remember(self) -> None:
+        """Write what is held. It counts now in any case: a full disk must neither end the link nor have a container killed."""
+        try:
+            self._store(self.epoch, self.rev, self.tasks, self.networks)
+        except OSError as error:
+            log.error("the epoch is not on disk yet, the next assignments bring it there: %s", error)
 
     def replace(self, message: m.AssignmentsFull) -> bool:
         """Take a whole set; False when it is of a stale epoch."""
@@ -73,11 +81,9 @@ class Assignments:
 
     def _take(self, epoch: int, rev: int, tasks: dict[str, m.TaskAssignment], networks: tuple[NetworkSpec, ...]) -> None:
         """On disk first: when that fails (OSError), what is held stays what it was, and the set is asked for again."""
-        self._store(epoch, rev, tasks, networks, self.adopting)
+        self._store(epoch, rev, tasks, networks)
         self.epoch, self.rev, self.tasks, self.networks = epoch, rev, tasks, networks
 
-    def _store(
-        self, epoch: int, rev: int, tasks: dict[str, m.TaskAssignment], networks: tuple[NetworkSpec, ...], adopting: bool
-    ) -> None:
+    def _store(self, epoch: int, rev: int, tasks: dict[str, m.TaskAssignment], networks: tuple[NetworkSpec, ...]) -> None:
         full = m.AssignmentsFull(epoch, rev, tuple(tasks.values()), networks)
-        write_durable(self._path, json.dumps({**encode(full), "adopting": adopting}).encode())
+        write_durable(self._path, json.dumps({**encode(full), "adopting": self.adopting}).encode())

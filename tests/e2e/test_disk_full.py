@@ -111,7 +111,7 @@ def problems(control: ControlPlane) -> list[str]:
 
 
 def fill(path: Path) -> None:
-    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+    with path.open("ab", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(MB))
 
@@ -135,6 +135,7 @@ def test_a_node_with_a_full_disk_takes_nothing_new_loses_nothing_and_recovers(wo
     door = control.running("old")[0]["ports"][0]["host_port"]
     assert page(host.address, door) == "hello from the wharf\n"
     host.kill_agent()  # a new one has to come up although it can write nothing
+    fill(filler)
     host.start_agent()
     wait_for(lambda: control.node("n1")["linked"] and "disk_full" in problems(control), "the new agent says the same", 60)
     assert processes([host]) == before
@@ -142,6 +143,4 @@ def test_a_node_with_a_full_disk_takes_nothing_new_loses_nothing_and_recovers(wo
     filler.unlink()
     wait_for(lambda: not problems(control), "the node is well", 60)
     wait_for(lambda: control.whole("new", 1), "the new service runs", 60)
-    # Known fault, not understood yet: now and then the old service's containers are replaced during the recovery.
-    # Until then they are the very same (asserted above); that they stay so from here on is to be asserted again.
-    wait_for(lambda: control.whole("old", len(before)), "the old service is whole", 60)
+    assert before <= processes([host])

@@ -63,9 +63,24 @@ def test_a_set_that_could_not_be_written_is_not_acted_on(tmp_path: Path, monkeyp
                 assignments.replace(change)
         with pytest.raises(OSError, match="No space"):
             assignments.change(m.AssignmentsDelta(1, 1, 2, drop=("old",)))
-        with pytest.raises(OSError, match="No space"):
-            assignments.set_adopting(True)
-    assert (assignments.epoch, assignments.rev, set(assignments.tasks), assignments.adopting) == (1, 1, {"old"}, False)
+    assert (assignments.epoch, assignments.rev, set(assignments.tasks)) == (1, 1, {"old"})
+
+
+def test_a_welcome_counts_on_a_full_disk_too_and_is_written_with_the_next_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "assignments.json"
+    assignments = Assignments(path)
+    assignments.replace(full(1, "old"))
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "_replace", _raise(errno.ENOSPC))
+        assert assignments.observe_epoch(7)
+        assignments.set_adopting(True)
+    assert (assignments.epoch, assignments.adopting) == (7, True)
+    assert not assignments.replace(full(2, "stale", epoch=6))
+    assert (Assignments(path).epoch, Assignments(path).adopting) == (1, False), "the disk was full"
+    assert assignments.replace(full(2, "old", epoch=7))
+    assert (Assignments(path).epoch, Assignments(path).adopting) == (7, True)
 
 
 def _raise(number: int) -> Callable[..., None]:
