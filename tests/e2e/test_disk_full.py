@@ -135,10 +135,16 @@ def test_a_node_with_a_full_disk_takes_nothing_new_loses_nothing_and_recovers(wo
     door = control.running("old")[0]["ports"][0]["host_port"]
     assert page(host.address, door) == "hello from the wharf\n"
     host.kill_agent()  # a new one has to come up although it can write nothing
-    fill(filler)
     host.start_agent()
-    wait_for(lambda: control.node("n1")["linked"] and "disk_full" in problems(control), "the new agent says the same", 60)
+
+    def linked_and_full() -> bool:
+        fill(filler)  # what its start has freed
+        node = control.node("n1")
+        return bool(node["linked"]) and "disk_full" in problems(control)
+
+    wait_for(linked_and_full, "the new agent says the same", 60)
     assert processes([host]) == before
+    assert "no link" not in host.log(), "a full disk is no lost link"
 
     filler.unlink()
     wait_for(lambda: not problems(control), "the node is well", 60)
