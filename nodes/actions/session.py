@@ -163,6 +163,12 @@ def check_epoch(node_id: str, epoch: int) -> None:
         raise StaleSession("another session of this node was opened since: register again", epoch=epoch)
 
 
+def check_session(node_id: str, epoch: int, session: str) -> None:
+    """Raises `StaleSession` unless the node's row names this session, of this epoch: else its lease is renewed by nobody."""
+    if not Node.objects.filter(pk=node_id, epoch=epoch, session=session).exclude(state=NodeState.LEFT).exists():
+        raise StaleSession("this session of the node has ended: register again", epoch=epoch)
+
+
 def resume(node_id: str, session: str, web_id: str, hello: Hello, *, grace: float = GRACE) -> Registration | None:
     """Go on with a session whose websocket was lost: same epoch. None when that session is not the node's newest any more."""
     with transaction.atomic():

@@ -23,7 +23,7 @@ from nodes import queries
 from nodes.actions import session as sessions
 from nodes.errors import NodeRemoved, VersionMismatch
 from nodes.link import tunnel
-from nodes.link.hub import HUB
+from nodes.link.hub import HUB, Parked
 from nodes.link.session import LinkSession
 from nodes.models import Node
 
@@ -114,14 +114,15 @@ class _Socket:
         HUB.admit(node.pk)
         parked = HUB.unpark(node.pk, hello.session)
         if parked is not None:
+            await parked.lost.wait()  # both are writes of one epoch: the loss, recorded later, would undo the return
             try:
                 registration = await HUB.rows(sessions.resume, node.pk, hello.session, HUB.web_id, hello)
             except (DatabaseError, Throttled):
-                HUB.park(node.pk, parked)  # the next attempt may have more luck
+                HUB.park(parked)  # the next attempt may have more luck
                 raise
             if registration is not None:
-                parked.connect()
-                session = self._session(node, parked)
+                parked.wire.connect()
+                session = self._session(node, parked.wire)
                 session.begin(hello, registration, hello.session, resumed=True)
                 return session
         session_id = secrets.token_hex(16)
@@ -142,8 +143,12 @@ class _Socket:
             await session.run(self._next)
         finally:
             if HUB.leave(session):
-                HUB.park(session.node_id, session.wire)
-                await self._lost(session.node_id, session.epoch)
+                parked = Parked(session.node_id, session.wire)
+                HUB.park(parked)
+                try:
+                    await self._lost(session.node_id, session.epoch)
+                finally:
+                    parked.lost.set()
             await self.close(1000, "")
 
     async def _lost(self, node_id: str, epoch: int) -> None:

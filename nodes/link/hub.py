@@ -9,6 +9,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from django.conf import settings
@@ -41,6 +42,16 @@ def pace(links: int) -> tuple[float, float]:
     return heartbeat, max(GRACE, heartbeat * 3)
 
 
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """The wire of a link that ended, of one node's session. `lost` is set when the loss is recorded, or cannot be."""
+
+    node_id: str
+    wire: Wire
+    until: float = field(default_factory=lambda: time.monotonic() + PARKED)
+    lost: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Hub:
     """One per web process. Only its event loop touches it."""
 
@@ -50,7 +61,7 @@ class Hub:
         self.revs: dict[str, int] = {}
         self.credentials: Credentials | None = None  # for tunnels to other web processes; made at the first announcement
         self._sessions: dict[str, LinkSession] = {}
-        self._parked: dict[str, tuple[float, str, Wire]] = {}
+        self._parked: dict[str, Parked] = {}
         self._heard: dict[str, str] = {}
         self._admitted: dict[str, deque[float]] = {}
 
@@ -107,20 +118,19 @@ class Hub:
         self.revs.pop(session.node_id, None)
         return True
 
-    def park(self, node_id: str, wire: Wire) -> None:
+    def park(self, parked: Parked) -> None:
         """Keep the wire of a lost link for a while: the agent may resume its session."""
         now = time.monotonic()
-        self._parked = {key: entry for key, entry in self._parked.items() if entry[0] > now}
-        if wire.session:
-            self._parked[wire.session] = (now + PARKED, node_id, wire)
+        self._parked = {session: entry for session, entry in self._parked.items() if entry.until > now}
+        if parked.wire.session:
+            self._parked[parked.wire.session] = parked
 
-    def unpark(self, node_id: str, session: str) -> Wire | None:
+    def unpark(self, node_id: str, session: str) -> Parked | None:
         """The parked wire of that very session of that very node, once."""
-        deadline, owner, wire = self._parked.get(session, (0.0, "", None))
-        if wire is None or owner != node_id or deadline < time.monotonic():
+        parked = self._parked.get(session)
+        if parked is None or parked.node_id != node_id or parked.until < time.monotonic():
             return None
-        del self._parked[session]
-        return wire
+        return self._parked.pop(session)
 
     def heard(self, node_id: str, session: str) -> None:
         """A heartbeat came over `session`: its lease goes with the next flush."""

@@ -21,7 +21,7 @@ from nodes import queries
 from nodes.actions.joining import sign_renewal
 from nodes.actions.one_shot import complete_action
 from nodes.actions.report import record_contents, record_inventory, record_samples, report
-from nodes.actions.session import Registration, check_epoch
+from nodes.actions.session import Registration, check_session
 from nodes.errors import StaleSession
 from nodes.link.hub import Hub
 from nodes.link.inbox import Inbox
@@ -275,7 +275,7 @@ class LinkSession:
             await self._look.wait()
             self._look.clear()
             try:
-                await self._hub.rows(check_epoch, self.node_id, self.epoch)
+                await self._hub.rows(check_session, self.node_id, self.epoch, self.wire.session)
                 await self._push_assignments()
                 await self._push_actions()
             except (DatabaseError, Throttled) as error:

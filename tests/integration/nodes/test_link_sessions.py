@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,44 @@ async def test_a_cut_link_is_resumed_and_a_result_is_neither_lost_nor_doubled(po
     assert (row.state, row.error) == (ActionState.DONE, {})
     finished = Event.objects.filter(kind="container.action_finished")
     assert await rows(finished.count) == 1
+
+
+async def test_a_return_waits_until_the_loss_is_recorded(port: int, homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the loss, of the same epoch, would come last: the link open, and the row without it for ever."""
+    held, release = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    record = app.sessions.link_lost
+
+    def slowly(node_id: str, epoch: int) -> bool:
+        loop.call_soon_threadsafe(held.set)
+        assert release.wait(20)
+        return record(node_id, epoch)
+
+    monkeypatch.setattr(app.sessions, "link_lost", slowly)
+    identity = await join(homes, port)
+    peer = Peer(identity)
+    async with peer:
+        welcome = await peer.hello()
+    async with asyncio.timeout(20):
+        await held.wait()
+    again = Peer(identity, peer.wire)
+    again.epoch = welcome.epoch
+    async with again:
+        greeting = asyncio.create_task(again.hello(session=welcome.session))
+        answered, _ = await asyncio.wait({greeting}, timeout=0.5)
+        release.set()
+        resumed = await greeting
+        assert not answered
+        assert (resumed.resumed, resumed.epoch) == (True, welcome.epoch)
+        row = await rows(again.row)
+        assert (row.session, row.state) == (welcome.session, NodeState.READY)
+
+
+async def test_a_session_that_its_row_does_not_name_is_ended(port: int, homes: Path) -> None:
+    async with Peer(await join(homes, port)) as peer:
+        welcome = await peer.hello()
+        await rows(actions.session.link_lost, peer.identity.cluster().node_id, welcome.epoch)
+        assert await peer.closed() == 4409
 
 
 async def test_a_session_that_was_overtaken_is_not_resumed(port: int, homes: Path) -> None:
