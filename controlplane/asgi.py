@@ -17,12 +17,11 @@ from django.core.asgi import get_asgi_application
 
 django_application = get_asgi_application()
 
-# these need the app registry
-from channels.auth import AuthMiddlewareStack  # noqa: E402
-from channels.routing import URLRouter  # noqa: E402
-from channels.security.websocket import OriginValidator  # noqa: E402
+from channels.auth import AuthMiddlewareStack  # noqa: E402  # needs the app registry
+from channels.routing import URLRouter  # noqa: E402  # needs the app registry
+from channels.security.websocket import OriginValidator  # noqa: E402  # needs the app registry
 
-from controlplane.api import guests  # noqa: E402
+from controlplane.api import guests  # noqa: E402  # needs the app registry
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

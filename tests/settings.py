@@ -18,9 +18,9 @@ if "WHARF_HOME" not in os.environ or os.environ.get("HOME_OF_WORKER", "") != WOR
 os.environ.setdefault("WHARF_REDIS_URL", "memory://")
 os.environ.setdefault("WHARF_LOG_LEVEL", "WARNING")
 
-from controlplane.settings import *  # noqa: E402, F403
+from controlplane.settings import *  # noqa: E402, F403  # settings build on settings
 
 PASSWORD_HASHERS = ["tests.hashers.CheapArgon2"]
-if DATABASES["default"]["ENGINE"].endswith("sqlite3"):  # noqa: F405
+if DATABASES["default"]["ENGINE"].endswith("sqlite3"):  # noqa: F405  # settings build on settings
     # a file, not memory: threads of one test must meet the real locks
-    DATABASES["default"]["TEST"] = {"NAME": f"{HOME}/test.sqlite3"}  # noqa: F405
+    DATABASES["default"]["TEST"] = {"NAME": f"{HOME}/test.sqlite3"}  # noqa: F405  # settings build on settings

@@ -44,7 +44,8 @@ class Launcher:
         self.leaving = False
         self.view: View | None = None
         self.environment = self._environment()
-        self.address, self.port = os.environ.get("WHARF_ADDRESS", "0.0.0.0"), int(os.environ.get("WHARF_PORT", "8443"))  # noqa: S104
+        self.address = os.environ.get("WHARF_ADDRESS", "0.0.0.0")  # noqa: S104  # a server: every host of the fleet reaches it
+        self.port = int(os.environ.get("WHARF_PORT", "8443"))
 
     def _environment(self) -> dict[str, str]:
         environment = {
@@ -184,7 +185,10 @@ class Launcher:
     def _host(self) -> str:
         """How people reach this host."""
         names = os.environ.get("WHARF_HOSTNAMES", "").replace(",", " ").split()
-        return names[0] if names else self.address if self.address not in {"0.0.0.0", "::"} else socket.gethostname()  # noqa: S104
+        if names:
+            return names[0]
+        everywhere = self.address in {"0.0.0.0", "::"}  # noqa: S104  # compared, not bound
+        return socket.gethostname() if everywhere else self.address
 
     @property
     def _here(self) -> str:

@@ -20,20 +20,20 @@ _BLOB = f"""
     JOIN {RepositoryBlob._meta.db_table} link ON link.repository_id = repository.id
     JOIN {Blob._meta.db_table} blob ON blob.id = link.blob_id
     WHERE repository.full_name = %s AND blob.digest = %s AND blob.state = {int(Blob.State.LIVE)}
-"""  # noqa: S608
+"""  # noqa: S608  # table names, see above
 _BY_DIGEST = f"""
     SELECT manifest.digest, manifest.media_type, manifest.content
     FROM {Repository._meta.db_table} repository
     JOIN {Manifest._meta.db_table} manifest ON manifest.repository_id = repository.id
     WHERE repository.full_name = %s AND manifest.digest = %s
-"""  # noqa: S608
+"""  # noqa: S608  # table names, see above
 _BY_TAG = f"""
     SELECT manifest.digest, manifest.media_type, manifest.content
     FROM {Repository._meta.db_table} repository
     JOIN {Tag._meta.db_table} tag ON tag.repository_id = repository.id
     JOIN {Manifest._meta.db_table} manifest ON manifest.id = tag.manifest_id
     WHERE repository.full_name = %s AND tag.name = %s
-"""  # noqa: S608
+"""  # noqa: S608  # table names, see above
 
 
 def events_after(number: int) -> list[tuple[int, str]]:

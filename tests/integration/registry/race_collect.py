@@ -17,16 +17,16 @@ import django
 
 django.setup()
 
-from django.core.management import call_command  # noqa: E402
-from django.db import OperationalError, connections  # noqa: E402
+from django.core.management import call_command  # noqa: E402  # after setup()
+from django.db import OperationalError, connections  # noqa: E402  # after setup()
 
-from agent.protocol.errors import NotFound, WharfError  # noqa: E402
-from controlplane.api.actor import SYSTEM  # noqa: E402
-from registry.actions import blobs, collect, manifests  # noqa: E402
-from registry.errors import ManifestBlobUnknown  # noqa: E402
-from registry.models import Manifest  # noqa: E402
-from registry.storage.filesystem import FilesystemStore  # noqa: E402
-from tests.integration.registry import world  # noqa: E402
+from agent.protocol.errors import NotFound, WharfError  # noqa: E402  # after setup()
+from controlplane.api.actor import SYSTEM  # noqa: E402  # after setup()
+from registry.actions import blobs, collect, manifests  # noqa: E402  # after setup()
+from registry.errors import ManifestBlobUnknown  # noqa: E402  # after setup()
+from registry.models import Manifest  # noqa: E402  # after setup()
+from registry.storage.filesystem import FilesystemStore  # noqa: E402  # after setup()
+from tests.integration.registry import world  # noqa: E402  # after setup()
 
 NAMES = ["admin/a", "admin/b"]
 DATA = [f"race bytes {number}".encode() for number in range(6)]

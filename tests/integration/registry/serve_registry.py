@@ -17,16 +17,16 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 django.setup()
 
-import uvloop  # noqa: E402
-from django.core.management import call_command  # noqa: E402
+import uvloop  # noqa: E402  # after setup()
+from django.core.management import call_command  # noqa: E402  # after setup()
 
-from controlplane.api.actor import SYSTEM  # noqa: E402
-from controlplane.asgi import application  # noqa: E402
-from controlplane.server.app import Edge  # noqa: E402
-from controlplane.server.listener import Listener, configure, serve  # noqa: E402
-from controlplane.server.tls import server_context  # noqa: E402
-from controlplane.users.actions import add_member, create_organisation, create_user  # noqa: E402
-from controlplane.users.models import User  # noqa: E402
+from controlplane.api.actor import SYSTEM  # noqa: E402  # after setup()
+from controlplane.asgi import application  # noqa: E402  # after setup()
+from controlplane.server.app import Edge  # noqa: E402  # after setup()
+from controlplane.server.listener import Listener, configure, serve  # noqa: E402  # after setup()
+from controlplane.server.tls import server_context  # noqa: E402  # after setup()
+from controlplane.users.actions import add_member, create_organisation, create_user  # noqa: E402  # after setup()
+from controlplane.users.models import User  # noqa: E402  # after setup()
 
 PASSWORD = "correct-horse-battery"
 

@@ -1,7 +1,7 @@
 """Settings of the registry's test server: the tests' own, without the limits on how often one address may ask."""
 
-from tests.settings import *  # noqa: F403
+from tests.settings import *  # noqa: F403  # settings build on settings
 
 # the tests log in often and wrongly from one address; the lockout has its own tests with the users
 AXES_ENABLED = False
-REST_FRAMEWORK = {**REST_FRAMEWORK, "DEFAULT_THROTTLE_CLASSES": []}  # noqa: F405
+REST_FRAMEWORK = {**REST_FRAMEWORK, "DEFAULT_THROTTLE_CLASSES": []}  # noqa: F405  # settings build on settings

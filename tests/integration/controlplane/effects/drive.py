@@ -10,12 +10,12 @@ import django
 
 django.setup()
 
-from django.core.management import call_command  # noqa: E402
-from django.db import OperationalError, connection  # noqa: E402
+from django.core.management import call_command  # noqa: E402  # after setup()
+from django.db import OperationalError, connection  # noqa: E402  # after setup()
 
-from controlplane.api.actor import SYSTEM  # noqa: E402
-from controlplane.jobs import actions, enqueue  # noqa: E402
-from controlplane.jobs.models import Job, Worker  # noqa: E402
+from controlplane.api.actor import SYSTEM  # noqa: E402  # after setup()
+from controlplane.jobs import actions, enqueue  # noqa: E402  # after setup()
+from controlplane.jobs.models import Job, Worker  # noqa: E402  # after setup()
 
 
 def migrate() -> None:
