@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from agent.protocol.states import TaskState
+from agent.protocol.states import NodeState, TaskState
 from nodes.scheduler.filters import NodeLoad, load_refusal, static_refusal
 from nodes.scheduler.plan import Assignment, Plan, Unplaced, count
 from nodes.scheduler.spread import Branch
@@ -51,7 +51,8 @@ class _Planner:
     def __init__(self, snapshot: Snapshot) -> None:
         self.assignments: list[Assignment] = []
         self.unplaced: list[Unplaced] = []
-        self._loads = {node.id: NodeLoad(node) for node in sorted(snapshot.nodes, key=lambda node: node.id)}
+        members = (node for node in snapshot.nodes if node.state is not NodeState.LEFT)
+        self._loads = {node.id: NodeLoad(node) for node in sorted(members, key=lambda node: node.id)}
         for task in snapshot.tasks:
             if task.occupies and task.node_id in self._loads:
                 self._loads[task.node_id].add(task)

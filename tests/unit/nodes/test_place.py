@@ -47,6 +47,13 @@ def test_an_empty_cluster_says_what_to_do() -> None:
     assert "wharf node token" in explain(0, {})
 
 
+def test_a_node_that_left_is_not_counted() -> None:
+    cluster = Cluster(2)
+    cluster.node("n2", state=NodeState.LEFT)
+    cluster.create(spec(replicas=1, placement=Placement(constraints=("node.labels.zone==a",))))
+    assert why(cluster) == "no suitable node (1 node: 1 constraint node.labels.zone==a)"
+
+
 def test_a_host_port_is_given_once_per_node() -> None:
     cluster = Cluster(2)
     cluster.create(spec(replicas=3, port=8080))
