@@ -75,15 +75,16 @@ class DnsServer:
         self._wake, self._woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)[::-1]
         self._selector.register(self._woken, selectors.EVENT_READ)
         self._waiting: set[_Waiting] = set()
-        self._stopped = False
+        self._stopped = False  # nothing is opened any more
+        self._ended = False  # the thread is to return
         self._thread: threading.Thread | None = None
 
     # -- from any thread
 
     def open(self, container_id: str, netns_path: str) -> None:
-        """Serve a container; done again it does nothing."""
+        """Serve a container; done again, or after `stop`, it does nothing."""
         with self._lock:
-            if container_id in self._desks:
+            if self._stopped or container_id in self._desks:
                 return
             udp, tcp = netnsdns.open_sockets(netns_path)
             desk = self._desks[container_id] = _Desk(container_id, udp, tcp)
@@ -103,11 +104,11 @@ class DnsServer:
         with self._lock:
             if self._stopped:
                 return
+            self._stopped = True
             desks = list(self._desks)
         for container_id in desks:
             self.close(container_id)
-        self._stopped = True
-        self._tell(lambda: None)
+        self._tell(self._end)
         if self._thread is not None:
             self._thread.join()
         self._selector.close()
@@ -133,17 +134,21 @@ class DnsServer:
             with self._lock:
                 changes, self._changes = self._changes, []
             for change in changes:
-                change()
-            self._expire()
-            if self._stopped:
+                self._guarded(change)
+            if self._ended:
                 return
+            self._expire()
+
+    def _end(self) -> None:
+        """The last change: those told before it, as the closing of sockets, are done by now."""
+        self._ended = True
 
     def _guarded(self, work: Callable[[], None]) -> None:
-        """One question that we cannot digest must not silence the resolver of every container."""
+        """One question or change that we cannot digest must not silence the resolver of every container."""
         try:
             work()
         except Exception:
-            log.exception("a name query failed")
+            log.exception("the resolver stumbled")
 
     def _pause(self) -> float | None:
         if not self._waiting:
