@@ -12,7 +12,8 @@ from agent.sys import nftables
 from agent.sys.netlink import Message, NetlinkError
 from agent.sys.nfnetlink import ConntrackSocket, NftSocket
 
-_ATTEMPTS = 100  # somebody else may commit between our reading the generation and our commit, again and again
+_ATTEMPTS = 20  # somebody else may commit between our reading the generation and our commit, again and again
+_UNKNOWN = -1  # no generation has this number
 _AGAIN = (errno.ERESTART, errno.EAGAIN, errno.EINTR, errno.ENOBUFS)
 
 
@@ -30,7 +31,7 @@ class Firewall:
         self._networks = networks
         self._ports = ports
         self._protect = protect
-        self._generation = -1
+        self._generation = _UNKNOWN
         self._sock: NftSocket | None = None
         self.guard = False
         self._stale = False  # a change could not be made: the table is no longer what the records say
@@ -38,7 +39,7 @@ class Firewall:
     def rewrite(self) -> None:
         """Write the whole table anew: level-triggered, whatever is there now."""
         try:
-            self._commit(lambda _: self._whole())
+            self._commit(lambda _: self._whole(), self._whole)
         except NetlinkError as error:
             raise _failed("write the packet filter", error) from error
 
@@ -55,7 +56,7 @@ class Firewall:
             return [*nft.port_elements(table, remove, remove=True), *nft.port_elements(table, add)]
 
         try:
-            self._commit(build)
+            self._commit(build, self._whole)
         except NetlinkError as error:
             if error.errno not in (errno.ENOENT, errno.EEXIST):
                 raise _failed("publish ports", error) from error
@@ -85,7 +86,7 @@ class Firewall:
         return published == ports and len(nftables.rules(sock, nft.FAMILY, self._table)) == rules
 
     def remove(self) -> None:
-        self._commit(lambda _: nft.removal(self._table))
+        self._commit(lambda _: nft.removal(self._table), lambda: nft.removal(self._table))
 
     def close(self) -> None:
         if self._sock is not None:
@@ -107,24 +108,26 @@ class Firewall:
     def _whole(self) -> list[Message]:
         return nft.ruleset(self._table, self._networks(), self._ports(), self._protect, guard=self.guard)
 
-    def _commit(self, build: Callable[[int], list[Message]]) -> None:
-        """Commit what `build` makes of the generation it is given, again for each newer one. Until then the table is stale."""
+    def _commit(self, build: Callable[[int], list[Message]], whole: Callable[[], list[Message]]) -> None:
+        """Commit what `build` makes of the generation it is given, again for each newer one. Until then the table is stale.
+
+        Beside a program that commits without a rest no generation lasts until ours is there: then `whole` is committed, which
+        replaces the table and so needs to know nothing about it.
+        """
         sock = self._socket()
         self._stale = True
-        for _ in range(_ATTEMPTS):
-            generation = sock.generation()
+        for attempt in range(2 * _ATTEMPTS):
+            generation = sock.generation() if attempt < _ATTEMPTS else None
             try:
-                sock.transaction(build(generation), generation)
+                sock.transaction(whole() if generation is None else build(generation), generation)
             except NetlinkError as error:
                 if error.errno not in _AGAIN:
                     raise
                 continue
-            self._generation = generation + 1
+            self._generation = _UNKNOWN if generation is None else generation + 1
             self._stale = False
             return
-        raise NetworkFailed(
-            f"the nf_tables ruleset changed {_ATTEMPTS} times while ours was being written: another program rewrites it in a loop"
-        )
+        raise NetworkFailed(f"the kernel put off our packet filter {2 * _ATTEMPTS} times; is the node short of memory?")
 
 
 def _failed(step: str, error: NetlinkError) -> NetworkFailed:

@@ -38,10 +38,9 @@ def _open() -> tuple[socket.socket, socket.socket]:
         tcp.listen(16)
         messages = _rules(udp.getsockname()[1], tcp.getsockname()[1])
         with NftSocket() as sock:
-            generation = sock.generation()
             if _TABLE in nf.tables(sock, _FAMILY):  # an earlier agent's; not deleted in vain, as that makes the close below wait
                 messages.insert(0, nf.del_table(_FAMILY, _TABLE))
-            sock.transaction(messages, generation)
+            sock.transaction(messages, None)  # the table is ours alone, whatever the container does beside it
         undo.pop_all()
         return udp, tcp
 

@@ -48,12 +48,14 @@ class NftSocket(Netlink):
         _, body = self.get(Message(SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN, 0, head(socket.AF_UNSPEC)))
         return int.from_bytes(parse(body[4:])[_NFTA_GEN_ID], "big")
 
-    def transaction(self, messages: Sequence[Message], generation: int) -> None:
+    def transaction(self, messages: Sequence[Message], generation: int | None) -> None:
         """Do all messages or none. NetlinkError ERESTART: the ruleset is no longer of `generation`, read it again and retry.
 
+        generation None: whatever the ruleset is by then, for messages that take nothing they read for granted.
         `index` of the error is that of the message the kernel refused, -1 for the transaction as a whole.
         """
-        begin = Message(_BATCH_BEGIN, 0, head(socket.AF_UNSPEC, SUBSYS_NFTABLES) + be32(_NFNL_BATCH_GENID, generation))
+        pinned = b"" if generation is None else be32(_NFNL_BATCH_GENID, generation)
+        begin = Message(_BATCH_BEGIN, 0, head(socket.AF_UNSPEC, SUBSYS_NFTABLES) + pinned)
         end = Message(_BATCH_END, 0, head(socket.AF_UNSPEC, SUBSYS_NFTABLES))
         last = messages[-1]
         acked = [*messages[:-1], Message(last.type, last.flags | NLM_F_ACK, last.body)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
+from collections.abc import Sequence
 
 import pytest
 
@@ -12,7 +14,7 @@ from agent.network.attach import AttachSpec
 from agent.network.errors import InvalidNetwork, NetworkFailed, PortInUse
 from agent.protocol.spec import NetworkSpec, PortSpec, Protocol
 from agent.sys import netns, nftables
-from agent.sys.netlink import NetlinkError
+from agent.sys.netlink import Message, NetlinkError
 from agent.sys.nfnetlink import NftSocket
 from tests.integration.agent.netlab import Lab, ask, container, lab, needs_root, refused
 
@@ -251,12 +253,30 @@ def test_publishing_beside_a_program_that_changes_the_ruleset_all_the_time(lab: 
     assert lab.node.nft("list", "map", "ip", "wharf", "ports").count("tcp .") == 30
 
 
-def test_a_ruleset_that_never_rests_is_an_error_that_says_so(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ruleset_that_never_rests_is_written_all_the_same(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No generation is ever current: the table is replaced as a whole, which takes nothing for granted."""
     manager = lab.manager()
     container(lab, manager, "c1")
     stale = NftSocket.generation
     monkeypatch.setattr(NftSocket, "generation", lambda sock: stale(sock) - 1)
-    with pytest.raises(NetworkFailed, match="another program rewrites it"):
+    container(lab, manager, "c2", ports=(PortSpec(80, 8080),))
+    container(lab, manager, "c3", ports=(PortSpec(80, 8081),))
+    lab.on_node(lambda: manager.detach("c2"))
+    monkeypatch.undo()
+    rules = lab.node.nft("list", "ruleset")
+    assert ("8080" in rules, "8081" in rules) == (False, True)
+    assert lab.on_node(manager.intact)
+
+
+def test_a_kernel_that_puts_us_off_for_ever_is_an_error_that_says_so(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    manager = lab.manager()
+    container(lab, manager, "c1")
+
+    def busy(sock: NftSocket, messages: Sequence[Message], generation: int | None) -> None:
+        raise NetlinkError(errno.ENOBUFS, "no room", -1)
+
+    monkeypatch.setattr(NftSocket, "transaction", busy)
+    with pytest.raises(NetworkFailed, match="put off our packet filter"):
         container(lab, manager, "c2", ports=(PortSpec(80, 8080),))
     monkeypatch.undo()
     assert "8080" not in lab.node.nft("list", "ruleset")
