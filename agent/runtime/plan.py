@@ -26,6 +26,7 @@ CLONE_FLAGS = {
 # the order matters: the user namespace gives the right to enter the others, the mount namespace takes away the paths
 JOIN_ORDER = ("user", "network", "ipc", "uts", "pid", "cgroup", "time", "mount")
 PROPAGATION_FLAGS = {**mounts.PROPAGATION, "": 0}
+FAIL_UNKNOWN = "run.oci.seccomp_fail_unknown_syscall"  # crun's annotation: an unknown system call name is an error
 DEFAULT_DEVICES = (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9))
 
 
@@ -174,7 +175,8 @@ def _plan_rootfs(plan: Plan, config: dict[str, Any], linux: dict[str, Any], root
 def _plan_seccomp(plan: Plan, profile: dict[str, Any] | None) -> None:
     plan.seccomp, plan.seccomp_flags = None, 0
     if profile:
-        program, plan.seccomp_flags = seccomp_compile.compile_profile(profile)
+        strict = FAIL_UNKNOWN in plan.annotations
+        program, plan.seccomp_flags = seccomp_compile.compile_profile(profile, strict=strict)
         plan.seccomp = seccomp_kernel.Filter(program)
         if plan.seccomp_flags & seccomp_kernel.FLAG_NEW_LISTENER and not profile.get("listenerPath"):
             raise InvalidConfig("seccomp uses SCMP_ACT_NOTIFY without listenerPath; name the socket of the listener")

@@ -135,7 +135,7 @@ def features(options: Options) -> int:
                     "enabled": True,
                     "actions": list(seccomp.ACTIONS),
                     "operators": list(seccomp.OPERATORS),
-                    "archs": [tables.SCMP_ARCH[nr.MACHINE]],
+                    "archs": [tables.SCMP_ARCH[nr.MACHINE], tables.SCMP_ARCH[tables.COMPAT[nr.MACHINE]]],
                     "knownFlags": list(seccomp.FLAGS),
                     "supportedFlags": list(seccomp.FLAGS),
                 },
