@@ -234,7 +234,8 @@ def failure(payload: bytes, program: bytes, id: str) -> RuntimeFailed:
     stage, number, text = wire.unpack_failure(payload)
     if stage == "exec":
         name = program.decode(errors="replace")
-        return ExecFailed(f"cannot run {name!r}: {text}", stage=stage, errno=number, exit_code=exit_code(number))
+        detail = f"cannot run {name!r}: {text}"
+        return ExecFailed(detail, stage=stage, errno=number, exit_code=exit_code(number), program=name)
     return RuntimeFailed(f"container {id} failed at {stage}: {text}", stage=stage, errno=number)
 
 
@@ -269,11 +270,9 @@ def destroy(init: Init) -> None:
 
 def state_of(plan: Plan, status: str, pid: int) -> dict[str, Any]:
     """The OCI state object (runtime-spec, "State")."""
-    return {
-        "ociVersion": "1.2.0",
-        "id": plan.id,
-        "status": status,
-        "pid": pid,
-        "bundle": plan.bundle,
-        "annotations": plan.annotations,
-    }
+    return oci_state(plan.id, status, pid, plan.bundle, plan.annotations)
+
+
+def oci_state(id: str, status: str, pid: int, bundle: str, annotations: dict[str, str]) -> dict[str, Any]:
+    """The same of a container whose plan is not at hand."""
+    return {"ociVersion": "1.2.0", "id": id, "status": status, "pid": pid, "bundle": bundle, "annotations": annotations}

@@ -14,6 +14,7 @@ from agent.sys import cred, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any, NoReturn
 
 
@@ -26,11 +27,13 @@ def exec_in(
     start_time: int = 0,
     keep_fds: int = 0,
     ignore_paused: bool = False,
+    below: Mapping[str, str] | None = None,
 ) -> Init:
     """Start `process_config` (an OCI process object) beside the container's init `pid`; it runs when this returns.
 
     Raises ExecFailed as Init.start does (the child is reaped then), WrongState when the container is paused or gone.
-    `start_time` guards against a pid that was reused. The calling process must have one thread.
+    `start_time` guards against a pid that was reused; `below` names cgroups within the container's (see Cgroup.open). The calling
+    process must have one thread.
     """
     what = ProcessPlan(process_config)
     cgroup = Cgroup(plan.cgroup_path)
@@ -39,7 +42,7 @@ def exec_in(
     target = _open_container(plan, pid, start_time)
     init = Init(plan, cgroup, None)
     try:
-        cgroup.open()
+        cgroup.open(below)
         ours, theirs = wire.pair()
         try:
             wires = child.Wires(theirs, (io.stdin_fd, io.stdout_fd, io.stderr_fd), None)

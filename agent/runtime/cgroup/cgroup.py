@@ -19,6 +19,7 @@ from agent.sys import bpf
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Mapping
     from typing import Any
 
     from agent.runtime.cgroup.v1 import Write
@@ -62,14 +63,20 @@ class Cgroup:
                 raise RuntimeFailed(f"cannot make the cgroup {self.path}: {error}", stage="cgroup", errno=error.errno) from error
             raise
 
-    def open(self) -> None:
-        """Open the descriptors of an existing cgroup, so that a child can join."""
+    def open(self, below: Mapping[str, str] | None = None) -> None:
+        """Open the descriptors of an existing cgroup, so that a child can join. `below`: a directory within it by v1 controller,
+        "" for every other hierarchy."""
         self.close()
-        self.tasks_fds = [
-            os.open(directory + "/tasks", os.O_WRONLY | os.O_CLOEXEC) for directory in self.v1_dirs.values() if _exists(directory)
-        ]
+        wanted = below or {}
+        others = wanted.get("", "")
+        inner = {self.tree.v1[name]: path for name, path in wanted.items() if name}
+        for point, directory in self.v1_dirs.items():
+            if _exists(directory):
+                tasks = os.path.join(directory, inner.get(point, others), "tasks")
+                self.tasks_fds.append(os.open(tasks, os.O_WRONLY | os.O_CLOEXEC))
         if self.unified and _exists(self.unified):
-            self.unified_fd = os.open(self.unified, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            path = os.path.join(self.unified, others)
+            self.unified_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def close(self) -> None:
         for fd in self.tasks_fds:

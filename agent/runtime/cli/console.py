@@ -16,11 +16,16 @@ from agent.sys import tty
 
 
 def hand_over(master: int, path: str) -> None:
-    """Send the pty master to whoever listens on `path`, as runc does: one message, its text the pty's name."""
+    """Send the pty master to whoever listens on `path`, and let go of it."""
+    send(master, path, b"/dev/ptmx")
+    os.close(master)
+
+
+def send(fd: int, path: str, name: bytes) -> None:
+    """As runc does: one message to a stream socket, its text a name for the descriptor."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.connect(path)
-        socket.send_fds(sock, [b"/dev/ptmx"], [master])
-    os.close(master)
+        socket.send_fds(sock, [name], [fd])
 
 
 def relay(master: int, pidfd: int) -> None:
