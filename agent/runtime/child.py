@@ -10,7 +10,7 @@ import os
 
 from agent.protocol.errors import WharfError
 from agent.runtime import channel as wire
-from agent.runtime import devfs, hooks, launch, rootfs
+from agent.runtime import devfs, hooks, labels, launch, rootfs, spec
 from agent.sys import cred, loopback, process
 
 TYPE_CHECKING = False
@@ -26,20 +26,22 @@ if TYPE_CHECKING:
 class Wires:
     """The child's descriptors. `gate`: (start, status) of a container whose start is given by another process, or None."""
 
-    __slots__ = ("channel", "gate", "joins", "keep_fds", "keyring", "pivot", "stdio")
+    __slots__ = ("channel", "gate", "joins", "keep_fds", "keyring", "pivot", "root", "stdio", "supplied")
 
     def __init__(self, channel: Channel, stdio: tuple[int, int, int], gate: tuple[int, int] | None) -> None:
         self.channel = channel
         self.stdio = stdio
         self.gate = gate
         self.joins: list[tuple[int, int]] = []  # descriptor, CLONE_NEW flag
+        self.supplied: list[int] = []  # mounts
+        self.root = -1  # of a container whose root no namespace leads to
         self.keep_fds = 0
         self.pivot = True
         self.keyring = True
 
     def close_others(self, more: list[int]) -> None:
         """Every descriptor of the parent that the child has no use for."""
-        keep = [self.channel.fileno(), *self.stdio, *(self.gate or ()), *(fd for fd, _ in self.joins), *more]
+        keep = [self.channel.fileno(), *self.stdio, *(self.gate or ()), *(fd for fd, _ in self.joins), *self.supplied, *more]
         process.close_all_but(keep + list(range(3, 3 + self.keep_fds)))
 
     def fail(self, stage: str, error: BaseException) -> None:
@@ -103,6 +105,10 @@ def _init(plan: Plan, cgroup: Cgroup, wires: Wires, supplied: rootfs.Supplied, s
         _become_root(wires, supplied, plan)
     progress.stage = "namespaces"
     _own_namespaces(plan)
+    if plan.net_devices:
+        progress.stage = "netDevices"
+        wires.channel.send(b"N")
+        _await(wires, b"G")
     if "prestart" in plan.hooks or "createRuntime" in plan.hooks:
         wires.channel.send(b"H")
         _await(wires, b"G")
@@ -169,8 +175,8 @@ def _filesystem(plan: Plan, wires: Wires, supplied: rootfs.Supplied, progress: P
     rootfs.fence(root, plan)
     if "createContainer" in plan.hooks:
         progress.stage = "hook createContainer"
-        # the host's procfs is still there, and knows us by the host's number
-        hooks.run(plan.hooks["createContainer"], "createContainer", _state(plan, int(os.readlink("/proc/self"))))
+        # spec: a hook in the container's namespaces reads the number that we have there
+        hooks.run(plan.hooks["createContainer"], "createContainer", _state(plan, os.getpid()), plan.annotations)
     progress.stage = "pivot"
     rootfs.enter(root, plan, wires.pivot)
     return slave
@@ -184,12 +190,12 @@ def _launch(plan: Plan, wires: Wires, slave: int, progress: Progress) -> int:
         except OSError as error:
             if error.errno not in (1, 38, 122):  # EPERM, ENOSYS, EDQUOT: the container then has none of its own
                 raise
-    if plan.personality is not None:
-        process.personality(plan.personality)
+    launch.machine(plan)
     launch.enter_directory(plan.process.cwd, create=True)
     launch.limits(plan.process)
     env = launch.with_home(plan.process)
     launch.wire_stdio(plan.process, wires.stdio, slave)
+    labelled = labels.prepare(plan.process.labels)
     progress.stage = "capabilities"
     launch.drop(plan.process, keep_admin=plan.seccomp is not None and not plan.process.no_new_privs)
     progress.stage = "start"
@@ -197,7 +203,10 @@ def _launch(plan: Plan, wires: Wires, slave: int, progress: Progress) -> int:
     _await_start(wires)
     if "startContainer" in plan.hooks:
         progress.stage = "hook startContainer"
-        hooks.run(plan.hooks["startContainer"], "startContainer", _state(plan, os.getpid()))
+        hooks.run(plan.hooks["startContainer"], "startContainer", _state(plan, os.getpid()), plan.annotations)
+    if labelled:
+        progress.stage = "labels"
+        labels.apply(labelled)
     progress.stage = "seccomp"
 
     def hand_over(fd: int) -> None:
@@ -227,7 +236,7 @@ def _await_start(wires: Wires) -> None:
 def _state(plan: Plan, pid: int) -> dict[str, object]:
     """The OCI state that a hook in the container reads."""
     return {
-        "ociVersion": "1.2.0",
+        "ociVersion": spec.VERSION,
         "id": plan.id,
         "status": "created",
         "pid": pid,

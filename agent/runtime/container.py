@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from agent.runtime import channel as wire
-from agent.runtime import child, hooks, rootfs, userns
+from agent.runtime import child, hooks, netdevices, rootfs, spec, userns
 from agent.runtime.cgroup import Cgroup
-from agent.runtime.errors import ExecFailed, RuntimeFailed, exit_code
+from agent.runtime.errors import ExecFailed, InvalidConfig, RuntimeFailed, exit_code
 from agent.sys import mountapi as api
 from agent.sys import process
 
@@ -50,6 +50,7 @@ class Init:
 
     def start(self) -> None:
         """Let the created process exec. Raises ExecFailed (extra.errno, extra.exit_code); it is then dead, but not reaped."""
+        check_startable(self._plan)
         channel, self._channel = self._channel, None
         if channel is None:
             raise RuntimeFailed("the container was started before, or is started through its gate", stage="start", errno=0)
@@ -71,7 +72,8 @@ class Init:
 
     def _poststart(self) -> None:
         try:
-            hooks.run(self._plan.hooks["poststart"], "poststart", state_of(self._plan, "running", self.pid))
+            plan = self._plan
+            hooks.run(plan.hooks["poststart"], "poststart", state_of(plan, "running", self.pid), plan.annotations)
         except RuntimeFailed:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)  # not reaped by us, so the number is still its own
             raise
@@ -87,6 +89,12 @@ class Init:
         from agent.runtime import listener
 
         listener.deliver(self._plan, self.pid, self.pidfd, number)
+
+
+def check_startable(plan: Plan) -> None:
+    """Raises InvalidConfig for a container that was created without `process`: it can only be deleted."""
+    if not plan.config.get("process"):
+        raise InvalidConfig("process is missing in config.json; it says what to run")
 
 
 def create(
@@ -113,11 +121,15 @@ def create(
         try:
             wires = child.Wires(theirs, (io.stdin_fd, io.stdout_fd, io.stderr_fd), gate)
             wires.keep_fds, wires.pivot, wires.keyring = keep_fds, pivot, keyring
-            wires.joins = [(_open_namespace(path), flag) for _, flag, path in plan.joins]
+            supplied = rootfs.Supplied()
             try:
-                init.pid, init.pidfd = _clone(plan, cgroup, wires)
+                if not plan.new_user:
+                    userns.prepare(plan, supplied)
+                wires.supplied = list(supplied.binds.values())
+                wires.joins = [(_open_namespace(path), flag) for _, flag, path in plan.joins]
+                init.pid, init.pidfd = _clone(plan, cgroup, wires, supplied)
             finally:
-                for fd, _ in wires.joins:
+                for fd in [*(fd for fd, _ in wires.joins), *supplied.binds.values()]:
                     os.close(fd)
                 theirs.close()
                 cgroup.close()
@@ -152,8 +164,7 @@ def _open_namespace(path: str) -> int:
         ) from error
 
 
-def _clone(plan: Plan, cgroup: Cgroup, wires: child.Wires) -> tuple[int, int]:
-    supplied = rootfs.Supplied()
+def _clone(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootfs.Supplied) -> tuple[int, int]:
     if _two_stages(plan):
         pid, pidfd = process.clone3(0, cgroup.unified_fd)
         if pid == 0:
@@ -201,9 +212,12 @@ def converse(plan: Plan, init: Init, channel: Channel, staged: bool) -> None:
             init.console_fd = fds[0]
         elif kind == b"U":
             userns.serve(plan, init.pid, channel)
+        elif kind == b"N":
+            netdevices.move(plan.net_devices, init.pid)
+            channel.send(b"G")
         elif kind == b"H":
             for point in ("prestart", "createRuntime"):
-                hooks.run(plan.hooks.get(point, []), point, state_of(plan, "created", init.pid))
+                hooks.run(plan.hooks.get(point, []), point, state_of(plan, "created", init.pid), plan.annotations)
             channel.send(b"G")
         elif kind == b"E":
             raise failure(payload, plan.process.args[0], plan.id)
@@ -275,4 +289,4 @@ def state_of(plan: Plan, status: str, pid: int) -> dict[str, Any]:
 
 def oci_state(id: str, status: str, pid: int, bundle: str, annotations: dict[str, str]) -> dict[str, Any]:
     """The same of a container whose plan is not at hand."""
-    return {"ociVersion": "1.2.0", "id": id, "status": status, "pid": pid, "bundle": bundle, "annotations": annotations}
+    return {"ociVersion": spec.VERSION, "id": id, "status": status, "pid": pid, "bundle": bundle, "annotations": annotations}

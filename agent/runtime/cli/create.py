@@ -70,6 +70,8 @@ def _create(options: Options, log: Log, directory: StateDirectory, config: dict[
         handles.refuse_systemd(options)
         bundle = os.path.realpath(options.text("bundle", "."))
         plan = plans.compile(config, id=options.id, rootfs=None, cgroup_parent=CGROUP_PARENT, bundle=bundle)
+        for text in plan.warnings:
+            log.warning(text)
         _look_at_cgroup(Cgroup(plan.cgroup_path), log)
         log.debug(f"nsexec container setup of {options.id}")  # the three steps that runc names so
         init = container.create(

@@ -9,7 +9,7 @@ from agent.protocol.errors import InvalidInput, Unavailable
 from agent.runtime import container, hooks
 from agent.runtime.cgroup import Cgroup
 from agent.runtime.cli import handles
-from agent.runtime.errors import RuntimeFailed, WrongState
+from agent.runtime.errors import WrongState
 from agent.runtime.state import StateDirectory, every
 
 TYPE_CHECKING = False
@@ -43,7 +43,7 @@ def _delete(directory: StateDirectory, force: bool, log: Log) -> None:
         directory.remove()  # a creation that was cut short
         return
     status = directory.status()
-    if status not in ("stopped", "created") and not force:
+    if status != "stopped" and not force:  # spec: not a created one either, though runc and crun do
         raise WrongState(f"cannot delete container {directory.id} that is not stopped: {status}")
     cgroup = directory.cgroup()
     directory.kill()  # it may share its cgroup, or sit in another by now
@@ -62,7 +62,5 @@ def destroy(directory: StateDirectory, cgroup: Cgroup, log: Log) -> None:
     if not poststop:
         return
     state = container.oci_state(directory.id, "stopped", 0, bundle, config.get("annotations") or {})
-    try:
-        hooks.run(poststop, "poststop", state)
-    except RuntimeFailed as error:
-        log.warning(error.detail)  # spec: must not keep the container
+    for failure in hooks.run_all(poststop, "poststop", state):
+        log.warning(failure)  # spec: must not keep the container, nor the next hook

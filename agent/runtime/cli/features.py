@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from agent.runtime import caps, mounts
+from agent.runtime import caps, mounts, schema
 from agent.runtime import spec as oci
-from agent.runtime.cgroup import hierarchies
-from agent.runtime.cli import report, version
+from agent.runtime.cli import report
 from agent.runtime.seccomp import compile as seccomp
 from agent.runtime.seccomp import tables
 from agent.sys import nr
@@ -17,19 +16,16 @@ if TYPE_CHECKING:
 
 
 def features(options: Options, log: Log) -> int:
-    words = [*mounts.ATTRIBUTES, *("r" + word for word in mounts.ATTRIBUTES)]
-    words += [*mounts.PROPAGATION, *("r" + word for word in mounts.PROPAGATION), "bind", "rbind", "idmap", "ridmap", "tmpcopyup"]
-    tree = hierarchies()
     report.show(
         {
-            "ociVersionMin": "1.0.0",
-            "ociVersionMax": version.SPEC_VERSION,
-            "hooks": list(oci.HOOKS),
-            "mountOptions": sorted(words),
+            "ociVersionMin": oci.OLDEST,
+            "ociVersionMax": oci.VERSION,
+            "hooks": list(oci.HOOK_POINTS),
+            "mountOptions": mounts.known_options(),
             "linux": {
                 "namespaces": list(oci.NAMESPACES),
-                "capabilities": list(caps.NAMES[: caps.last() + 1]),
-                "cgroup": {"v1": bool(tree.v1), "v2": tree.v2 is not None, "systemd": False, "systemdUser": False, "rdma": True},
+                "capabilities": list(caps.NAMES),
+                "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": True},
                 "seccomp": {
                     "enabled": True,
                     "actions": list(seccomp.ACTIONS),
@@ -38,11 +34,14 @@ def features(options: Options, log: Log) -> int:
                     "knownFlags": list(seccomp.FLAGS),
                     "supportedFlags": list(seccomp.FLAGS),
                 },
-                "apparmor": {"enabled": False},
-                "selinux": {"enabled": False},
-                "intelRdt": {"enabled": False},
+                "apparmor": {"enabled": True},
+                "selinux": {"enabled": True},
+                "memoryPolicy": {"modes": list(schema.MEMORY_MODES), "flags": list(schema.MEMORY_FLAGS)},
+                "intelRdt": {"enabled": True, "schemata": True, "monitoring": True},
                 "mountExtensions": {"idmap": {"enabled": True}},
+                "netDevices": {"enabled": True},
             },
+            "potentiallyUnsafeConfigAnnotations": ["run.oci."],
         }
     )
     return 0

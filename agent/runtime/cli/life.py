@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from agent.runtime import container, hooks
-from agent.runtime.cli import handles
+from agent.runtime.cli import delete, handles
 from agent.runtime.container import Init
 from agent.runtime.errors import RuntimeFailed, WrongState
 from agent.runtime.state import StateDirectory
@@ -29,14 +29,25 @@ def start(options: Options, log: Log) -> int:
     if status != "created":
         raise WrongState("cannot start an already running container")
     plan = directory.plan()
-    _open_gate(directory, plan)
-    if "poststart" in plan.hooks:
-        try:
-            hooks.run(plan.hooks["poststart"], "poststart", container.state_of(plan, "running", directory.state()["pid"]))
-        except RuntimeFailed:
-            directory.kill()
-            raise
+    container.check_startable(plan)
+    try:
+        _open_gate(directory, plan)
+        if "poststart" in plan.hooks:
+            state = container.state_of(plan, "running", directory.state()["pid"])
+            hooks.run(plan.hooks["poststart"], "poststart", state, plan.annotations)
+    except RuntimeFailed as error:
+        if str(error.extra["stage"]).startswith("hook "):  # spec: stop it, and go on as after a delete
+            _destroy(directory, log)
+        raise
     return 0
+
+
+def _destroy(directory: StateDirectory, log: Log) -> None:
+    cgroup = directory.cgroup()
+    directory.kill()
+    if cgroup.exists():
+        cgroup.kill()
+    delete.destroy(directory, cgroup, log)
 
 
 def _open_gate(directory: StateDirectory, plan: Plan) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 VERSION = "0.1.0"
-SPEC_VERSION = "1.2.0"
+SPEC_VERSION = "1.3.0"
 
 
 def text(program: str) -> str:
