@@ -47,7 +47,7 @@ def build(plan: Plan, supplied: Supplied) -> int:
         _mount(root_mount, step, -1, plan)
     dev = -1
     for position, step in enumerate(plan.mounts):
-        made = supplied.sysfs if step.fstype == b"sysfs" else supplied.binds.get(position, -1)
+        made = supplied.binds.get(position, supplied.sysfs if step.fstype == b"sysfs" else -1)
         mount = _mount(root_mount, step, made, plan)
         if step.target == b"dev" and mount >= 0:
             dev = mount
@@ -90,8 +90,8 @@ def _make_ahead(plan: Plan, supplied: Supplied) -> None:
     """Copies that stay peers of the host's mounts have to be taken before "/" becomes a slave; and then all others, too, since
     the kernel lists mounts in the order in which they were made, and the spec wants the listed one."""
     for position, step in enumerate(plan.mounts):
-        ours = step.kind in ("bind", "fs") and step.fstype != b"sysfs" and not (step.remount or step.copy_link)
-        if ours and position not in supplied.binds:
+        given = position in supplied.binds or (step.fstype == b"sysfs" and supplied.sysfs >= 0)
+        if step.kind in ("bind", "fs") and not (given or step.remount or step.copy_link):
             supplied.binds[position] = make(step)
 
 
