@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent.runtime import caps, mounts, spec
+from agent.runtime.cgroup import NO_CGROUP
 from agent.runtime.errors import InvalidConfig
 from agent.runtime.seccomp import compile as seccomp_compile
 from agent.sys import process
@@ -106,7 +107,15 @@ class Plan:
     personality: int | None
 
 
-def compile(config: dict[str, Any], *, id: str, rootfs: list[Mount] | None, cgroup_parent: str, bundle: str = "") -> Plan:
+def compile(
+    config: dict[str, Any],
+    *,
+    id: str,
+    rootfs: list[Mount] | None,
+    cgroup_parent: str,
+    bundle: str = "",
+    cgroup_manager: str = "cgroupfs",
+) -> Plan:
     """Check and parse `config`, no kernel work. `rootfs` is storage's list, the mount with target "" first; None takes the
     directory root.path of the bundle. The cgroup is linux.cgroupsPath if that is absolute, else below `cgroup_parent`."""
     spec.validate(config)
@@ -120,14 +129,22 @@ def compile(config: dict[str, Any], *, id: str, rootfs: list[Mount] | None, cgro
     _plan_rootfs(plan, config, linux, rootfs)
     _plan_seccomp(plan, linux.get("seccomp"))
     plan.resources = linux.get("resources") or {}
-    path = linux.get("cgroupsPath") or ""
-    plan.cgroup_path = path if path.startswith("/") else f"{cgroup_parent.rstrip('/')}/{path or id}"
+    plan.cgroup_path = _cgroup_path(linux.get("cgroupsPath") or "", id, cgroup_parent, cgroup_manager)
     plan.sysctls = [(name.replace(".", "/").encode(), value.encode()) for name, value in (linux.get("sysctl") or {}).items()]
     persona = (linux.get("personality") or {}).get("domain")
     plan.personality = {None: None, "LINUX": 0, "LINUX32": 8}.get(persona, -1)
     if plan.personality == -1:
         raise InvalidConfig(f"personality {persona!r} is not known; use LINUX or LINUX32")
     return plan
+
+
+def _cgroup_path(path: str, id: str, parent: str, manager: str) -> str:
+    """As `Cgroup` takes it. `manager`: cgroupfs, systemd, or disabled."""
+    if manager == "disabled":
+        return NO_CGROUP
+    if manager == "systemd":
+        return path or f"system.slice:wharf:{id}"
+    return path if path.startswith("/") else f"{parent.rstrip('/')}/{path or id}"
 
 
 def _plan_namespaces(plan: Plan, config: dict[str, Any], linux: dict[str, Any]) -> None:

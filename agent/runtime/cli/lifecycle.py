@@ -59,11 +59,12 @@ def run(options: Options) -> int:
 
 
 def _create(options: Options, directory: StateDirectory, config: dict[str, Any], gate: tuple[int, int] | None) -> Init:
-    if options.systemd_cgroup:
-        raise InvalidConfig("--systemd-cgroup is not supported; leave it out, and give cgroupsPath as an absolute path")
     try:
         bundle = os.path.realpath(options.bundle)
-        plan = plans.compile(config, id=options.id, rootfs=None, cgroup_parent=CGROUP_PARENT, bundle=bundle)
+        manager = "systemd" if options.systemd_cgroup else options.cgroup_manager
+        plan = plans.compile(
+            config, id=options.id, rootfs=None, cgroup_parent=CGROUP_PARENT, bundle=bundle, cgroup_manager=manager
+        )
         init = container.create(
             plan,
             Stdio(0, 1, 2, terminal=plan.process.terminal),
