@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from agent.runtime import rootfs
-from agent.runtime.cgroup import hierarchies
+from agent.runtime.cgroup import NO_CGROUP, Cgroup, hierarchies
 from agent.sys import mountapi as api
 
 TYPE_CHECKING = False
@@ -55,7 +55,8 @@ def _put(plan: Plan, made: int, target: int) -> None:
 def _hierarchy(plan: Plan, point: str, fstype: bytes, params: Params, attributes: int) -> int:
     if plan.new_cgroup:
         return api.new_filesystem(fstype, params, attributes)
-    made = api.clone_tree(api.AT_FDCWD, (point + plan.cgroup_path).encode())
+    path = Cgroup(plan.cgroup_path).path if plan.cgroup_path != NO_CGROUP else ""
+    made = api.clone_tree(api.AT_FDCWD, (point + path).encode())
     api.set_attributes(made, attributes)
     return made
 

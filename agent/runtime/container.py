@@ -6,7 +6,7 @@ import os
 
 from agent.runtime import channel as wire
 from agent.runtime import child, hooks, netdevices, rootfs, spec, userns
-from agent.runtime.cgroup import Cgroup
+from agent.runtime.cgroup import Cgroup, delegation
 from agent.runtime.errors import ExecFailed, InvalidConfig, RuntimeFailed, exit_code
 from agent.sys import mountapi as api
 from agent.sys import process
@@ -114,7 +114,7 @@ def create(
     calling process must have one thread.
     """
     cgroup = Cgroup(plan.cgroup_path)
-    cgroup.create(plan.resources)
+    cgroup.create(plan.resources, delegation.owner(plan))
     init = Init(plan, cgroup, None)
     try:
         ours, theirs = wire.pair()
@@ -136,6 +136,7 @@ def create(
             if meanwhile is not None:
                 meanwhile()
             converse(plan, init, ours, staged=_two_stages(plan))
+            cgroup.settle()
             init.start_time = process.start_time(init.pid)
         except BaseException:
             ours.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent.runtime import caps, labels, mounts, ranges, schema, spec
+from agent.runtime.cgroup import NO_CGROUP
 from agent.runtime.errors import InvalidConfig
 from agent.runtime.processplan import ProcessPlan
 from agent.runtime.seccomp import compile as seccomp_compile
@@ -85,7 +86,15 @@ class Plan:
     warnings: list[str]  # what is asked for in vain, by the spec no error
 
 
-def compile(config: dict[str, Any], *, id: str, rootfs: list[Mount] | None, cgroup_parent: str, bundle: str = "") -> Plan:
+def compile(
+    config: dict[str, Any],
+    *,
+    id: str,
+    rootfs: list[Mount] | None,
+    cgroup_parent: str,
+    bundle: str = "",
+    cgroup_manager: str = "cgroupfs",
+) -> Plan:
     """Check and parse `config`, no kernel work. `rootfs` is storage's list, the mount with target "" first; None takes the
     directory root.path of the bundle. The cgroup is linux.cgroupsPath if that is absolute, else below `cgroup_parent`."""
     spec.validate(config)
@@ -99,8 +108,7 @@ def compile(config: dict[str, Any], *, id: str, rootfs: list[Mount] | None, cgro
     _plan_rootfs(plan, config, linux, rootfs)
     _plan_seccomp(plan, linux.get("seccomp"))
     plan.resources = linux.get("resources") or {}
-    path = linux.get("cgroupsPath") or ""
-    plan.cgroup_path = path if path.startswith("/") else f"{cgroup_parent.rstrip('/')}/{path or id}"
+    plan.cgroup_path = _cgroup_path(linux.get("cgroupsPath") or "", id, cgroup_parent, cgroup_manager)
     plan.sysctls = [(spec.sysctl_path(name).encode(), value.encode()) for name, value in (linux.get("sysctl") or {}).items()]
     persona = linux.get("personality")
     plan.personality = {"LINUX": 0, "LINUX32": 8}[persona["domain"]] if persona else None
@@ -117,6 +125,15 @@ def _warn(plan: Plan, linux: dict[str, Any]) -> None:
         plan.warnings.append("linux.mountLabel is left out: this node does not run SELinux")
     if (plan.resources.get("memory") or {}).get("kernel"):
         plan.warnings.append("resources.memory.kernel has no effect since Linux 5.16")
+
+
+def _cgroup_path(path: str, id: str, parent: str, manager: str) -> str:
+    """As `Cgroup` takes it. `manager`: cgroupfs, systemd, or disabled."""
+    if manager == "disabled":
+        return NO_CGROUP
+    if manager == "systemd":
+        return path or f"system.slice:wharf:{id}"
+    return path if path.startswith("/") else f"{parent.rstrip('/')}/{path or id}"
 
 
 def _plan_namespaces(plan: Plan, config: dict[str, Any], linux: dict[str, Any]) -> None:

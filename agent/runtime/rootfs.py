@@ -76,7 +76,15 @@ def new_filesystem(step: MountStep) -> int:
             (command, key, _short(value) if value and key in (b"upperdir", b"workdir") else value, fd)
             for command, key, value, fd in params
         ]
-    return api.new_filesystem(step.fstype, params, step.attr_set & ~api.MOUNT_ATTR_IDMAP)
+    attributes = step.attr_set & ~api.MOUNT_ATTR_IDMAP
+    try:
+        return api.new_filesystem(step.fstype, params, attributes)
+    except OSError as error:
+        if not step.lowers or error.errno != 22 or "lowerdir+" not in str(error):
+            raise
+    from agent.runtime import stacked  # only where the kernel is older than 6.7
+
+    return stacked.overlay(step, attributes)
 
 
 def _short(path: bytes) -> bytes:

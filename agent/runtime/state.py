@@ -66,7 +66,9 @@ class StateDirectory:
     def plan(self) -> Plan:
         """The plan of the config as it was at create."""
         bundle = self.state()["bundle"]
-        return plans.compile(self.config(), id=self.id, rootfs=None, cgroup_parent=CGROUP_PARENT, bundle=bundle)
+        plan = plans.compile(self.config(), id=self.id, rootfs=None, cgroup_parent=CGROUP_PARENT, bundle=bundle)
+        plan.cgroup_path = self.state()["cgroup_path"]  # which whoever created it may have chosen otherwise
+        return plan
 
     def cgroup(self) -> Cgroup:
         return Cgroup(self.state()["cgroup_path"])

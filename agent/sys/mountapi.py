@@ -79,6 +79,7 @@ _move_mount = libc.syscall(nr.MOVE_MOUNT, libc.INT, libc.STR, libc.INT, libc.STR
 _mount_setattr = libc.syscall(nr.MOUNT_SETATTR, libc.INT, libc.STR, libc.UINT, libc.PTR, libc.SIZE)
 _openat2 = libc.syscall(nr.OPENAT2, libc.INT, libc.STR, libc.PTR, libc.SIZE)
 _pivot_root = libc.syscall(nr.PIVOT_ROOT, libc.STR, libc.STR)
+_mount = libc.function("mount", libc.STR, libc.STR, libc.STR, libc.ULONG, libc.STR)
 _umount2 = libc.function("umount2", libc.STR, libc.INT)
 _fstatfs = libc.function("fstatfs", libc.INT, libc.PTR)
 
@@ -120,6 +121,11 @@ def _explained(context: int, what: str) -> OSError:
     except OSError:
         return error
     return OSError(error.errno, f"{what}: {message[2:]}")
+
+
+def mount_with_options(source: bytes, target: bytes, fstype: bytes, options: bytes) -> None:
+    """mount(2): for what the new interface cannot say on old kernels. `options`: at most a page."""
+    libc.check(_mount(source, target, fstype, 0, options), "mount", target)
 
 
 def clone_tree(directory: int, path: bytes = b"", recursive: bool = False, follow: bool = True) -> int:

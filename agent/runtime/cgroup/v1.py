@@ -22,6 +22,8 @@ def settings(resources: dict[str, Any]) -> list[Write]:
 
 def _memory(memory: dict[str, Any]) -> list[Write]:
     writes: list[Write] = []
+    if memory.get("limit") == -1 and not memory.get("swap"):
+        memory = {**memory, "swap": -1}  # no limit of the one is none of the sum
     for key, file, required in (
         ("limit", "memory.limit_in_bytes", True),
         ("swap", "memory.memsw.limit_in_bytes", False),  # absent without swap accounting
@@ -67,6 +69,15 @@ def _block_io(block: dict[str, Any]) -> list[Write]:
     if block.get("weight"):
         writes.append(("blkio", "blkio.bfq.weight", str(block["weight"]), False))
         writes.append(("blkio", "blkio.weight", str(block["weight"]), False))
+    if block.get("leafWeight"):
+        writes.append(("blkio", "blkio.leaf_weight", str(block["leafWeight"]), True))
+    for item in block.get("weightDevice") or ():
+        device = f"{item['major']}:{item['minor']}"
+        if item.get("weight"):
+            writes.append(("blkio", "blkio.bfq.weight_device", f"{device} {item['weight']}", False))
+            writes.append(("blkio", "blkio.weight_device", f"{device} {item['weight']}", False))
+        if item.get("leafWeight"):
+            writes.append(("blkio", "blkio.leaf_weight_device", f"{device} {item['leafWeight']}", True))
     for key, file in (
         ("throttleReadBpsDevice", "blkio.throttle.read_bps_device"),
         ("throttleWriteBpsDevice", "blkio.throttle.write_bps_device"),

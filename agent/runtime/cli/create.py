@@ -67,9 +67,11 @@ def run(options: Options, log: Log) -> int:
 
 def _create(options: Options, log: Log, directory: StateDirectory, config: dict[str, Any], gate: tuple[int, int] | None) -> Init:
     try:
-        handles.refuse_systemd(options)
         bundle = os.path.realpath(options.text("bundle", "."))
-        plan = plans.compile(config, id=options.id, rootfs=None, cgroup_parent=CGROUP_PARENT, bundle=bundle)
+        manager = handles.manager(options)
+        plan = plans.compile(
+            config, id=options.id, rootfs=None, cgroup_parent=CGROUP_PARENT, bundle=bundle, cgroup_manager=manager
+        )
         for text in plan.warnings:
             log.warning(text)
         _look_at_cgroup(Cgroup(plan.cgroup_path), log)

@@ -26,11 +26,12 @@ def kept(options: Options) -> int:
     return (options.number("preserve-fds") or 0) + (int(listening) if listening.isdigit() else 0)
 
 
-def refuse_systemd(options: Options) -> None:
-    """Raises InvalidConfig for a cgroup manager that is not ours."""
-    manager = "systemd" if options.flag("systemd-cgroup") else options.text("cgroup-manager", "cgroupfs")
-    if manager != "cgroupfs":
-        raise InvalidConfig(f"cgroup manager {manager!r} is not supported; use cgroupfs, and an absolute cgroupsPath")
+def manager(options: Options) -> str:
+    """The cgroup manager: cgroupfs, systemd or disabled. Raises InvalidConfig for any other."""
+    wanted = "systemd" if options.flag("systemd-cgroup") else options.text("cgroup-manager", "cgroupfs")
+    if wanted not in ("cgroupfs", "systemd", "disabled"):
+        raise InvalidConfig(f"cgroup manager {wanted!r} is not known; use cgroupfs, systemd or disabled")
+    return wanted
 
 
 def give(options: Options, init: Init) -> None:
