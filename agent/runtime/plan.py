@@ -124,7 +124,7 @@ def _warn(plan: Plan, linux: dict[str, Any]) -> None:
     if linux.get("mountLabel") and not labels.selinux_runs():
         plan.warnings.append("linux.mountLabel is left out: this node does not run SELinux")
     if (plan.resources.get("memory") or {}).get("kernel"):
-        plan.warnings.append("resources.memory.kernel has no effect since Linux 5.16")
+        plan.warnings.append("resources.memory.kernel is left out: kernels since 5.16 have no such limit")
 
 
 def _cgroup_path(path: str, id: str, parent: str, manager: str) -> str:

@@ -185,17 +185,30 @@ class Cgroup:
 
     def _writes(self, resources: dict[str, Any]) -> Iterator[tuple[str, str, str, bool]]:
         """(controller, path, value, whether the file has to exist), in the order to write."""
-        for controller, file, value, required in v1.settings(resources):
+        for controller, file, value, required in v1.settings(resources, self._v1("blkio") or ""):
             if controller in self.tree.v1:
                 yield controller, f"{self.tree.v1[controller]}{self.path}/{file}", value, required
             elif required and controller != "blkio" and controller not in self.tree.v2_controllers:
                 raise CgroupRefused(f"{file} is asked for, but this machine mounts no {controller} cgroup controller")
         if self.unified:
-            for controller, file, value, required in v2.settings(resources, self.unified):
-                if controller not in self.tree.v1:
-                    yield controller, f"{self.unified}/{file}", value, required and self._v2_has(controller, file)
+            self._check_usage(resources.get("memory") or {})
+            for controller, file, value, required in v2.settings(v2.governed(resources, self.tree.v1), self.unified):
+                yield controller, f"{self.unified}/{file}", value, required and self._v2_has(controller, file)
+        elif resources.get("unified"):
+            raise CgroupRefused("resources.unified is asked for, but this machine mounts no cgroup v2")
+
+    def _check_usage(self, memory: dict[str, Any]) -> None:
+        """memory.checkBeforeUpdate: v2 kills rather than refuses, so do the refusing of v1's kernel here."""
+        limit = memory.get("limit") or -1
+        if not memory.get("checkBeforeUpdate") or limit < 0 or "memory" in self.tree.v1:
+            return
+        used = files.number(f"{self.unified}/memory.current")
+        if used is not None and used > limit:
+            raise CgroupRefused(f"memory.limit {limit} is below the {used} bytes in use, and memory.checkBeforeUpdate is set")
 
     def _v2_has(self, controller: str, file: str) -> bool:
+        if controller in self.tree.v1:
+            raise CgroupRefused(f"{file} is asked for, but on this machine cgroup v1 has the {controller} controller")
         if controller in self.tree.v2_controllers or controller == "cgroup":
             return True
         raise CgroupRefused(f"{file} is asked for, but cgroup v2 on this machine has no {controller} controller")

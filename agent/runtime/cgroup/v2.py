@@ -9,9 +9,35 @@ from agent.runtime.errors import InvalidConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Container
     from typing import Any
 
     from agent.runtime.cgroup.v1 import Write
+
+
+SECTIONS = {
+    "memory": ("memory",),
+    "cpu": ("cpu", "cpuset"),
+    "pids": ("pids",),
+    "blockIO": ("blkio",),
+    "hugepageLimits": ("hugetlb",),
+    "rdma": ("rdma",),
+}
+
+
+def governed(resources: dict[str, Any], v1_controllers: Container[str]) -> dict[str, Any]:
+    """Those sections of `resources` that v1 leaves to v2."""
+    left = {
+        name: value
+        for name, value in resources.items()
+        if not any(controller in v1_controllers for controller in SECTIONS.get(name, ()))
+    }
+    cpu = resources.get("cpu") or {}
+    if "cpu" not in left and "cpuset" not in v1_controllers:  # each of the two controllers may be on its own side
+        left["cpu"] = {key: cpu[key] for key in ("cpus", "mems") if key in cpu}
+    elif "cpu" not in left and "cpu" not in v1_controllers:
+        left["cpu"] = {key: cpu[key] for key in cpu if key not in ("cpus", "mems")}
+    return left
 
 
 def settings(resources: dict[str, Any], directory: str = "") -> list[Write]:
@@ -41,6 +67,9 @@ def weight_of_shares(shares: int) -> int:
 
 def _memory(memory: dict[str, Any]) -> list[Write]:
     writes: list[Write] = []
+    for key in ("swappiness", "disableOOMKiller", "kernelTCP"):
+        if memory.get(key):
+            raise InvalidConfig(f"memory.{key} has no counterpart in cgroup v2; leave it out")
     limit = memory.get("limit")
     if memory.get("swap"):
         writes.append(("memory", "memory.swap.max", limit_word(swap_alone(memory)), False))
