@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.runtime import caps, mounts, spec
+from agent.runtime import caps, lock, mounts, spec
 from agent.runtime.errors import InvalidConfig
 from agent.runtime.seccomp import compile as seccomp_compile
 from agent.sys import process
@@ -71,7 +71,7 @@ class Plan:
 
     __slots__ = (
         "annotations", "bundle", "cgroup_path", "clone_flags", "config", "devices", "domainname", "gid_map", "hooks", "hostname",
-        "id", "joins", "masked", "mounts", "new_cgroup", "new_time", "new_user", "personality", "process", "readonly",
+        "id", "joins", "lock", "masked", "mounts", "new_cgroup", "new_time", "new_user", "personality", "process", "readonly",
         "readonly_root", "resources", "root_propagation", "rootfs", "seccomp", "seccomp_flags", "sysctls", "time_offsets",
         "uid_map",
     )  # fmt: skip
@@ -86,6 +86,7 @@ class Plan:
     new_cgroup: bool
     new_time: bool
     new_user: bool
+    lock: lock.Lock | None
     joins: list[tuple[str, int, str]]  # kind, CLONE_NEW flag, path
     uid_map: str
     gid_map: str
@@ -120,6 +121,7 @@ def compile(config: dict[str, Any], *, id: str, rootfs: list[Mount] | None, cgro
     _plan_namespaces(plan, config, linux)
     _plan_rootfs(plan, config, linux, rootfs)
     _plan_seccomp(plan, linux.get("seccomp"))
+    plan.lock = lock.of(config)
     plan.resources = linux.get("resources") or {}
     path = linux.get("cgroupsPath") or ""
     plan.cgroup_path = path if path.startswith("/") else f"{cgroup_parent.rstrip('/')}/{path or id}"

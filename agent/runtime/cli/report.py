@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from agent.protocol.errors import Conflict
-from agent.runtime import caps, mounts
+from agent.runtime import caps, lock, mounts
 from agent.runtime import spec as oci
 from agent.runtime.cgroup import hierarchies
 from agent.runtime.defaults import default_config
@@ -18,7 +18,7 @@ from agent.runtime.errors import WrongState
 from agent.runtime.seccomp import compile as seccomp
 from agent.runtime.seccomp import tables
 from agent.runtime.state import StateDirectory, every
-from agent.sys import nr
+from agent.sys import landlock, nr
 
 Options = argparse.Namespace
 
@@ -127,6 +127,7 @@ def features(options: Options) -> int:
             "ociVersionMax": "1.2.0",
             "hooks": list(oci.HOOKS),
             "mountOptions": sorted(words),
+            "annotations": {lock.ANNOTATION: "on, off", f"{lock.ANNOTATION}.abi": str(landlock.abi())},
             "linux": {
                 "namespaces": list(oci.NAMESPACES),
                 "capabilities": list(caps.NAMES[: caps.last() + 1]),
