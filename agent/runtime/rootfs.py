@@ -127,7 +127,7 @@ def target_in(root: int, path: bytes, directory: bool, plain: bool = False) -> i
     except OSError as error:
         if plain and error.errno in (20, 40):  # ENOTDIR, ELOOP
             raise InvalidConfig(
-                f"/{path.decode()} in the root filesystem is not an ordinary directory; repair the image"
+                f"/{path.decode()} in the root filesystem leads through a link; have an ordinary directory or file there"
             ) from error
         raise
     head, _, name = path.rpartition(b"/")
