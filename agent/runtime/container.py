@@ -113,8 +113,9 @@ def create(
         try:
             wires = child.Wires(theirs, (io.stdin_fd, io.stdout_fd, io.stderr_fd), gate)
             wires.keep_fds, wires.pivot, wires.keyring = keep_fds, pivot, keyring
-            wires.joins = [(_open_namespace(path), flag) for _, flag, path in plan.joins]
             try:
+                for _, flag, path in plan.joins:
+                    wires.joins.append((_open_namespace(path), flag))
                 init.pid, init.pidfd = _clone(plan, cgroup, wires)
             finally:
                 for fd, _ in wires.joins:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from agent.runtime.plan import Plan
 
 FSCONFIG_STRING_LIMIT = 255
+# figures that a container may be shown its own of, as lxcfs does; runc's list
+_FIGURES = "cpuinfo diskstats meminfo stat swaps uptime loadavg slabinfo net/dev sys/kernel/ns_last_pid sys/crypto/fips_enabled"
+COVERABLE = frozenset(b"proc/" + word.encode() for word in _FIGURES.split())
 ROOT = api.RESOLVE_IN_ROOT | api.RESOLVE_NO_MAGICLINKS
 
 
@@ -100,6 +103,7 @@ def _mount(root: int, step: MountStep, made: int, plan: Plan) -> int:
     # proc and sysfs behind a link would leave what programs trust as /proc to the image (CVE-2019-19921)
     plain = step.fstype in (b"proc", b"sysfs")
     target = target_in(root, step.target, directory, plain)
+    _spare_proc(step, mount, target)
     if step.copy_up:
         _copy_up(target, mount)
     _attributes(mount, step)
@@ -108,6 +112,14 @@ def _mount(root: int, step: MountStep, made: int, plan: Plan) -> int:
     for flag, recursive in step.propagation:
         api.set_attributes(mount, 0, propagation=flag, recursive=recursive)
     return mount
+
+
+def _spare_proc(step: MountStep, mount: int, target: int) -> None:
+    """Nothing but a procfs may stand where programs, and security modules, look for /proc (CVE-2019-16884, CVE-2023-28642)."""
+    if step.target != b"proc" and api.filesystem_magic(target) != api.PROC_SUPER_MAGIC:
+        return
+    if step.target not in COVERABLE and api.filesystem_magic(mount) != api.PROC_SUPER_MAGIC:
+        raise InvalidConfig(f"/{step.target.decode()} is in procfs, which only another procfs may cover; mount it elsewhere")
 
 
 def _attributes(mount: int, step: MountStep) -> None:

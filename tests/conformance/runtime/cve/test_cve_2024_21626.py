@@ -37,7 +37,7 @@ def enter_by_path(path: bytes, create: bool) -> None:
 
 @pytest.mark.parametrize("tail", ["", "/../..", "/."])
 def test_no_number_leads_out_on_run(runner: Runner, leaked: int, tail: str) -> None:
-    for number in NUMBERS:
+    for number in (leaked, 3, 4, 9) if tail else NUMBERS:
         with pytest.raises(RuntimeFailed, match="cwd"):
             runner.run("true", cwd=f"/proc/self/fd/{number}{tail}")
 
