@@ -20,11 +20,13 @@ SYS_ADMIN = 1 << NUMBERS["CAP_SYS_ADMIN"]
 
 
 class CapabilitySets:
-    """Five masks; `unknown`: names that stand for nothing, which give nothing."""
+    """Five masks. `unknown`: names that stand for nothing, which give nothing. `last`: the kernel's highest number, asked here, on
+    the host, since a container's /proc may lie."""
 
-    __slots__ = ("ambient", "bounding", "effective", "inheritable", "permitted", "unknown")
+    __slots__ = ("ambient", "bounding", "effective", "inheritable", "last", "permitted", "unknown")
 
     def __init__(self, sets: dict[str, Any]) -> None:
+        self.last = last()
         unknown: dict[str, None] = {}
         self.bounding = _known(sets.get("bounding"), unknown)
         self.effective = _known(sets.get("effective"), unknown)

@@ -10,8 +10,8 @@ import os
 
 from agent.protocol.errors import WharfError
 from agent.runtime import channel as wire
-from agent.runtime import devfs, hooks, labels, launch, rootfs, spec
-from agent.sys import cred, loopback, process
+from agent.runtime import devfs, hooks, labels, launch, lock, rootfs, spec
+from agent.sys import cred, landlock, loopback, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -196,8 +196,10 @@ def _launch(plan: Plan, wires: Wires, slave: int, progress: Progress) -> int:
     env = launch.with_home(plan.process)
     launch.wire_stdio(plan.process, wires.stdio, slave)
     labelled = labels.prepare(plan.process.labels)
+    locked = lock.prepare(plan.lock)  # by root: the user may not see /dev
     progress.stage = "capabilities"
-    launch.drop(plan.process, keep_admin=plan.seccomp is not None and not plan.process.no_new_privs)
+    keep_admin = (plan.seccomp is not None or locked >= 0) and not plan.process.no_new_privs
+    launch.drop(plan.process, keep_admin)
     progress.stage = "start"
     wires.channel.send(b"R")
     _await_start(wires)
@@ -207,13 +209,16 @@ def _launch(plan: Plan, wires: Wires, slave: int, progress: Progress) -> int:
     if labelled:
         progress.stage = "labels"
         labels.apply(labelled)
+    if locked >= 0:
+        progress.stage = "landlock"
+        landlock.enforce(locked)
     progress.stage = "seccomp"
 
     def hand_over(fd: int) -> None:
         wires.tell(b"L", b"%d" % fd)
         _await_start(wires)  # the parent has taken its copy
 
-    return launch.execute(plan.process, plan.seccomp, plan.seccomp_flags, env, wires.keep_fds, hand_over)
+    return launch.execute(plan.process, plan.seccomp, plan.seccomp_flags, env, wires.keep_fds, hand_over, keep_admin)
 
 
 def _await(wires: Wires, expected: bytes) -> tuple[bytes, list[int]]:

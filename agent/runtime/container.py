@@ -126,7 +126,8 @@ def create(
                 if not plan.new_user:
                     userns.prepare(plan, supplied)
                 wires.supplied = list(supplied.binds.values())
-                wires.joins = [(_open_namespace(path), flag) for _, flag, path in plan.joins]
+                for _, flag, path in plan.joins:
+                    wires.joins.append((_open_namespace(path), flag))
                 init.pid, init.pidfd = _clone(plan, cgroup, wires, supplied)
             finally:
                 for fd in [*(fd for fd, _ in wires.joins), *supplied.binds.values()]:

@@ -1,7 +1,7 @@
 """From a set-up child to the user's program: limits, directory, terminal, identity, capabilities, filter, execve.
 
 The order is fixed (capabilities(7), seccomp(2)): bounding set, KEEPCAPS, groups, ids, capability sets, no_new_privs, filter.
-Without no_new_privs loading needs CAP_SYS_ADMIN, so that one is held until the filter is in and goes with the last capset.
+Without no_new_privs a filter and Landlock need CAP_SYS_ADMIN: that one is held until they are in and goes with the last capset.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def drop(plan: ProcessPlan, keep_admin: bool) -> None:
     """Become the user with the plan's capabilities. `keep_admin`: hold CAP_SYS_ADMIN until the filter is loaded."""
     sets = plan.caps
     grantable = cred.permitted_capabilities()
-    cred.drop_bounding(sets.bounding, caps.last())
+    cred.drop_bounding(sets.bounding, sets.last)
     process.prctl(process.PR_SET_KEEPCAPS, 1)
     cred.set_ids(plan.uid, plan.gid, plan.groups)
     if keep_admin:
@@ -158,12 +158,15 @@ def execute(
     env: list[bytes],
     keep_fds: int,
     listener: Callable[[int], None],
+    keep_admin: bool,
 ) -> int:
-    """Load the filter and exec. Returns only on failure, with the errno of execve. `keep_fds` descriptors stay open."""
+    """Load the filter and exec. Returns only on failure, with the errno of execve. `keep_fds` descriptors stay open.
+
+    `keep_admin`: as `drop` was told.
+    """
     image = process.ExecImage(plan.args, env)
     candidates = search(plan.args[0], env)
     process.close_on_exec_from(3 + keep_fds)
-    keep_admin = seccomp is not None and not plan.no_new_privs
     grantable = cred.permitted_capabilities() if keep_admin else 0
     if seccomp is not None:
         fd = seccomp.load(flags)

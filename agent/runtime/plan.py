@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.runtime import caps, labels, mounts, ranges, schema, spec
+from agent.runtime import caps, labels, lock, mounts, ranges, schema, spec
 from agent.runtime.cgroup import NO_CGROUP
 from agent.runtime.errors import InvalidConfig
 from agent.runtime.processplan import ProcessPlan
@@ -46,8 +46,8 @@ class Plan:
 
     __slots__ = (
         "annotations", "bundle", "cgroup_path", "clone_flags", "config", "devices", "domainname", "gid_map", "hooks", "hostname",
-        "id", "joins", "masked", "memory_policy", "mounts", "net_devices", "new_cgroup", "new_mount", "new_time", "new_user",
-        "personality", "process", "readonly", "readonly_root", "resources", "root_propagation", "rootfs", "seccomp",
+        "id", "joins", "lock", "masked", "memory_policy", "mounts", "net_devices", "new_cgroup", "new_mount", "new_time",
+        "new_user", "personality", "process", "readonly", "readonly_root", "resources", "root_propagation", "rootfs", "seccomp",
         "seccomp_flags", "sysctls", "time_offsets", "uid_map", "warnings",
     )  # fmt: skip
 
@@ -62,6 +62,7 @@ class Plan:
     new_mount: bool  # else the mount namespace is the caller's, or another's
     new_time: bool
     new_user: bool
+    lock: lock.Lock | None
     joins: list[tuple[str, int, str]]  # kind, CLONE_NEW flag, path
     uid_map: str
     gid_map: str
@@ -107,6 +108,7 @@ def compile(
     _plan_namespaces(plan, config, linux)
     _plan_rootfs(plan, config, linux, rootfs)
     _plan_seccomp(plan, linux.get("seccomp"))
+    plan.lock = lock.of(config)
     plan.resources = linux.get("resources") or {}
     plan.cgroup_path = _cgroup_path(linux.get("cgroupsPath") or "", id, cgroup_parent, cgroup_manager)
     plan.sysctls = [(spec.sysctl_path(name).encode(), value.encode()) for name, value in (linux.get("sysctl") or {}).items()]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from agent.runtime import caps, mounts, schema
+from agent.runtime import caps, lock, mounts, schema
 from agent.runtime import spec as oci
 from agent.runtime.cli import report
 from agent.runtime.seccomp import compile as seccomp
 from agent.runtime.seccomp import tables
-from agent.sys import nr
+from agent.sys import landlock, nr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def features(options: Options, log: Log) -> int:
                 "mountExtensions": {"idmap": {"enabled": True}},
                 "netDevices": {"enabled": True},
             },
+            "annotations": {lock.ANNOTATION: "on, off", f"{lock.ANNOTATION}.abi": str(landlock.abi())},
             "potentiallyUnsafeConfigAnnotations": ["run.oci."],
         }
     )
