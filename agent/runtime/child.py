@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Wires:
     """The child's descriptors. `gate`: (start, status) of a container whose start is given by another process, or None."""
 
-    __slots__ = ("channel", "gate", "joins", "keep_fds", "keyring", "pivot", "stdio")
+    __slots__ = ("channel", "gate", "joins", "keep_fds", "keyring", "look_up", "pivot", "stdio")
 
     def __init__(self, channel: Channel, stdio: tuple[int, int, int], gate: tuple[int, int] | None) -> None:
         self.channel = channel
@@ -34,6 +34,7 @@ class Wires:
         self.gate = gate
         self.joins: list[tuple[int, int]] = []  # descriptor, CLONE_NEW flag
         self.keep_fds = 0
+        self.look_up = False
         self.pivot = True
         self.keyring = True
 
@@ -169,6 +170,7 @@ def _filesystem(plan: Plan, wires: Wires, supplied: rootfs.Supplied, progress: P
     rootfs.fence(root, plan)
     if "createContainer" in plan.hooks:
         progress.stage = "hook createContainer"
+        os.fchdir(root)  # as runc: such hooks change the root filesystem, and name its parts from here
         # the host's procfs is still there, and knows us by the host's number
         hooks.run(plan.hooks["createContainer"], "createContainer", _state(plan, int(os.readlink("/proc/self"))))
     progress.stage = "pivot"
@@ -192,19 +194,23 @@ def _launch(plan: Plan, wires: Wires, slave: int, progress: Progress) -> int:
     launch.wire_stdio(plan.process, wires.stdio, slave)
     progress.stage = "capabilities"
     launch.drop(plan.process, keep_admin=plan.seccomp is not None and not plan.process.no_new_privs)
+    if wires.look_up and (missing := launch.look_up(plan.process.args[0], env)):
+        return missing
     progress.stage = "start"
     wires.channel.send(b"R")
     _await_start(wires)
-    if "startContainer" in plan.hooks:
-        progress.stage = "hook startContainer"
-        hooks.run(plan.hooks["startContainer"], "startContainer", _state(plan, os.getpid()))
     progress.stage = "seccomp"
 
     def hand_over(fd: int) -> None:
         wires.tell(b"L", b"%d" % fd)
         _await_start(wires)  # the parent has taken its copy
 
-    return launch.execute(plan.process, plan.seccomp, plan.seccomp_flags, env, wires.keep_fds, hand_over)
+    def run_hooks() -> None:
+        progress.stage = "hook startContainer"
+        hooks.run(plan.hooks["startContainer"], "startContainer", _state(plan, os.getpid()))
+
+    before = run_hooks if "startContainer" in plan.hooks else None
+    return launch.execute(plan.process, plan.seccomp, plan.seccomp_flags, env, wires.keep_fds, hand_over, before)
 
 
 def _await(wires: Wires, expected: bytes) -> tuple[bytes, list[int]]:

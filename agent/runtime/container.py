@@ -97,13 +97,14 @@ def create(
     keep_fds: int = 0,
     pivot: bool = True,
     keyring: bool = True,
+    look_up: bool = False,
     meanwhile: Callable[[], None] | None = None,
 ) -> Init:
     """Namespaces, cgroup, root filesystem, identity: everything but the exec, for which the child waits.
 
     Raises RuntimeFailed with extra.stage; nothing of a failed container is left. `gate`: (start, status) pipes through which
-    another process will start it. `meanwhile` is called while the child sets itself up; what it raises undoes the creation. The
-    calling process must have one thread.
+    another process will start it. `look_up`: fail now (ExecFailed) when the program is not there. `meanwhile` is called while the
+    child sets itself up; what it raises undoes the creation. The calling process must have one thread.
     """
     cgroup = Cgroup(plan.cgroup_path)
     cgroup.create(plan.resources)
@@ -112,7 +113,7 @@ def create(
         ours, theirs = wire.pair()
         try:
             wires = child.Wires(theirs, (io.stdin_fd, io.stdout_fd, io.stderr_fd), gate)
-            wires.keep_fds, wires.pivot, wires.keyring = keep_fds, pivot, keyring
+            wires.keep_fds, wires.pivot, wires.keyring, wires.look_up = keep_fds, pivot, keyring, look_up
             wires.joins = [(_open_namespace(path), flag) for _, flag, path in plan.joins]
             try:
                 init.pid, init.pidfd = _clone(plan, cgroup, wires)

@@ -145,8 +145,12 @@ def execute(
     env: list[bytes],
     keep_fds: int,
     listener: Callable[[int], None],
+    before: Callable[[], None] | None = None,
 ) -> int:
-    """Load the filter and exec. Returns only on failure, with the errno of execve. `keep_fds` descriptors stay open."""
+    """Load the filter and exec. Returns only on failure, with the errno of execve. `keep_fds` descriptors stay open.
+
+    `before` runs under the filter, as the program will.
+    """
     image = process.ExecImage(plan.args, env)
     candidates = search(plan.args[0], env)
     process.close_on_exec_from(3 + keep_fds)
@@ -158,6 +162,8 @@ def execute(
             listener(fd)
     if keep_admin:
         final_capabilities(plan, grantable)
+    if before is not None:
+        before()
     failure = errno.ENOENT
     for path in candidates:
         try:
@@ -168,6 +174,21 @@ def execute(
                 failure = number
             if number not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
                 break
+    return failure
+
+
+def look_up(name: bytes, env: list[bytes]) -> int:
+    """0, or the errno that execve would give for want of such a program, asked as the user that we are by now."""
+    failure = errno.ENOENT
+    for path in search(name, env):
+        try:
+            if os.access(path, os.X_OK, effective_ids=True) and not stat.S_ISDIR(os.stat(path).st_mode):
+                return 0
+            if stat.S_ISREG(os.stat(path).st_mode):
+                failure = errno.EACCES
+        except OSError as error:
+            if error.errno == errno.EACCES:
+                failure = errno.EACCES
     return failure
 
 

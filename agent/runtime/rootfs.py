@@ -48,6 +48,8 @@ def build(plan: Plan, supplied: Supplied) -> int:
         if step.target == b"dev":
             dev = mount
     devfs.populate(root_mount, dev, plan, bind_only=plan.new_user)
+    if any(_later_readonly(step) for step in plan.mounts):
+        api.set_attributes(dev, api.MOUNT_ATTR_RDONLY)
     return root_mount
 
 
@@ -70,7 +72,13 @@ def new_filesystem(step: MountStep) -> int:
             (command, key, _short(value) if value and key in (b"upperdir", b"workdir") else value, fd)
             for command, key, value, fd in params
         ]
-    return api.new_filesystem(step.fstype, params, step.attr_set & ~api.MOUNT_ATTR_IDMAP)
+    later = api.MOUNT_ATTR_IDMAP | (api.MOUNT_ATTR_RDONLY if _later_readonly(step) else 0)
+    return api.new_filesystem(step.fstype, params, step.attr_set & ~later)
+
+
+def _later_readonly(step: MountStep) -> bool:
+    """A read-only /dev has to be filled first."""
+    return step.target == b"dev" and step.kind == "fs" and bool(step.attr_set & api.MOUNT_ATTR_RDONLY)
 
 
 def _short(path: bytes) -> bytes:
@@ -95,6 +103,8 @@ def _mount(root: int, step: MountStep, made: int, plan: Plan) -> int:
     """Make one mount (unless `made` is one already) and put it in place. Returns its descriptor."""
     if step.kind == "cgroup":
         return cgroupfs.mount(root, step, plan)
+    if step.fstype == b"tmpfs":
+        _inherit_mode(root, step)
     mount = made if made >= 0 else bind(step) if step.kind == "bind" else new_filesystem(step)
     directory = step.kind != "bind" or stat.S_ISDIR(os.fstat(mount).st_mode)
     # proc and sysfs behind a link would leave what programs trust as /proc to the image (CVE-2019-19921)
@@ -108,6 +118,17 @@ def _mount(root: int, step: MountStep, made: int, plan: Plan) -> int:
     for flag, recursive in step.propagation:
         api.set_attributes(mount, 0, propagation=flag, recursive=recursive)
     return mount
+
+
+def _inherit_mode(root: int, step: MountStep) -> None:
+    """A tmpfs without a mode has that of the directory it covers, as under runc: a /tmp stays one."""
+    if any(key == b"mode" for _, key, _, _ in step.params):
+        return
+    covered = _existing(root, step.target)
+    if covered >= 0:
+        mode = b"%o" % stat.S_IMODE(os.fstat(covered).st_mode)
+        os.close(covered)
+        step.params.append((api.FSCONFIG_SET_STRING, b"mode", mode, 0))
 
 
 def _attributes(mount: int, step: MountStep) -> None:

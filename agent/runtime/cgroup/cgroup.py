@@ -125,7 +125,10 @@ class Cgroup:
 
     def update(self, resources: dict[str, Any], creating: bool = False) -> None:
         """Write the limits named in OCI `resources`; what is not named stays. CgroupRefused names the file."""
-        for write in v1.settings(resources):
+        writes = v1.settings(resources)
+        if not creating:
+            self._order_cpu(writes)
+        for write in writes:
             if write[0] in self.tree.v1:
                 self._write_v1(write)
             elif write[0] == "blkio" or write[0] in self.tree.v2_controllers:
@@ -133,11 +136,29 @@ class Cgroup:
             elif write[3]:
                 raise CgroupRefused(f"{write[1]} is asked for, but this machine mounts no {write[0]} cgroup controller")
         if self.unified:
-            for controller, file, value, required in v2.settings(resources):
+            for controller, file, value, required in v2.settings(self._of_v2(resources)):
                 if controller not in self.tree.v1:
                     _write(f"{self.unified}/{file}", value, required and self._v2_has(controller, file))
         if not creating and "devices" in resources:
             self._apply_devices(resources["devices"])
+
+    def _order_cpu(self, writes: list[Write]) -> None:
+        """A shorter period before its quota may ask for more than the parent has, and is refused: the quota goes first then."""
+        by_file = {file: position for position, (_, file, _, _) in enumerate(writes)}
+        for length, share in (("cpu.cfs_period_us", "cpu.cfs_quota_us"), ("cpu.rt_period_us", "cpu.rt_runtime_us")):
+            if length in by_file and share in by_file and "cpu" in self.tree.v1:
+                first, second = by_file[length], by_file[share]
+                now = files.number(f"{self.tree.v1['cpu']}{self.path}/{length}")
+                if now is not None and int(writes[first][2]) < now:
+                    writes[first], writes[second] = writes[second], writes[first]
+
+    def _of_v2(self, resources: dict[str, Any]) -> dict[str, Any]:
+        """Without what v1 governs here, whose rules are others. Raises InvalidConfig for a v2 file of such a controller."""
+        for file in resources.get("unified") or {}:
+            controller = file.partition(".")[0]
+            if controller in self.tree.v1:
+                raise InvalidConfig(f"invalid configuration: unified {file} is of cgroup v2, but {controller} is on v1 here")
+        return {key: value for key, value in resources.items() if key != "memory" or "memory" not in self.tree.v1}
 
     def _v2_has(self, controller: str, file: str) -> bool:
         if controller in self.tree.v2_controllers or controller == "cgroup":
@@ -188,7 +209,7 @@ class Cgroup:
         if self.unified and _exists(self.unified + "/cgroup.freeze"):
             return files.read(self.unified + "/cgroup.freeze").strip() == "1"
         directory = self._v1("freezer")
-        return bool(directory) and files.read(f"{directory}/freezer.state").strip() != "THAWED"
+        return bool(directory) and files.read(f"{directory}/freezer.state").strip() in ("FROZEN", "FREEZING")
 
     def _set_frozen(self, frozen: bool) -> None:
         deadline = time.monotonic() + FREEZE_SECONDS

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 
-from agent.protocol.errors import WharfError
+from agent.protocol.errors import InvalidInput, WharfError
 from agent.runtime.cli.arguments import Options
 from agent.runtime.cli.logs import Log
 from agent.runtime.errors import ExecFailed
@@ -57,6 +58,11 @@ def run(options: Options) -> int:
         return command(options, log)
     except (WharfError, OSError) as error:
         return report(options, log, error)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # the shape of every value of config.json is not checked beforehand: what stumbles over it says where
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"config.json or another input is not as it should be: {type(error).__name__} {error} ({where.name}: {where.line})"
+        return report(options, log, InvalidInput(text))
 
 
 def report(options: Options, log: Log, error: WharfError | OSError) -> int:

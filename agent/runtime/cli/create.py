@@ -79,6 +79,7 @@ def _create(options: Options, log: Log, directory: StateDirectory, config: dict[
             keep_fds=handles.kept(options),
             pivot=not options.flag("no-pivot"),
             keyring=not options.flag("no-new-keyring"),
+            look_up=True,  # both peers' create does: podman and dockerd take their 126 and 127 from there
         )
         log.debug(f"child process in init() is {init.pid}")
         log.debug("init: closing the pipe to signal completion")
