@@ -10,8 +10,8 @@ import os
 
 from agent.protocol.errors import WharfError
 from agent.runtime import channel as wire
-from agent.runtime import devfs, hooks, launch, rootfs
-from agent.sys import cred, loopback, process
+from agent.runtime import devfs, hooks, launch, lock, rootfs
+from agent.sys import cred, landlock, loopback, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -192,13 +192,18 @@ def _launch(plan: Plan, wires: Wires, slave: int, progress: Progress) -> int:
     launch.limits(plan.process)
     env = launch.with_home(plan.process)
     launch.wire_stdio(plan.process, wires.stdio, slave)
+    locked = lock.prepare(plan.lock)  # by root: the user may not see /dev
     progress.stage = "capabilities"
-    launch.drop(plan.process, keep_admin=plan.seccomp is not None and not plan.process.no_new_privs)
+    keep_admin = (plan.seccomp is not None or locked >= 0) and not plan.process.no_new_privs
+    launch.drop(plan.process, keep_admin)
     if wires.look_up and (missing := launch.look_up(plan.process.args[0], env)):
         return missing
     progress.stage = "start"
     wires.channel.send(b"R")
     _await_start(wires)
+    if locked >= 0:
+        progress.stage = "landlock"
+        landlock.enforce(locked)
     progress.stage = "seccomp"
 
     def hand_over(fd: int) -> None:
@@ -210,7 +215,7 @@ def _launch(plan: Plan, wires: Wires, slave: int, progress: Progress) -> int:
         hooks.run(plan.hooks["startContainer"], "startContainer", _state(plan, os.getpid()))
 
     before = run_hooks if "startContainer" in plan.hooks else None
-    return launch.execute(plan.process, plan.seccomp, plan.seccomp_flags, env, wires.keep_fds, hand_over, before)
+    return launch.execute(plan.process, plan.seccomp, plan.seccomp_flags, env, wires.keep_fds, hand_over, keep_admin, before)
 
 
 def _await(wires: Wires, expected: bytes) -> tuple[bytes, list[int]]:

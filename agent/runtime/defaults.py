@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from agent.runtime import lock
 from agent.runtime.seccomp.profile import default_profile
 
 TYPE_CHECKING = False
@@ -127,6 +128,7 @@ def default_config(
     if not privileged:
         linux["seccomp"] = default_profile(capabilities)
     names = list(capabilities)
+    locked = not privileged and lock.fits(capabilities)
     return {
         "ociVersion": "1.2.0",
         "hostname": hostname,
@@ -141,5 +143,6 @@ def default_config(
             "capabilities": {"bounding": names, "effective": names if uid == 0 else [], "permitted": names if uid == 0 else []},
         },
         "mounts": mounts(),
+        "annotations": {lock.ANNOTATION: "on"} if locked else {},
         "linux": linux,
     }

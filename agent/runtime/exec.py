@@ -144,7 +144,8 @@ def _launch(plan: Plan, what: ProcessPlan, wires: child.Wires, progress: child.P
     env = launch.with_home(what)
     launch.wire_stdio(what, wires.stdio, slave)
     progress.stage = "capabilities"
-    launch.drop(what, keep_admin=plan.seccomp is not None and not what.no_new_privs)
+    keep_admin = plan.seccomp is not None and not what.no_new_privs
+    launch.drop(what, keep_admin)
     wires.channel.send(b"R")
     progress.stage = "seccomp"
 
@@ -153,7 +154,7 @@ def _launch(plan: Plan, what: ProcessPlan, wires: child.Wires, progress: child.P
         if wires.channel.receive()[0] != b"S":
             os._exit(1)
 
-    return launch.execute(what, plan.seccomp, plan.seccomp_flags, env, wires.keep_fds, hand_over)
+    return launch.execute(what, plan.seccomp, plan.seccomp_flags, env, wires.keep_fds, hand_over, keep_admin)
 
 
 def _finish(plan: Plan, what: ProcessPlan, init: Init, channel: wire.Channel) -> None:

@@ -1,7 +1,7 @@
 """From a set-up child to the user's program: limits, directory, terminal, identity, capabilities, filter, execve.
 
 The order is fixed (capabilities(7), seccomp(2)): bounding set, KEEPCAPS, groups, ids, capability sets, no_new_privs, filter.
-Without no_new_privs loading needs CAP_SYS_ADMIN, so that one is held until the filter is in and goes with the last capset.
+Without no_new_privs a filter and Landlock need CAP_SYS_ADMIN: that one is held until they are in and goes with the last capset.
 """
 
 from __future__ import annotations
@@ -145,16 +145,16 @@ def execute(
     env: list[bytes],
     keep_fds: int,
     listener: Callable[[int], None],
+    keep_admin: bool,
     before: Callable[[], None] | None = None,
 ) -> int:
     """Load the filter and exec. Returns only on failure, with the errno of execve. `keep_fds` descriptors stay open.
 
-    `before` runs under the filter, as the program will.
+    `keep_admin`: as `drop` was told. `before` runs under the filter, as the program will.
     """
     image = process.ExecImage(plan.args, env)
     candidates = search(plan.args[0], env)
     process.close_on_exec_from(3 + keep_fds)
-    keep_admin = seccomp is not None and not plan.no_new_privs
     grantable = cred.permitted_capabilities() if keep_admin else 0
     if seccomp is not None:
         fd = seccomp.load(flags)

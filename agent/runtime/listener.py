@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from agent.runtime.errors import RuntimeFailed
 from agent.sys import process
 
 TYPE_CHECKING = False
@@ -12,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def deliver(plan: Plan, pid: int, pidfd: int, number: int) -> None:
-    """Fetch descriptor `number` of the process and send it, with the state as JSON, to linux.seccomp.listenerPath."""
+    """Fetch descriptor `number` of the process and send it, with the state as JSON, to linux.seccomp.listenerPath.
+
+    Raises RuntimeFailed when nobody listens there.
+    """
     import json
     import socket
 
@@ -29,5 +33,11 @@ def deliver(plan: Plan, pid: int, pidfd: int, number: int) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.connect(profile["listenerPath"])
             socket.send_fds(sock, [json.dumps(state).encode()], [fd])
+    except OSError as error:
+        raise RuntimeFailed(
+            f"the seccomp listener at {profile['listenerPath']} cannot be reached: {error.strerror}; start it first",
+            stage="seccomp",
+            errno=error.errno or 0,
+        ) from error
     finally:
         os.close(fd)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.runtime import caps, mounts, spec
+from agent.runtime import caps, lock, mounts, spec
 from agent.runtime.errors import InvalidConfig
 from agent.runtime.seccomp import compile as seccomp_compile
 from agent.sys import process
@@ -26,6 +26,7 @@ CLONE_FLAGS = {
 # the order matters: the user namespace gives the right to enter the others, the mount namespace takes away the paths
 JOIN_ORDER = ("user", "network", "ipc", "uts", "pid", "cgroup", "time", "mount")
 PROPAGATION_FLAGS = {**mounts.PROPAGATION, "": 0}
+FAIL_UNKNOWN = "run.oci.seccomp_fail_unknown_syscall"  # crun's annotation: an unknown system call name is an error
 DEFAULT_DEVICES = (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9))
 
 
@@ -70,7 +71,7 @@ class Plan:
 
     __slots__ = (
         "annotations", "bundle", "cgroup_path", "clone_flags", "config", "devices", "domainname", "gid_map", "hooks", "hostname",
-        "id", "joins", "masked", "mounts", "new_cgroup", "new_time", "new_user", "personality", "process", "readonly",
+        "id", "joins", "lock", "masked", "mounts", "new_cgroup", "new_time", "new_user", "personality", "process", "readonly",
         "readonly_root", "resources", "root_propagation", "rootfs", "seccomp", "seccomp_flags", "sysctls", "time_offsets",
         "uid_map",
     )  # fmt: skip
@@ -85,6 +86,7 @@ class Plan:
     new_cgroup: bool
     new_time: bool
     new_user: bool
+    lock: lock.Lock | None
     joins: list[tuple[str, int, str]]  # kind, CLONE_NEW flag, path
     uid_map: str
     gid_map: str
@@ -119,6 +121,7 @@ def compile(config: dict[str, Any], *, id: str, rootfs: list[Mount] | None, cgro
     _plan_namespaces(plan, config, linux)
     _plan_rootfs(plan, config, linux, rootfs)
     _plan_seccomp(plan, linux.get("seccomp"))
+    plan.lock = lock.of(config)
     plan.resources = linux.get("resources") or {}
     path = linux.get("cgroupsPath") or ""
     plan.cgroup_path = path if path.startswith("/") else f"{cgroup_parent.rstrip('/')}/{path or id}"
@@ -174,7 +177,8 @@ def _plan_rootfs(plan: Plan, config: dict[str, Any], linux: dict[str, Any], root
 def _plan_seccomp(plan: Plan, profile: dict[str, Any] | None) -> None:
     plan.seccomp, plan.seccomp_flags = None, 0
     if profile:
-        program, plan.seccomp_flags = seccomp_compile.compile_profile(profile)
+        strict = FAIL_UNKNOWN in plan.annotations
+        program, plan.seccomp_flags = seccomp_compile.compile_profile(profile, strict=strict)
         plan.seccomp = seccomp_kernel.Filter(program)
         if plan.seccomp_flags & seccomp_kernel.FLAG_NEW_LISTENER and not profile.get("listenerPath"):
             raise InvalidConfig("seccomp uses SCMP_ACT_NOTIFY without listenerPath; name the socket of the listener")

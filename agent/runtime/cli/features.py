@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from agent.runtime import caps, mounts
+from agent.runtime import caps, lock, mounts
 from agent.runtime import spec as oci
 from agent.runtime.cgroup import hierarchies
 from agent.runtime.cli import report, version
 from agent.runtime.seccomp import compile as seccomp
 from agent.runtime.seccomp import tables
-from agent.sys import nr
+from agent.sys import landlock, nr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def features(options: Options, log: Log) -> int:
             "ociVersionMax": version.SPEC_VERSION,
             "hooks": list(oci.HOOKS),
             "mountOptions": sorted(words),
+            "annotations": {lock.ANNOTATION: "on, off", f"{lock.ANNOTATION}.abi": str(landlock.abi())},
             "linux": {
                 "namespaces": list(oci.NAMESPACES),
                 "capabilities": list(caps.NAMES[: caps.last() + 1]),
@@ -34,7 +35,7 @@ def features(options: Options, log: Log) -> int:
                     "enabled": True,
                     "actions": list(seccomp.ACTIONS),
                     "operators": list(seccomp.OPERATORS),
-                    "archs": [tables.SCMP_ARCH[nr.MACHINE]],
+                    "archs": [tables.SCMP_ARCH[nr.MACHINE], tables.SCMP_ARCH[tables.COMPAT[nr.MACHINE]]],
                     "knownFlags": list(seccomp.FLAGS),
                     "supportedFlags": list(seccomp.FLAGS),
                 },

@@ -22,8 +22,8 @@ OPEN_FILES = 1024
 
 
 def spec(options: Options, log: Log) -> int:
-    """A config.json to begin with: a shell on a terminal. As both peers write it, for what edits it: without a filter, limits
-    and sysctls, and on cgroup v1 without a cgroup namespace. What the product itself starts has all of them."""
+    """A config.json to begin with: a shell on a terminal. As both peers write it, for what edits it: without a filter, a lock,
+    limits and sysctls, and on cgroup v1 without a cgroup namespace. What the product itself starts has all of them."""
     config = _starter(options.program, options.flag("rootless"))
     path = os.path.join(options.text("bundle", "."), options.text("file", "config.json"))
     try:
@@ -51,6 +51,7 @@ def _starter(hostname: str, rootless: bool) -> dict[str, Any]:
     del linux["seccomp"]
     linux["resources"].pop("pids")
     linux.pop("sysctl", None)
+    config.pop("annotations", None)
     if hierarchies().v1:
         linux["namespaces"] = [entry for entry in linux["namespaces"] if entry["type"] != "cgroup"]
     if rootless:
