@@ -182,10 +182,10 @@ def look_up(name: bytes, env: list[bytes]) -> int:
     failure = errno.ENOENT
     for path in search(name, env):
         try:
-            if os.access(path, os.X_OK, effective_ids=True) and not stat.S_ISDIR(os.stat(path).st_mode):
+            regular = stat.S_ISREG(os.stat(path).st_mode)
+            if regular and os.access(path, os.X_OK, effective_ids=True):
                 return 0
-            if stat.S_ISREG(os.stat(path).st_mode):
-                failure = errno.EACCES
+            failure = errno.EACCES
         except OSError as error:
             if error.errno == errno.EACCES:
                 failure = errno.EACCES
