@@ -102,6 +102,9 @@ def _init(plan: Plan, cgroup: Cgroup, wires: Wires, supplied: rootfs.Supplied, s
     if plan.new_user:
         progress.stage = "user namespace"
         _become_root(wires, supplied, plan)
+    elif any(kind == "user" for kind, _, _ in plan.joins):
+        cred.set_ids(0, 0, [])  # the host's root has no id in there
+        process.prctl(process.PR_SET_DUMPABLE, 0)
     progress.stage = "namespaces"
     _own_namespaces(plan)
     if "prestart" in plan.hooks or "createRuntime" in plan.hooks:

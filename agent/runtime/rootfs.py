@@ -6,6 +6,7 @@ links, and the one is moved onto the other. A path that another process swaps me
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -48,8 +49,6 @@ def build(plan: Plan, supplied: Supplied) -> int:
         if step.target == b"dev":
             dev = mount
     devfs.populate(root_mount, dev, plan, bind_only=plan.new_user)
-    if any(_later_readonly(step) for step in plan.mounts):
-        api.set_attributes(dev, api.MOUNT_ATTR_RDONLY)
     return root_mount
 
 
@@ -77,7 +76,7 @@ def new_filesystem(step: MountStep) -> int:
 
 
 def _later_readonly(step: MountStep) -> bool:
-    """A read-only /dev has to be filled first."""
+    """A read-only /dev has to be filled first, the console included."""
     return step.target == b"dev" and step.kind == "fs" and bool(step.attr_set & api.MOUNT_ATTR_RDONLY)
 
 
@@ -193,6 +192,11 @@ def _copy_up(target: int, mount: int) -> None:
 
 def fence(root: int, plan: Plan) -> None:
     """Read-only and masked paths, after every mount is in place; paths that do not exist need no fence."""
+    for step in plan.mounts:
+        if _later_readonly(step):
+            target = _existing(root, step.target)
+            api.set_attributes(target, api.MOUNT_ATTR_RDONLY)
+            os.close(target)
     for path in plan.readonly:
         target = _existing(root, path)
         if target >= 0:
@@ -264,6 +268,7 @@ def enter(root: int, plan: Plan, pivot: bool = True) -> None:
         api.pivot_root(b".", b".")  # the old root is now stacked on the new one
         api.unmount(b".")
     else:
+        _bury_procfs()
         os.chroot(b".")
     os.chdir(b"/")
     flag, recursive = plan.root_propagation
@@ -271,3 +276,22 @@ def enter(root: int, plan: Plan, pivot: bool = True) -> None:
         api.set_attributes(api.AT_FDCWD, 0, propagation=flag, recursive=recursive, path=b"/")
     if plan.readonly_root:
         api.set_attributes(api.AT_FDCWD, api.MOUNT_ATTR_RDONLY, path=b"/")
+
+
+def _bury_procfs() -> None:
+    """Without pivot_root the old root stays below, and with its proc and sysfs in sight the kernel would let a user namespace in
+    the container mount unmasked ones of its own. Before chroot, when paths still lead to the old root."""
+    with open("/proc/self/mountinfo", "rb") as lines:
+        entries = [line.partition(b" - ") for line in lines]
+    points = [before.split()[4] for before, _, after in entries if after.split()[0] in (b"proc", b"sysfs")]
+    for point in reversed(points):  # children first
+        path = point.replace(b"\\040", b" ").replace(b"\\011", b"\t").replace(b"\\012", b"\n").replace(b"\\134", b"\\")
+        try:
+            api.unmount(path)
+        except FileNotFoundError:
+            pass  # of the new root, which has such a path where the old one has none
+        except OSError as error:
+            if error.errno == errno.EPERM:  # locked by a user namespace: covered instead
+                api.attach_at(api.new_filesystem(b"tmpfs", [], api.MOUNT_ATTR_RDONLY), path)
+            elif error.errno != errno.EINVAL:  # gone with its parent, or of the new root
+                raise
