@@ -20,11 +20,12 @@ SYS_ADMIN = 1 << NUMBERS["CAP_SYS_ADMIN"]
 
 
 class CapabilitySets:
-    """Five masks."""
+    """Five masks, and the kernel's highest number: asked here, on the host, since a container's /proc may lie."""
 
-    __slots__ = ("ambient", "bounding", "effective", "inheritable", "permitted")
+    __slots__ = ("ambient", "bounding", "effective", "inheritable", "last", "permitted")
 
     def __init__(self, sets: dict[str, Any]) -> None:
+        self.last = last()
         self.bounding = mask(sets.get("bounding"))
         self.effective = mask(sets.get("effective"))
         self.permitted = mask(sets.get("permitted"))

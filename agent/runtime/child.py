@@ -11,7 +11,7 @@ import os
 from agent.protocol.errors import WharfError
 from agent.runtime import channel as wire
 from agent.runtime import devfs, hooks, launch, lock, rootfs
-from agent.sys import cred, landlock, loopback, process
+from agent.sys import cred, landlock, loopback, process, tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Wires:
     """The child's descriptors. `gate`: (start, status) of a container whose start is given by another process, or None."""
 
-    __slots__ = ("channel", "gate", "joins", "keep_fds", "keyring", "look_up", "pivot", "stdio")
+    __slots__ = ("channel", "gate", "joins", "keep_fds", "keyring", "look_up", "pivot", "plain_newlines", "stdio")
 
     def __init__(self, channel: Channel, stdio: tuple[int, int, int], gate: tuple[int, int] | None) -> None:
         self.channel = channel
@@ -36,6 +36,7 @@ class Wires:
         self.keep_fds = 0
         self.look_up = False
         self.pivot = True
+        self.plain_newlines = False
         self.keyring = True
 
     def close_others(self, more: list[int]) -> None:
@@ -163,6 +164,8 @@ def _filesystem(plan: Plan, wires: Wires, supplied: rootfs.Supplied, progress: P
     if plan.process.terminal:
         progress.stage = "console"
         master, slave = devfs.open_console(root)
+        if wires.plain_newlines:
+            tty.plain_newlines(slave)
         devfs.mount_console(root, slave)
         wires.channel.send(b"C", b"", [master])
         os.close(master)

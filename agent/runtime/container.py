@@ -24,12 +24,16 @@ else:
 
 
 class Stdio:
-    """Descriptors that become 0, 1, 2 of the container, inherited, never closed by us; ignored with a terminal."""
+    """Descriptors that become 0, 1, 2 of the container, inherited, never closed by us; ignored with a terminal.
 
-    __slots__ = ("stderr_fd", "stdin_fd", "stdout_fd", "terminal")
+    `plain_newlines`: the terminal leaves \\n as it is, for a caller who relays it to a terminal or pipe of his own.
+    """
+
+    __slots__ = ("plain_newlines", "stderr_fd", "stdin_fd", "stdout_fd", "terminal")
 
     def __init__(self, stdin_fd: int = 0, stdout_fd: int = 1, stderr_fd: int = 2, terminal: bool = False) -> None:
         self.stdin_fd, self.stdout_fd, self.stderr_fd, self.terminal = stdin_fd, stdout_fd, stderr_fd, terminal
+        self.plain_newlines = False
 
 
 class Init:
@@ -114,8 +118,10 @@ def create(
         try:
             wires = child.Wires(theirs, (io.stdin_fd, io.stdout_fd, io.stderr_fd), gate)
             wires.keep_fds, wires.pivot, wires.keyring, wires.look_up = keep_fds, pivot, keyring, look_up
-            wires.joins = [(_open_namespace(path), flag) for _, flag, path in plan.joins]
+            wires.plain_newlines = io.plain_newlines
             try:
+                for _, flag, path in plan.joins:
+                    wires.joins.append((_open_namespace(path), flag))
                 init.pid, init.pidfd = _clone(plan, cgroup, wires)
             finally:
                 for fd, _ in wires.joins:

@@ -86,8 +86,8 @@ def open_console(root: int) -> tuple[int, int]:
 
 
 def mount_console(root: int, slave: int) -> None:
-    """Show the terminal as /dev/console."""
-    target = rootfs.target_in(root, b"dev/console", directory=False)
+    """Show the terminal as /dev/console, which a /dev that came with the image may have made a link (CVE-2025-52565)."""
+    target = rootfs.target_in(root, b"dev/console", directory=False, plain=True)
     copy = api.clone_tree(slave)
     api.attach(copy, target)
     os.close(copy)

@@ -10,7 +10,7 @@ from agent.runtime.cgroup import Cgroup
 from agent.runtime.container import Init, Stdio
 from agent.runtime.errors import RuntimeFailed, WrongState
 from agent.runtime.plan import CLONE_FLAGS, Plan, ProcessPlan
-from agent.sys import cred, process
+from agent.sys import cred, process, tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def exec_in(
         ours, theirs = wire.pair()
         try:
             wires = child.Wires(theirs, (io.stdin_fd, io.stdout_fd, io.stderr_fd), None)
-            wires.keep_fds = keep_fds
+            wires.keep_fds, wires.plain_newlines = keep_fds, io.plain_newlines
             wires.joins = [(target, _namespaces(plan))]
             _spawn(plan, what, cgroup, wires, init)
             theirs.close()
@@ -134,6 +134,8 @@ def _launch(plan: Plan, what: ProcessPlan, wires: child.Wires, progress: child.P
         progress.stage = "console"
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         master, slave = devfs.open_console(root)
+        if wires.plain_newlines:
+            tty.plain_newlines(slave)
         wires.channel.send(b"C", b"", [master])
         os.close(master)
     progress.stage = "process"

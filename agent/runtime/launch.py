@@ -117,7 +117,7 @@ def drop(plan: ProcessPlan, keep_admin: bool) -> None:
     """Become the user with the plan's capabilities. `keep_admin`: hold CAP_SYS_ADMIN until the filter is loaded."""
     sets = plan.caps
     grantable = cred.permitted_capabilities()
-    cred.drop_bounding(sets.bounding, caps.last())
+    cred.drop_bounding(sets.bounding, sets.last)
     process.prctl(process.PR_SET_KEEPCAPS, 1)
     cred.set_ids(plan.uid, plan.gid, plan.groups)
     if keep_admin:

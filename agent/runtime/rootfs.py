@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from agent.runtime.plan import Plan
 
 FSCONFIG_STRING_LIMIT = 255
+# figures that a container may be shown its own of, as lxcfs does; runc's list
+_FIGURES = "cpuinfo diskstats meminfo stat swaps uptime loadavg slabinfo net/dev sys/kernel/ns_last_pid sys/crypto/fips_enabled"
+COVERABLE = frozenset(b"proc/" + word.encode() for word in _FIGURES.split())
 ROOT = api.RESOLVE_IN_ROOT | api.RESOLVE_NO_MAGICLINKS
 
 
@@ -109,6 +112,7 @@ def _mount(root: int, step: MountStep, made: int, plan: Plan) -> int:
     # proc and sysfs behind a link would leave what programs trust as /proc to the image (CVE-2019-19921)
     plain = step.fstype in (b"proc", b"sysfs")
     target = target_in(root, step.target, directory, plain)
+    _spare_proc(step, mount, target)
     if step.copy_up:
         _copy_up(target, mount)
     _attributes(mount, step)
@@ -130,6 +134,14 @@ def _inherit_mode(root: int, step: MountStep) -> None:
         step.params.append((api.FSCONFIG_SET_STRING, b"mode", mode, 0))
 
 
+def _spare_proc(step: MountStep, mount: int, target: int) -> None:
+    """Nothing but a procfs may stand where programs, and security modules, look for /proc (CVE-2019-16884, CVE-2023-28642)."""
+    if step.target != b"proc" and api.filesystem_magic(target) != api.PROC_SUPER_MAGIC:
+        return
+    if step.target not in COVERABLE and api.filesystem_magic(mount) != api.PROC_SUPER_MAGIC:
+        raise InvalidConfig(f"/{step.target.decode()} is in procfs, which only another procfs may cover; mount it elsewhere")
+
+
 def _attributes(mount: int, step: MountStep) -> None:
     if step.kind == "bind" and (step.attr_set or step.attr_clr):
         api.set_attributes(mount, step.attr_set, step.attr_clr)
@@ -147,7 +159,7 @@ def target_in(root: int, path: bytes, directory: bool, plain: bool = False) -> i
     except OSError as error:
         if plain and error.errno in (20, 40):  # ENOTDIR, ELOOP
             raise InvalidConfig(
-                f"/{path.decode()} in the root filesystem is not an ordinary directory; repair the image"
+                f"/{path.decode()} in the root filesystem leads through a link; have an ordinary directory or file there"
             ) from error
         raise
     head, _, name = path.rpartition(b"/")

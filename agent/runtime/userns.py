@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from agent.runtime import rootfs
-from agent.runtime.errors import InvalidConfig
+from agent.runtime.errors import InvalidConfig, RuntimeFailed
 from agent.sys import cred, process
 from agent.sys import mountapi as api
 
@@ -21,7 +21,17 @@ if TYPE_CHECKING:
 
 
 def serve(plan: Plan, pid: int, channel: Channel) -> None:
-    """Answer a child that waits in its new user namespace."""
+    """Answer a child that waits in its new user namespace. Raises RuntimeFailed for what the kernel refuses."""
+    try:
+        _serve(plan, pid, channel)
+    except OSError as error:
+        what = f"{error.strerror} {error.filename or ''}".strip()
+        raise RuntimeFailed(
+            f"container {plan.id} failed at user namespace: {what}", stage="user namespace", errno=error.errno or 0
+        ) from error
+
+
+def _serve(plan: Plan, pid: int, channel: Channel) -> None:
     _write(f"/proc/{pid}/uid_map", plan.uid_map)
     _write(f"/proc/{pid}/gid_map", plan.gid_map)
     made: list[tuple[bytes, int]] = []

@@ -228,7 +228,9 @@ def _stdio(call: Call, terminal: bool) -> Stdio:
     if len(call.fds) != 3:
         raise InvalidRequest("operations on bundles come with the descriptors that become 0, 1 and 2")
     stdin, stdout, stderr = call.fds
-    return Stdio(stdin, stdout, stderr, terminal)
+    stdio = Stdio(stdin, stdout, stderr, terminal)
+    stdio.plain_newlines = True
+    return stdio
 
 
 def _exec_process(call: Call, plan: Plan) -> tuple[dict[str, Any], dict[str, str], bool]:

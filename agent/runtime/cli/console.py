@@ -31,11 +31,10 @@ def send(fd: int, path: str, name: bytes) -> None:
 def relay(master: int, pidfd: int) -> None:
     """Copy both ways until the process is gone and its output drained; our own terminal is raw meanwhile."""
     saved = None
-    _plain_newlines(master)
     if os.isatty(0):
         saved = termios.tcgetattr(0)
         raw_tty.setraw(0)
-        _plain_newlines(0, ours=True)
+        _newlines()
         follow_size(master)
     try:
         _copy(master, pidfd)
@@ -45,14 +44,11 @@ def relay(master: int, pidfd: int) -> None:
         os.close(master)
 
 
-def _plain_newlines(fd: int, ours: bool = False) -> None:
-    """The container's terminal leaves \\n as it is, for a pipe behind us; our own makes \\r\\n of it. As under runc."""
-    state = termios.tcgetattr(fd)
-    if ours:
-        state[1] |= termios.OPOST | termios.ONLCR
-    else:
-        state[1] &= ~termios.ONLCR
-    termios.tcsetattr(fd, termios.TCSANOW, state)
+def _newlines() -> None:
+    """The container's terminal leaves \\n as it is, for a pipe behind us: our own has to make \\r\\n of it. As under runc."""
+    state = termios.tcgetattr(0)
+    state[1] |= termios.OPOST | termios.ONLCR
+    termios.tcsetattr(0, termios.TCSANOW, state)
 
 
 def follow_size(master: int) -> None:

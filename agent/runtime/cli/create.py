@@ -72,11 +72,13 @@ def _create(options: Options, log: Log, directory: StateDirectory, found: Bundle
     except BaseException:
         directory.remove()
         raise
+    io = Stdio(0, 1, 2, terminal=plan.process.terminal)
+    io.plain_newlines = not options.text("console-socket")
     log.debug(f"nsexec container setup of {options.id}")  # the three steps that runc names so
     init, warning = bundle.create(
         directory,
         plan,
-        Stdio(0, 1, 2, terminal=plan.process.terminal),
+        io,
         lambda state: json.dumps(state).encode(),
         gate=gate,
         keep_fds=handles.kept(options),

@@ -27,6 +27,8 @@ def execute(options: Options, log: Log) -> int:
     path = options.text("process")
     process = merge.read(path, json.loads) if path else merge.process(plan.config["process"], options)
     create.check_console(bool(process.get("terminal")), options, options.flag("detach"))
+    io = Stdio(0, 1, 2, terminal=bool(process.get("terminal")))
+    io.plain_newlines = not options.text("console-socket")
     log.debug(f"nsexec container setup of a process in {options.id}")  # the three steps that runc names so
     log.debug("child process in init()")
     log.debug(f"setns_init: about to exec {process['args']}")
@@ -34,7 +36,7 @@ def execute(options: Options, log: Log) -> int:
         plan,
         state["pid"],
         process,
-        Stdio(0, 1, 2, terminal=bool(process.get("terminal"))),
+        io,
         start_time=state["start_time"],
         keep_fds=handles.kept(options),
         ignore_paused=True,

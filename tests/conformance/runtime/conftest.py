@@ -195,7 +195,8 @@ class Runner:
 
 @pytest.fixture
 def runner(busybox_root: Path) -> Iterator[Runner]:
-    before = (_mounts(), _fds())
+    base = str(busybox_root.parent)
+    before = (_mounts(base), _fds())
     made = Runner(busybox_root)
     try:
         yield made
@@ -203,15 +204,15 @@ def runner(busybox_root: Path) -> Iterator[Runner]:
         for running in made.running:
             running.end()
         _remove_parent()
-    assert (_mounts(), _fds()) == before, "mounts or descriptors leaked"
+    assert (_mounts(base), _fds()) == before, "mounts or descriptors leaked"
     with pytest.raises(ChildProcessError):
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
 
 
-def _mounts() -> list[str]:
-    """Those that a container of ours could have left; other programs mount, too, while a test runs."""
+def _mounts(base: str) -> list[str]:
+    """Those that a container of ours could have left; other programs, and other test runs, mount, too, while a test runs."""
     points = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
-    return sorted(point for point in points if point == "/" or "pytest-of" in point)
+    return sorted(point for point in points if point == "/" or point.startswith(base))
 
 
 def _fds() -> set[str]:
