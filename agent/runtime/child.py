@@ -11,7 +11,7 @@ import os
 from agent.protocol.errors import WharfError
 from agent.runtime import channel as wire
 from agent.runtime import devfs, hooks, labels, launch, lock, rootfs, spec
-from agent.sys import cred, landlock, loopback, process
+from agent.sys import cred, landlock, loopback, process, tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 class Wires:
     """The child's descriptors. `gate`: (start, status) of a container whose start is given by another process, or None."""
 
-    __slots__ = ("channel", "gate", "joins", "keep_fds", "keyring", "pivot", "root", "stdio", "supplied")
+    __slots__ = (
+        "channel", "gate", "joins", "keep_fds", "keyring", "look_up", "pivot", "plain_newlines", "root", "stdio", "supplied",
+    )  # fmt: skip
 
     def __init__(self, channel: Channel, stdio: tuple[int, int, int], gate: tuple[int, int] | None) -> None:
         self.channel = channel
@@ -36,7 +38,9 @@ class Wires:
         self.supplied: list[int] = []  # mounts
         self.root = -1  # of a container whose root no namespace leads to
         self.keep_fds = 0
+        self.look_up = False
         self.pivot = True
+        self.plain_newlines = False
         self.keyring = True
 
     def close_others(self, more: list[int]) -> None:
@@ -103,6 +107,9 @@ def _init(plan: Plan, cgroup: Cgroup, wires: Wires, supplied: rootfs.Supplied, s
     if plan.new_user:
         progress.stage = "user namespace"
         _become_root(wires, supplied, plan)
+    elif any(kind == "user" for kind, _, _ in plan.joins):
+        cred.set_ids(0, 0, [])  # the host's root has no id in there
+        process.prctl(process.PR_SET_DUMPABLE, 0)
     progress.stage = "namespaces"
     _own_namespaces(plan)
     if plan.net_devices:
@@ -165,6 +172,8 @@ def _filesystem(plan: Plan, wires: Wires, supplied: rootfs.Supplied, progress: P
     if plan.process.terminal:
         progress.stage = "console"
         master, slave = devfs.open_console(root)
+        if wires.plain_newlines:
+            tty.plain_newlines(slave)
         devfs.mount_console(root, slave)
         wires.channel.send(b"C", b"", [master])
         os.close(master)
@@ -175,6 +184,7 @@ def _filesystem(plan: Plan, wires: Wires, supplied: rootfs.Supplied, progress: P
     rootfs.fence(root, plan)
     if "createContainer" in plan.hooks:
         progress.stage = "hook createContainer"
+        os.fchdir(root)  # as runc: such hooks change the root filesystem, and name its parts from here
         # spec: a hook in the container's namespaces reads the number that we have there
         hooks.run(plan.hooks["createContainer"], "createContainer", _state(plan, os.getpid()), plan.annotations)
     progress.stage = "pivot"
@@ -200,15 +210,11 @@ def _launch(plan: Plan, wires: Wires, slave: int, progress: Progress) -> int:
     progress.stage = "capabilities"
     keep_admin = (plan.seccomp is not None or locked >= 0) and not plan.process.no_new_privs
     launch.drop(plan.process, keep_admin)
+    if wires.look_up and plan.config.get("process") and (missing := launch.look_up(plan.process.args[0], env)):
+        return missing
     progress.stage = "start"
     wires.channel.send(b"R")
     _await_start(wires)
-    if "startContainer" in plan.hooks:
-        progress.stage = "hook startContainer"
-        hooks.run(plan.hooks["startContainer"], "startContainer", _state(plan, os.getpid()), plan.annotations)
-    if labelled:
-        progress.stage = "labels"
-        labels.apply(labelled)
     if locked >= 0:
         progress.stage = "landlock"
         landlock.enforce(locked)
@@ -218,7 +224,15 @@ def _launch(plan: Plan, wires: Wires, slave: int, progress: Progress) -> int:
         wires.tell(b"L", b"%d" % fd)
         _await_start(wires)  # the parent has taken its copy
 
-    return launch.execute(plan.process, plan.seccomp, plan.seccomp_flags, env, wires.keep_fds, hand_over, keep_admin)
+    def before() -> None:
+        if "startContainer" in plan.hooks:
+            progress.stage = "hook startContainer"
+            hooks.run(plan.hooks["startContainer"], "startContainer", _state(plan, os.getpid()), plan.annotations)
+        progress.stage = "labels"
+        labels.apply(labelled)
+        progress.stage = "exec"
+
+    return launch.execute(plan.process, plan.seccomp, plan.seccomp_flags, env, wires.keep_fds, hand_over, keep_admin, before)
 
 
 def _await(wires: Wires, expected: bytes) -> tuple[bytes, list[int]]:

@@ -24,12 +24,16 @@ else:
 
 
 class Stdio:
-    """Descriptors that become 0, 1, 2 of the container, inherited, never closed by us; ignored with a terminal."""
+    """Descriptors that become 0, 1, 2 of the container, inherited, never closed by us; ignored with a terminal.
 
-    __slots__ = ("stderr_fd", "stdin_fd", "stdout_fd", "terminal")
+    `plain_newlines`: the terminal leaves \\n as it is, for a caller who relays it to a terminal or pipe of his own.
+    """
+
+    __slots__ = ("plain_newlines", "stderr_fd", "stdin_fd", "stdout_fd", "terminal")
 
     def __init__(self, stdin_fd: int = 0, stdout_fd: int = 1, stderr_fd: int = 2, terminal: bool = False) -> None:
         self.stdin_fd, self.stdout_fd, self.stderr_fd, self.terminal = stdin_fd, stdout_fd, stderr_fd, terminal
+        self.plain_newlines = False
 
 
 class Init:
@@ -105,13 +109,14 @@ def create(
     keep_fds: int = 0,
     pivot: bool = True,
     keyring: bool = True,
+    look_up: bool = False,
     meanwhile: Callable[[], None] | None = None,
 ) -> Init:
     """Namespaces, cgroup, root filesystem, identity: everything but the exec, for which the child waits.
 
     Raises RuntimeFailed with extra.stage; nothing of a failed container is left. `gate`: (start, status) pipes through which
-    another process will start it. `meanwhile` is called while the child sets itself up; what it raises undoes the creation. The
-    calling process must have one thread.
+    another process will start it. `look_up`: fail now (ExecFailed) when the program is not there. `meanwhile` is called while the
+    child sets itself up; what it raises undoes the creation. The calling process must have one thread.
     """
     cgroup = Cgroup(plan.cgroup_path)
     cgroup.create(plan.resources, delegation.owner(plan))
@@ -120,7 +125,8 @@ def create(
         ours, theirs = wire.pair()
         try:
             wires = child.Wires(theirs, (io.stdin_fd, io.stdout_fd, io.stderr_fd), gate)
-            wires.keep_fds, wires.pivot, wires.keyring = keep_fds, pivot, keyring
+            wires.keep_fds, wires.pivot, wires.keyring, wires.look_up = keep_fds, pivot, keyring, look_up
+            wires.plain_newlines = io.plain_newlines
             supplied = rootfs.Supplied()
             try:
                 if not plan.new_user:

@@ -11,7 +11,7 @@ from agent.runtime.container import Init, Stdio
 from agent.runtime.errors import InvalidConfig, RuntimeFailed, WrongState
 from agent.runtime.plan import CLONE_FLAGS, Plan
 from agent.runtime.processplan import ProcessPlan
-from agent.sys import cred, process
+from agent.sys import cred, process, tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def exec_in(
         ours, theirs = wire.pair()
         try:
             wires = child.Wires(theirs, (io.stdin_fd, io.stdout_fd, io.stderr_fd), None)
-            wires.keep_fds = keep_fds
+            wires.keep_fds, wires.plain_newlines = keep_fds, io.plain_newlines
             wires.joins = [(target, _namespaces(plan))] if _namespaces(plan) else []
             if not plan.new_mount:  # its root is in nobody's mount namespace, so joining does not lead there
                 wires.root = _open_root(plan, pid, target)
@@ -177,6 +177,8 @@ def _launch(plan: Plan, what: ProcessPlan, wires: child.Wires, progress: child.P
         progress.stage = "console"
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         master, slave = devfs.open_console(root)
+        if wires.plain_newlines:
+            tty.plain_newlines(slave)
         wires.channel.send(b"C", b"", [master])
         os.close(master)
     progress.stage = "process"

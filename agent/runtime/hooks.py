@@ -66,7 +66,13 @@ def _run_one(hook: dict[str, Any], point: str, state: bytes, annotations: Mappin
         detail = f"{point} hook {path} ran longer than its timeout of {hook['timeout']} s and was killed"
         raise RuntimeFailed(detail, stage=f"hook {point}", errno=0)
     if code:
-        raise RuntimeFailed(f"{point} hook {path} failed with exit status {code}", stage=f"hook {point}", errno=0)
+        how = f"failed with exit status {code}" if code > 0 else f"was killed by signal {-code}: {_signal_text(-code)}"
+        raise RuntimeFailed(f"error running hook {point}: {path} {how}", stage=f"hook {point}", errno=0)
+
+
+def _signal_text(number: int) -> str:
+    """In lower case, as Go's, which runc's callers see."""
+    return (signal.strsignal(number) or "unknown signal").lower()
 
 
 def _wait(pid: int, timeout: float | None) -> int | None:

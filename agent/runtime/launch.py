@@ -159,10 +159,11 @@ def execute(
     keep_fds: int,
     listener: Callable[[int], None],
     keep_admin: bool,
+    before: Callable[[], None] | None = None,
 ) -> int:
     """Load the filter and exec. Returns only on failure, with the errno of execve. `keep_fds` descriptors stay open.
 
-    `keep_admin`: as `drop` was told.
+    `keep_admin`: as `drop` was told. `before` runs under the filter, as the program will.
     """
     image = process.ExecImage(plan.args, env)
     candidates = search(plan.args[0], env)
@@ -174,6 +175,8 @@ def execute(
             listener(fd)
     if keep_admin:
         final_capabilities(plan, grantable)
+    if before is not None:
+        before()
     failure = errno.ENOENT
     for path in candidates:
         try:
@@ -184,6 +187,21 @@ def execute(
                 failure = number
             if number not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
                 break
+    return failure
+
+
+def look_up(name: bytes, env: list[bytes]) -> int:
+    """0, or the errno that execve would give for want of such a program, asked as the user that we are by now."""
+    failure = errno.ENOENT
+    for path in search(name, env):
+        try:
+            regular = stat.S_ISREG(os.stat(path).st_mode)
+            if regular and os.access(path, os.X_OK, effective_ids=True):
+                return 0
+            failure = errno.EACCES
+        except OSError as error:
+            if error.errno == errno.EACCES:
+                failure = errno.EACCES
     return failure
 
 

@@ -36,7 +36,7 @@ def deliver(plan: Plan, pid: int, pidfd: int, number: int) -> None:
             socket.send_fds(sock, [json.dumps(state).encode()], [fd])
     except OSError as error:
         raise RuntimeFailed(
-            f"the seccomp listener at {profile['listenerPath']} cannot be reached: {error.strerror}; start it first",
+            f"failed to connect with seccomp agent: {profile['listenerPath']} cannot be reached: {error.strerror}",
             stage="seccomp",
             errno=error.errno or 0,
         ) from error

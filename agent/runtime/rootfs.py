@@ -6,6 +6,7 @@ links, and the one is moved onto the other. A path that another process swaps me
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -79,7 +80,8 @@ def new_filesystem(step: MountStep) -> int:
             (command, key, _short(value) if value and key in (b"upperdir", b"workdir") else value, fd)
             for command, key, value, fd in params
         ]
-    attributes = step.attr_set & ~api.MOUNT_ATTR_IDMAP
+    later = api.MOUNT_ATTR_IDMAP | (api.MOUNT_ATTR_RDONLY if _later_readonly(step) else 0)
+    attributes = step.attr_set & ~later
     try:
         return api.new_filesystem(step.fstype, params, attributes)
     except OSError as error:
@@ -88,6 +90,11 @@ def new_filesystem(step: MountStep) -> int:
     from agent.runtime import stacked  # only where the kernel is older than 6.7
 
     return stacked.overlay(step, attributes)
+
+
+def _later_readonly(step: MountStep) -> bool:
+    """A read-only /dev has to be filled first, the console included."""
+    return step.target == b"dev" and step.kind == "fs" and bool(step.attr_set & api.MOUNT_ATTR_RDONLY)
 
 
 def _short(path: bytes) -> bytes:
@@ -123,6 +130,8 @@ def _mount(root: int, step: MountStep, made: int, plan: Plan) -> int:
         return -1
     if step.kind == "cgroup":
         return cgroupfs.mount(root, step, plan)
+    if made < 0 and step.fstype == b"tmpfs":
+        _inherit_mode(root, step)
     mount = made if made >= 0 else make(step)
     directory = step.kind != "bind" or stat.S_ISDIR(os.fstat(mount).st_mode)
     # proc and sysfs behind a link would leave what programs trust as /proc to the image (CVE-2019-19921)
@@ -204,6 +213,17 @@ def _link_at(parent: int, name: bytes) -> bytes:
         return b""
 
 
+def _inherit_mode(root: int, step: MountStep) -> None:
+    """A tmpfs without a mode has that of the directory it covers, as under runc: a /tmp stays one."""
+    if any(key == b"mode" for _, key, _, _ in step.params):
+        return
+    covered = _existing(root, step.target)
+    if covered >= 0:
+        mode = b"%o" % stat.S_IMODE(os.fstat(covered).st_mode)
+        os.close(covered)
+        step.params.append((api.FSCONFIG_SET_STRING, b"mode", mode, 0))
+
+
 def _spare_proc(step: MountStep, mount: int, target: int) -> None:
     """Nothing but a procfs may stand where programs, and security modules, look for /proc (CVE-2019-16884, CVE-2023-28642)."""
     if step.target != b"proc" and api.filesystem_magic(target) != api.PROC_SUPER_MAGIC:
@@ -279,6 +299,11 @@ def _copy_up(target: int, mount: int) -> None:
 
 def fence(root: int, plan: Plan) -> None:
     """Read-only and masked paths, after every mount is in place; paths that do not exist need no fence."""
+    for step in plan.mounts:
+        if _later_readonly(step):
+            target = _existing(root, step.target)
+            api.set_attributes(target, api.MOUNT_ATTR_RDONLY)
+            os.close(target)
     for path in plan.readonly:
         target = _existing(root, path)
         if target >= 0:
@@ -350,6 +375,8 @@ def enter(root: int, plan: Plan, pivot: bool = True) -> None:
         api.pivot_root(b".", b".")  # the old root is now stacked on the new one
         api.unmount(b".")
     else:
+        if plan.new_mount:
+            _bury_procfs()
         os.chroot(b".")  # in somebody else's mount namespace the old root stays theirs
     os.chdir(b"/")
     flag, recursive = plan.root_propagation
@@ -357,3 +384,22 @@ def enter(root: int, plan: Plan, pivot: bool = True) -> None:
         api.set_attributes(api.AT_FDCWD, 0, propagation=flag, recursive=recursive, path=b"/")
     if plan.readonly_root:
         api.set_attributes(api.AT_FDCWD, api.MOUNT_ATTR_RDONLY, path=b"/")
+
+
+def _bury_procfs() -> None:
+    """Without pivot_root the old root stays below, and with its proc and sysfs in sight the kernel would let a user namespace in
+    the container mount unmasked ones of its own. Before chroot, when paths still lead to the old root."""
+    with open("/proc/self/mountinfo", "rb") as lines:
+        entries = [line.partition(b" - ") for line in lines]
+    points = [before.split()[4] for before, _, after in entries if after.split()[0] in (b"proc", b"sysfs")]
+    for point in reversed(points):  # children first
+        path = point.replace(b"\\040", b" ").replace(b"\\011", b"\t").replace(b"\\012", b"\n").replace(b"\\134", b"\\")
+        try:
+            api.unmount(path)
+        except FileNotFoundError:
+            pass  # of the new root, which has such a path where the old one has none
+        except OSError as error:
+            if error.errno == errno.EPERM:  # locked by a user namespace: covered instead
+                api.attach_at(api.new_filesystem(b"tmpfs", [], api.MOUNT_ATTR_RDONLY), path)
+            elif error.errno != errno.EINVAL:  # gone with its parent, or of the new root
+                raise

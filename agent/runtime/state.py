@@ -21,7 +21,10 @@ from agent.sys import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
+
+    Loads = Callable[[bytes], Any]
 
 CGROUP_PARENT = "/wharf-runtime"
 _LONGEST = 1024
@@ -49,25 +52,20 @@ class StateDirectory:
     def exists(self) -> bool:
         return os.path.isdir(self.path)
 
-    def config(self) -> dict[str, Any]:
-        return self._read("config.json")
+    def config(self, loads: Loads | None = None) -> dict[str, Any]:
+        return self._read("config.json", loads)
 
-    def state(self) -> dict[str, Any]:
+    def state(self, loads: Loads | None = None) -> dict[str, Any]:
+        """`loads` is json.loads where it is not given."""
         if self._state is None:
-            self._state = self._read("state.json")
+            self._state = self._read("state.json", loads)
         return self._state
 
-    def record(self, pid: int, start_time: int, plan: Plan) -> None:
-        import json
-
-        self._state = values(self.id, pid, start_time, plan)
-        self.write("state.json", json.dumps(self._state).encode())
-
-    def plan(self) -> Plan:
+    def plan(self, loads: Loads | None = None) -> Plan:
         """The plan of the config as it was at create."""
-        bundle = self.state()["bundle"]
-        plan = plans.compile(self.config(), id=self.id, rootfs=None, cgroup_parent=CGROUP_PARENT, bundle=bundle)
-        plan.cgroup_path = self.state()["cgroup_path"]  # which whoever created it may have chosen otherwise
+        state = self.state(loads)
+        plan = plans.compile(self.config(loads), id=self.id, rootfs=None, cgroup_parent=CGROUP_PARENT, bundle=state["bundle"])
+        plan.cgroup_path = state["cgroup_path"]  # which whoever created it may have chosen otherwise
         return plan
 
     def cgroup(self) -> Cgroup:
@@ -110,14 +108,17 @@ class StateDirectory:
             os.close(fd)
         os.rename(path + ".tmp", path)
 
-    def _read(self, name: str) -> dict[str, Any]:
-        import json
-
+    def _read(self, name: str, loads: Loads | None) -> dict[str, Any]:
         try:
-            with open(os.path.join(self.path, name), encoding="utf-8") as file:
-                found: dict[str, Any] = json.load(file)
+            with open(os.path.join(self.path, name), "rb") as file:
+                text = file.read()
         except FileNotFoundError:
             raise NotFound("container does not exist", id=self.id) from None
+        if loads is None:
+            import json
+
+            loads = json.loads
+        found: dict[str, Any] = loads(text)
         return found
 
 

@@ -24,7 +24,7 @@ class Freezer:
     def frozen(self) -> bool:
         if self.unified:
             return files.read(self.unified + "/cgroup.freeze").strip() == "1"
-        return bool(self.v1) and files.read(f"{self.v1}/freezer.state").strip() not in ("THAWED", "")
+        return bool(self.v1) and files.read(f"{self.v1}/freezer.state").strip() in ("FROZEN", "FREEZING")
 
     def set(self, frozen: bool, seconds: float) -> bool:
         """Whether every process has got there within `seconds`."""

@@ -49,6 +49,10 @@ class Options:
         value = self._values.get(name)
         return value if isinstance(value, list) else []
 
+    def values(self) -> dict[str, Value]:
+        """All that was given."""
+        return dict(self._values)
+
     @property
     def id(self) -> str:
         """The first operand, the container's id of nearly every command."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 
-from agent.protocol.errors import WharfError
+from agent.protocol.errors import InvalidInput, WharfError
 from agent.runtime.cli.arguments import Options
 from agent.runtime.cli.logs import Log
-from agent.runtime.errors import ExecFailed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,12 +42,7 @@ EXEC_FAILED = 255  # both peers' status of an exec that never ran: no program's 
 def run(options: Options) -> int:
     """Exit status."""
     try:
-        log = Log(
-            options.program,
-            options.text("log"),
-            options.text("log-format"),
-            "debug" if options.flag("debug") else options.text("log-level"),
-        )
+        log = log_of(options)
     except ValueError as error:
         Log(options.program).error(str(error))
         return 1
@@ -57,6 +52,17 @@ def run(options: Options) -> int:
         return command(options, log)
     except (WharfError, OSError) as error:
         return report(options, log, error)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # the shape of every value of config.json is not checked beforehand: what stumbles over it says where
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"config.json or another input is not as it should be: {type(error).__name__} {error} ({where.name}: {where.line})"
+        return report(options, log, InvalidInput(text))
+
+
+def log_of(options: Options) -> Log:
+    """Raises ValueError."""
+    level = "debug" if options.flag("debug") else options.text("log-level")
+    return Log(options.program, options.text("log"), options.text("log-format"), level)
 
 
 def report(options: Options, log: Log, error: WharfError | OSError) -> int:
@@ -72,7 +78,7 @@ def report(options: Options, log: Log, error: WharfError | OSError) -> int:
 
 def words(error: WharfError | OSError) -> str:
     """An execve that failed is told as runc tells it: podman and dockerd find the reason by these words."""
-    if not isinstance(error, ExecFailed):
+    if not isinstance(error, WharfError) or error.code != "exec_failed":
         return error.detail if isinstance(error, WharfError) else str(error)
     program, number = str(error.extra.get("program", "")), int(error.extra.get("errno", 0))
     if number == 2:  # ENOENT

@@ -34,6 +34,7 @@ def relay(master: int, pidfd: int) -> None:
     if os.isatty(0):
         saved = termios.tcgetattr(0)
         raw_tty.setraw(0)
+        _newlines()
         follow_size(master)
     try:
         _copy(master, pidfd)
@@ -41,6 +42,13 @@ def relay(master: int, pidfd: int) -> None:
         if saved is not None:
             termios.tcsetattr(0, termios.TCSADRAIN, saved)
         os.close(master)
+
+
+def _newlines() -> None:
+    """The container's terminal leaves \\n as it is, for a pipe behind us: our own has to make \\r\\n of it. As under runc."""
+    state = termios.tcgetattr(0)
+    state[1] |= termios.OPOST | termios.ONLCR
+    termios.tcsetattr(0, termios.TCSANOW, state)
 
 
 def follow_size(master: int) -> None:

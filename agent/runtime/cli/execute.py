@@ -6,14 +6,12 @@ import json
 
 from agent.runtime.cli import create, handles, merge
 from agent.runtime.container import Stdio
-from agent.runtime.errors import InvalidConfig, WrongState
+from agent.runtime.errors import WrongState
 from agent.runtime.exec import exec_in
 from agent.runtime.state import StateDirectory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from agent.runtime.cli.arguments import Options
     from agent.runtime.cli.logs import Log
 
@@ -26,8 +24,11 @@ def execute(options: Options, log: Log) -> int:
     if not options.flag("ignore-paused") and directory.cgroup().frozen():
         raise WrongState("cannot exec in a paused container (use --ignore-paused to override)")
     plan = directory.plan()
-    process = _process(options, plan.config["process"])
-    create.check_console({"process": process}, options, options.flag("detach"))
+    path = options.text("process")
+    process = merge.read(path, json.loads) if path else merge.process(plan.config["process"], options)
+    create.check_console(bool(process.get("terminal")), options, options.flag("detach"))
+    io = Stdio(0, 1, 2, terminal=bool(process.get("terminal")))
+    io.plain_newlines = not options.text("console-socket")
     log.debug(f"nsexec container setup of a process in {options.id}")  # the three steps that runc names so
     log.debug("child process in init()")
     log.debug(f"setns_init: about to exec {process['args']}")
@@ -35,7 +36,7 @@ def execute(options: Options, log: Log) -> int:
         plan,
         state["pid"],
         process,
-        Stdio(0, 1, 2, terminal=bool(process.get("terminal"))),
+        io,
         start_time=state["start_time"],
         keep_fds=handles.kept(options),
         ignore_paused=True,
@@ -43,18 +44,3 @@ def execute(options: Options, log: Log) -> int:
     )
     handles.give(options, init)
     return 0 if options.flag("detach") else handles.wait(init)
-
-
-def _process(options: Options, base: dict[str, Any]) -> dict[str, Any]:
-    """The init's process with what the command line changes, or the file of -p as it is."""
-    path = options.text("process")
-    if path:
-        try:
-            with open(path, encoding="utf-8") as file:
-                found = json.load(file)
-        except ValueError as error:
-            raise InvalidConfig(f"{path} is not JSON: {error}") from error
-        if not isinstance(found, dict):
-            raise InvalidConfig(f"{path} is not a JSON object")
-        return found
-    return merge.process(base, options)

@@ -1,4 +1,4 @@
-"""Messages to whoever called, on standard error, in a file, to journald or syslog; as logrus writes them, for callers parse it."""
+"""Messages to the caller: on standard error, in a file, to journald or syslog. In the form of logrus, which callers parse."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from agent.runtime.errors import CgroupRefused, InvalidConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from agent.runtime.cli.arguments import Options
@@ -30,6 +31,18 @@ def process(base: dict[str, Any], options: Options) -> dict[str, Any]:
     if options.many("cap"):
         made["capabilities"] = _capabilities(base.get("capabilities") or {}, options.many("cap"), made["user"].get("uid", 0))
     return made
+
+
+def read(path: str, loads: Callable[[bytes], Any]) -> dict[str, Any]:
+    """The file of -p, as it is. Raises InvalidConfig."""
+    try:
+        with open(path, "rb") as file:
+            found = loads(file.read())
+    except ValueError as error:
+        raise InvalidConfig(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise InvalidConfig(f"{path} is not a JSON object")
+    return found
 
 
 def _user(user: dict[str, Any], options: Options) -> dict[str, Any]:
