@@ -144,15 +144,24 @@ def create(
                 meanwhile()
             converse(plan, init, ours, staged=_two_stages(plan))
             cgroup.settle()
+            if plan.resctrl is not None:
+                plan.resctrl.assign(init.pid)
             init.start_time = process.start_time(init.pid)
         except BaseException:
             ours.close()
             raise
-    except BaseException:
+    except BaseException as error:
         destroy(init)
+        _after_failed_hook(plan, error)
         raise
     init._channel = ours
     return init
+
+
+def _after_failed_hook(plan: Plan, error: BaseException) -> None:
+    """spec, lifecycle: a container that a hook stops goes on as after a delete, so its poststop hooks run."""
+    if isinstance(error, RuntimeFailed) and str(error.extra["stage"]).startswith("hook "):
+        plan.warnings += hooks.run_all(plan.hooks.get("poststop", []), "poststop", state_of(plan, "stopped", 0))
 
 
 def _two_stages(plan: Plan) -> bool:
@@ -288,6 +297,8 @@ def destroy(init: Init) -> None:
         init.console_fd = -1
     init.cgroup.kill()
     init.cgroup.remove()
+    if init._plan.resctrl is not None:
+        init._plan.resctrl.remove()
 
 
 def state_of(plan: Plan, status: str, pid: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.runtime import caps, labels, lock, mounts, ranges, schema, spec
+from agent.runtime import caps, labels, lock, mounts, ranges, resctrl, schema, spec
 from agent.runtime.cgroup import NO_CGROUP
 from agent.runtime.errors import InvalidConfig
 from agent.runtime.processplan import ProcessPlan
@@ -47,8 +47,8 @@ class Plan:
     __slots__ = (
         "annotations", "bundle", "cgroup_path", "clone_flags", "config", "devices", "domainname", "gid_map", "hooks", "hostname",
         "id", "joins", "lock", "masked", "memory_policy", "mounts", "net_devices", "new_cgroup", "new_mount", "new_time",
-        "new_user", "personality", "process", "readonly", "readonly_root", "resources", "root_propagation", "rootfs", "seccomp",
-        "seccomp_flags", "sysctls", "time_offsets", "uid_map", "warnings",
+        "new_user", "personality", "process", "readonly", "readonly_root", "resctrl", "resources", "root_propagation", "rootfs",
+        "seccomp", "seccomp_flags", "sysctls", "time_offsets", "uid_map", "warnings",
     )  # fmt: skip
 
     id: str
@@ -82,6 +82,7 @@ class Plan:
     resources: dict[str, Any]
     cgroup_path: str
     personality: int | None
+    resctrl: resctrl.Class | None
     memory_policy: tuple[int, int] | None  # mode with flags, nodes as a mask
     net_devices: list[tuple[str, str]]  # name on the host, name or template in the container
     warnings: list[str]  # what is asked for in vain, by the spec no error
@@ -114,6 +115,7 @@ def compile(
     plan.sysctls = [(spec.sysctl_path(name).encode(), value.encode()) for name, value in (linux.get("sysctl") or {}).items()]
     persona = linux.get("personality")
     plan.personality = {"LINUX": 0, "LINUX32": 8}[persona["domain"]] if persona else None
+    plan.resctrl = resctrl.Class(linux["intelRdt"], id) if linux.get("intelRdt") else None
     plan.memory_policy = _memory_policy(linux.get("memoryPolicy"))
     plan.net_devices = [(name, (item or {}).get("name") or name) for name, item in (linux.get("netDevices") or {}).items()]
     _warn(plan, linux)

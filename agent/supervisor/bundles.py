@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from agent.runtime.container import Init
-    from agent.runtime.plan import Plan, ProcessPlan
+    from agent.runtime.plan import Plan
+    from agent.runtime.processplan import ProcessPlan
     from agent.supervisor.connection import Connection
     from agent.supervisor.loop import Loop
     from agent.supervisor.operations import Call
@@ -190,6 +191,8 @@ def _refuse_waiting(config: dict[str, Any]) -> None:
     seccomp = linux.get("seccomp") if isinstance(linux, dict) else None
     if config.get("hooks") or (isinstance(seccomp, dict) and seccomp.get("listenerPath")):
         raise NotHere("hooks and seccomp listeners are the command line's own to wait for")
+    if isinstance(linux, dict) and (linux.get("intelRdt") or linux.get("netDevices")):
+        raise NotHere("intelRdt and netDevices are the command line's own to set up and undo")
 
 
 def _as_if_forked(plan: ProcessPlan, pid: int) -> None:

@@ -62,14 +62,14 @@ class Cgroup:
 
     def create(self, resources: dict[str, Any] | None = None, owner: int | None = None) -> None:
         """Make the directories, write the limits, open what the child needs to join. Undone by `remove` if it fails half-way.
-        `owner`: the host's uid that a v2 cgroup is delegated to. CgroupRefused if processes are in it, or it is frozen."""
+        `owner`: the host's uid that a v2 cgroup is delegated to. CgroupRefused if it is frozen."""
         resources = dict(resources or {})
         if "pids" in resources and 0 <= ((resources["pids"] or {}).get("limit") or 0) <= FEW_PIDS:
             self._late = {"pids": resources.pop("pids")}
         if self.scope is not None:
             self.scope.start(resources, v1=bool(self.tree.v1))
         else:
-            self._refuse_taken()
+            self._refuse_frozen()
         try:
             for directory in self._directories():
                 tree.make(directory)
@@ -94,16 +94,9 @@ class Cgroup:
         if self._late:
             self.update(self._late)
 
-    def _refuse_taken(self) -> None:
-        for directory in self._directories():
-            if not tree.exists(directory):
-                continue
-            count = len(self.pids())
-            if count:
-                raise CgroupRefused(f"container's cgroup is not empty: {count} process(es) found; give another cgroupsPath")
-            if self.frozen():
-                raise CgroupRefused("container's cgroup unexpectedly frozen; thaw it, or give another cgroupsPath")
-            return
+    def _refuse_frozen(self) -> None:
+        if self.exists() and self.frozen():
+            raise CgroupRefused("container's cgroup unexpectedly frozen; thaw it, or give another cgroupsPath")
 
     def open(self, below: Mapping[str, str] | None = None) -> None:
         """Open the descriptors of an existing cgroup, so that a child can join. `below`: a directory within it by v1 controller,

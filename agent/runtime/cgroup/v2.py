@@ -41,8 +41,8 @@ def governed(resources: dict[str, Any], v1_controllers: Container[str]) -> dict[
 
 
 def settings(resources: dict[str, Any], directory: str = "") -> list[Write]:
-    """In the order they have to be written; devices are a BPF program, see `devices`. `directory`: the cgroup, to see which of two
-    schedulers weighs its input and output."""
+    """In the order they have to be written; devices are a BPF program, see `devices`. `directory`: the cgroup, to see which of
+    two schedulers weighs its input and output."""
     return [
         *_memory(resources.get("memory") or {}),
         *_cpu(resources.get("cpu") or {}),

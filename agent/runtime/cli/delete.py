@@ -6,7 +6,7 @@ import os
 import re
 
 from agent.protocol.errors import InvalidInput, Unavailable
-from agent.runtime import container, hooks
+from agent.runtime import container, hooks, resctrl
 from agent.runtime.cgroup import Cgroup
 from agent.runtime.cli import handles
 from agent.runtime.errors import WrongState
@@ -57,6 +57,8 @@ def destroy(directory: StateDirectory, cgroup: Cgroup, log: Log) -> None:
     if not cgroup.remove(seconds=10.0):
         raise Unavailable(f"the cgroup {cgroup.path} is still busy; delete the container again later")
     config, bundle = directory.config(), directory.state()["bundle"]
+    if wanted := (config.get("linux") or {}).get("intelRdt"):
+        resctrl.Class(wanted, directory.id).remove()
     directory.remove()
     poststop = (config.get("hooks") or {}).get("poststop") or []
     if not poststop:

@@ -106,11 +106,11 @@ def test_config_edits_after_create_have_no_effect(command: Command) -> None:
 def test_bad_bundles_are_explained(command: Command) -> None:
     config = default_config(["true"])
     for change, word in (
-        (lambda c: c.pop("process"), "process is missing"),
+        (lambda c: c["process"].pop("args"), "process.args is missing"),
         (lambda c: c.update(ociVersion="7"), "ociVersion"),
         (lambda c: c["linux"]["namespaces"].append({"type": "pid"}), "twice"),
         (lambda c: c["linux"].update(sysctl={"kernel.panic": "1"}), "kernel.panic"),
-        (lambda c: c["linux"]["resources"].update(hugepageLimits=[{"size": 1}]), "not as it should be"),
+        (lambda c: c["linux"]["resources"].update(hugepageLimits=[{"size": 1}]), "pageSize is missing"),
     ):
         broken = json.loads(json.dumps(config))
         change(broken)

@@ -26,7 +26,7 @@ def test_without_the_guard_the_link_stays_the_images(runner: Runner, rootfs: Pat
     (rootfs / "proc").symlink_to("/tmp")
     target_in = building.target_in
     monkeypatch.setattr(
-        building, "target_in", lambda root, path, directory, plain=False: target_in(root, path, directory, plain=False)
+        building, "target_in", lambda root, path, directory, plain=False, follow=True: target_in(root, path, directory)
     )
     assert runner.run("readlink", "/proc", root=rootfs).output == "/tmp\n"  # whoever owns the image can point it elsewhere now
 
