@@ -47,10 +47,11 @@ def of(config: dict[str, Any]) -> Lock | None:
         raise InvalidConfig(f"annotation {ANNOTATION} is {wish!r}; it must be on or off")
     if wish == "off":
         return None
-    kinds = {entry["type"] for entry in config["linux"]["namespaces"]}
+    kinds = {entry["type"] for entry in config["linux"].get("namespaces") or ()}
     scoped = 0 if "network" in kinds else landlock.SCOPE_ABSTRACT_UNIX_SOCKET
     scoped |= 0 if "pid" in kinds else landlock.SCOPE_SIGNAL
-    bounding = (config["process"].get("capabilities") or {}).get("bounding") or ()
+    process = config.get("process") or {}
+    bounding = (process.get("capabilities") or {}).get("bounding") or ()
     return Lock("CAP_MKNOD" in bounding, scoped)
 
 
