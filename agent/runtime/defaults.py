@@ -43,6 +43,7 @@ MASKED_PATHS = (
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 PIDS_LIMIT = 4096
+UMASK = 0o022
 
 SYSCTLS = {
     "net.ipv4.ip_unprivileged_port_start": "0",  # a service need not be root to listen on 80
@@ -135,7 +136,7 @@ def default_config(
         "root": {"path": "rootfs", "readonly": readonly_rootfs},
         "process": {
             "terminal": terminal,
-            "user": {"uid": uid, "gid": gid, "additionalGids": additional_gids or []},
+            "user": {"uid": uid, "gid": gid, "umask": UMASK, "additionalGids": additional_gids or []},
             "args": args,
             "env": env if env is not None else [PATH],
             "cwd": cwd,

@@ -23,10 +23,10 @@ LINKS = (
 
 def populate(root: int, dev: int, plan: Plan, bind_only: bool) -> None:
     """Device nodes and links. `dev`: the mount at /dev if the plan has one: with a bind it is somebody else's, and left alone."""
-    for step in plan.mounts:
-        if step.target == b"dev" and step.kind == "bind":
-            return
+    foreign = any(step.target == b"dev" and step.kind == "bind" and not step.remount for step in plan.mounts)
     for device in plan.devices:
+        if foreign and device.path.startswith(b"dev/"):
+            continue
         directory, slash, name = device.path.rpartition(b"/")
         # the mount's own descriptor, so that the image's /dev, link or not, plays no part (CVE-2026-41579)
         own = dev >= 0 and directory == b"dev"
@@ -34,6 +34,11 @@ def populate(root: int, dev: int, plan: Plan, bind_only: bool) -> None:
         _node(parent, name if slash else device.path, device, bind_only)
         if not own:
             os.close(parent)
+    if not foreign:
+        _links(root, dev)
+
+
+def _links(root: int, dev: int) -> None:
     parent = dev if dev >= 0 else rootfs.directory_in(root, b"dev")
     for name, target in (*LINKS, (b"ptmx", b"pts/ptmx")):
         try:

@@ -20,9 +20,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.runtime.plan import ProcessPlan
+    from agent.runtime.plan import Plan
+    from agent.runtime.processplan import ProcessPlan
 
 DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+_callers_umask = 0o022  # as `isolate` found it
 
 
 def isolate(plan: ProcessPlan) -> None:
@@ -33,7 +37,8 @@ def isolate(plan: ProcessPlan) -> None:
     process.reset_signals()
     process.prctl(process.PR_SET_DUMPABLE, 0)
     os.setsid()
-    os.umask(0)
+    global _callers_umask
+    _callers_umask = os.umask(0)
     if plan.oom_score_adj is not None:
         fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
         os.write(fd, str(plan.oom_score_adj).encode())
@@ -47,7 +52,15 @@ def limits(plan: ProcessPlan) -> None:
         process.ioprio_set(plan.io_priority)
     if plan.scheduler is not None:
         process.sched_setattr(plan.scheduler)
-    os.umask(plan.umask)
+    os.umask(_callers_umask if plan.umask is None else plan.umask)
+
+
+def machine(plan: Plan) -> None:
+    """What the container's every process has of its own: execution domain and NUMA policy."""
+    if plan.personality is not None:
+        process.personality(plan.personality)
+    if plan.memory_policy is not None:
+        process.set_memory_policy(*plan.memory_policy)
 
 
 def enter_directory(path: bytes, create: bool) -> None:
@@ -146,10 +159,11 @@ def execute(
     keep_fds: int,
     listener: Callable[[int], None],
     keep_admin: bool,
+    before: Callable[[], None] | None = None,
 ) -> int:
     """Load the filter and exec. Returns only on failure, with the errno of execve. `keep_fds` descriptors stay open.
 
-    `keep_admin`: as `drop` was told.
+    `keep_admin`: as `drop` was told. `before` runs under the filter, as the program will.
     """
     image = process.ExecImage(plan.args, env)
     candidates = search(plan.args[0], env)
@@ -161,6 +175,8 @@ def execute(
             listener(fd)
     if keep_admin:
         final_capabilities(plan, grantable)
+    if before is not None:
+        before()
     failure = errno.ENOENT
     for path in candidates:
         try:
@@ -171,6 +187,21 @@ def execute(
                 failure = number
             if number not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
                 break
+    return failure
+
+
+def look_up(name: bytes, env: list[bytes]) -> int:
+    """0, or the errno that execve would give for want of such a program, asked as the user that we are by now."""
+    failure = errno.ENOENT
+    for path in search(name, env):
+        try:
+            regular = stat.S_ISREG(os.stat(path).st_mode)
+            if regular and os.access(path, os.X_OK, effective_ids=True):
+                return 0
+            failure = errno.EACCES
+        except OSError as error:
+            if error.errno == errno.EACCES:
+                failure = errno.EACCES
     return failure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from agent.runtime import spec
 from agent.runtime.errors import RuntimeFailed
 from agent.sys import process
 
@@ -22,11 +23,11 @@ def deliver(plan: Plan, pid: int, pidfd: int, number: int) -> None:
 
     profile = plan.config["linux"]["seccomp"]
     state = {
-        "ociVersion": "1.2.0",
+        "ociVersion": spec.VERSION,
         "fds": ["seccompFd"],
         "pid": pid,
         "metadata": profile.get("listenerMetadata", ""),
-        "state": {"ociVersion": "1.2.0", "id": plan.id, "status": "creating", "pid": pid, "bundle": plan.bundle},
+        "state": {"ociVersion": spec.VERSION, "id": plan.id, "status": "creating", "pid": pid, "bundle": plan.bundle},
     }
     fd = process.getfd(pidfd, number)
     try:
@@ -35,7 +36,7 @@ def deliver(plan: Plan, pid: int, pidfd: int, number: int) -> None:
             socket.send_fds(sock, [json.dumps(state).encode()], [fd])
     except OSError as error:
         raise RuntimeFailed(
-            f"the seccomp listener at {profile['listenerPath']} cannot be reached: {error.strerror}; start it first",
+            f"failed to connect with seccomp agent: {profile['listenerPath']} cannot be reached: {error.strerror}",
             stage="seccomp",
             errno=error.errno or 0,
         ) from error

@@ -50,8 +50,7 @@ def of(config: dict[str, Any]) -> Lock | None:
     kinds = {entry["type"] for entry in config["linux"].get("namespaces") or ()}
     scoped = 0 if "network" in kinds else landlock.SCOPE_ABSTRACT_UNIX_SOCKET
     scoped |= 0 if "pid" in kinds else landlock.SCOPE_SIGNAL
-    process = config.get("process") or {}
-    bounding = (process.get("capabilities") or {}).get("bounding") or ()
+    bounding = ((config.get("process") or {}).get("capabilities") or {}).get("bounding") or ()
     return Lock("CAP_MKNOD" in bounding, scoped)
 
 

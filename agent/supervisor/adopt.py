@@ -81,6 +81,7 @@ def _execs(container: Container, handed: dict[str, Any]) -> None:
 
 def _connections(house: House, handed: dict[str, Any]) -> None:
     connections = {dumped["fd"]: house.server.adopt(dumped["fd"], dumped) for dumped in handed["connections"]}
+    house.bundles.restore(handed.get("bundles", []), connections)
     for fd, number, operation, target in handed["pending"]:
         connection = connections.get(fd)
         if connection is None:

@@ -66,6 +66,7 @@ def dump(house: House, fds: list[int]) -> dict[str, Any]:
         "pending": [[p.connection.fileno(), p.number, p.operation, p.target] for p in server.pending if p.connection.alive],
         "containers": {container.id: _container(container) for container in house.roster.containers.values()},
     }
+    state["bundles"] = house.bundles.dump(set(server.connections), fds)
     fds += [state["listener"], state["lock"], *_connection_fds(state["connections"])]
     for dumped in state["containers"].values():
         fds += _container_fds(dumped)

@@ -9,6 +9,7 @@ import sys
 
 from agent.protocol.errors import Unavailable
 from agent.supervisor import execs, handover
+from agent.supervisor.bundles import Bundles
 from agent.supervisor.container import Container
 from agent.supervisor.context import Context
 from agent.supervisor.loop import Loop, report
@@ -50,6 +51,7 @@ class House:
         self.context = Context(loop, self.processes, runtime, statedir, self._publish, self._entrust)
         self.roster = Roster(self.context)
         self.server = Server(self, listener)
+        self.bundles = Bundles(loop, self.processes)
         self._checking = False
 
     def run(self) -> None:

@@ -214,6 +214,14 @@ def shutdown(call: Call) -> None:
     call.house.loop.stop()
 
 
+def bundle_run(call: Call) -> None:
+    call.house.bundles.run(call)
+
+
+def bundle_exec(call: Call) -> None:
+    call.house.bundles.exec(call)
+
+
 def _signal(call: Call) -> int:
     number: int = call.get("signal", int)
     if not 0 < number < 65:
@@ -248,6 +256,8 @@ TABLE: dict[str, Callable[[Call], None]] = {
     "exec_state": exec_state,
     "exec_kill": exec_kill,
     "resize": resize,
+    "bundle_run": bundle_run,
+    "bundle_exec": bundle_exec,
     "subscribe": subscribe,
     "give": give,
     "upgrade": upgrade,

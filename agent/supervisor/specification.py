@@ -36,6 +36,7 @@ class Specification:
     def create(cls, directory: str, values: dict[str, Any]) -> Specification:
         """Write it; `sync` makes it durable. Raises OSError."""
         values["config"]["process"].setdefault("oomScoreAdj", 0)  # unset means inherited, and ours is low
+        values["config"]["process"].setdefault("user", {}).setdefault("umask", 0o022)  # the same: ours closes everything
         durable.write(_path(directory), values, sync=False)
         return cls(directory, values)
 

@@ -15,14 +15,14 @@ from pathlib import Path
 from agent.protocol.errors import Unavailable
 
 DEATHS = 5  # within
-WINDOW = 60.0  # seconds: the launcher gives up
+WINDOW = 60.0  # seconds, and ready in none of these lives: the launcher gives up
 SILENCE = 60.0  # seconds without a sign of life of a child that sends them
 GRACE = 10.0  # seconds from SIGTERM to SIGKILL
 LOG_LIMIT = 10 << 20  # bytes; an older log is moved to .1 at the next start of the child
 
 
 class GivenUp(Unavailable):
-    """A child died too often; the detail names it and shows the end of its log."""
+    """A child died again and again before it was ready; the detail names it and shows the end of its log."""
 
     code = "child_given_up"
 
@@ -59,7 +59,7 @@ class Child:
         self.ready = False
         self.heard_at = 0.0
         self.sends_life = False
-        self.deaths: deque[float] = deque(maxlen=DEATHS)
+        self.deaths: deque[tuple[float, bool]] = deque(maxlen=DEATHS)  # when, and whether it was seen ready
         self.restart_at = 0.0
         self.listener = self._listen(notify, owner) if notify is not None else None
 
@@ -125,16 +125,19 @@ class Child:
         """The exit code when the child has just ended (negative: by that signal), with its restart planned. Raises GivenUp."""
         if self.process is None or self.process.poll() is None:
             return None
-        code = self.process.returncode
+        if self.listener is not None:
+            self._hear()  # its last words may be that it is ready
+        code, now = self.process.returncode, time.monotonic()
+        proven = self.ready and (self.listener is not None or self.probe is not None)
+        self.deaths.append((now, proven))
         self._forget()
-        now = time.monotonic()
-        self.deaths.append(now)
-        recent = sum(now - at < WINDOW for at in self.deaths)
-        if recent >= DEATHS:
+        recent = [ready for at, ready in self.deaths if now - at < WINDOW]
+        if len(recent) == DEATHS and not any(recent):
             raise GivenUp(
-                f"{self.name} died {DEATHS} times within {WINDOW:.0f} seconds, the last time {how(code)}.\n{self.tail()}"
+                f"{self.name} died {DEATHS} times within {WINDOW:.0f} seconds and was never ready, the last time {how(code)}.\n"
+                f"{self.tail()}"
             )
-        self.restart_at = now + 0.2 * 2 ** (recent - 1)
+        self.restart_at = now + 0.2 * 2 ** (len(recent) - 1)
         return code
 
     def _forget(self) -> None:

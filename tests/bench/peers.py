@@ -96,7 +96,7 @@ def wharf_runtime(directory: Path) -> list[str]:
     script = directory / "wharf-runtime"
     script.write_text(
         f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "from agent.runtime.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+        "from agent.runtime.cli.entry import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
     )
     script.chmod(0o755)
     return [str(script)]

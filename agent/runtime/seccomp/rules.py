@@ -34,8 +34,9 @@ ACTIONS = {
     "SCMP_ACT_NOTIFY": 0x7FC00000,
 }
 OPERATORS = ("SCMP_CMP_NE", "SCMP_CMP_LT", "SCMP_CMP_LE", "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_MASKED_EQ")
-# Between loading a filter with a listener and handing that over, the set-up itself makes these calls: nobody would answer.
-HAND_OVER = frozenset(("read", "write", "sendmsg", "recvmsg"))
+# Between loading a filter with a listener and handing that over, the set-up itself makes these calls: nobody would answer. It
+# waits, with read or recvmsg, only once the listener has been fetched: that one is answered.
+HAND_OVER = frozenset(("write", "sendmsg"))
 
 # i386 has most socket and System V calls twice: directly, and as call number n of one entry (ipc(2), socketcall(2)).
 _SOCKETCALL = (
@@ -102,7 +103,7 @@ def _check_name(name: str, entry: dict[str, Any], strict: bool) -> None:
     if strict and not tables.known(name):
         raise InvalidInput(f"seccomp names the system call {name!r}, which no architecture has; correct or remove it")
     if entry.get("action") == "SCMP_ACT_NOTIFY" and name in HAND_OVER:
-        raise InvalidInput(f"seccomp cannot notify {name}: handing over the listener needs it; leave it out")
+        raise InvalidInput(f"SCMP_ACT_NOTIFY cannot be used for the {name} syscall: handing over the listener needs it")
 
 
 def _multiplexed(

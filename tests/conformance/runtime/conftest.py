@@ -20,6 +20,7 @@ from agent.runtime.defaults import default_config
 from agent.runtime.exec import exec_in
 from agent.runtime.plan import Plan
 from agent.sys.mount import Mount
+from tests.conformance.runtime.command import Command
 
 BUSYBOX = "/bin/busybox"
 PARENT = f"/wharf-runtime-test-{os.getpid()}"
@@ -229,3 +230,11 @@ def _remove_parent() -> None:
 
 def kill_with(running: Running, number: signal.Signals) -> None:
     signal.pidfd_send_signal(running.init.pidfd, number)
+
+
+@pytest.fixture
+def command(tmp_path: Path, busybox_root: Path) -> Iterator[Command]:
+    """The command line by itself: no supervisor is asked."""
+    made = Command(tmp_path, busybox_root)
+    yield made
+    made.close()

@@ -101,7 +101,7 @@ def test_cgroup_v2_conversion() -> None:
     written = {file: value for _, file, value, _ in v2.settings(resources)}
     assert written == {
         "memory.swap.max": "50", "memory.max": "100", "memory.low": "50", "cpu.weight": "100", "cpu.max": "5000 10000",
-        "pids.max": "max", "io.bfq.weight": "1000", "io.weight": "10000", "memory.high": "9",
+        "pids.max": "max", "io.weight": "10000", "memory.high": "9",
     }  # fmt: skip
     assert [v2.weight_of_shares(shares) for shares in (2, 1024, 262144)] == [1, 100, 10000]
     with pytest.raises(InvalidConfig, match=r"memory\.swap"):

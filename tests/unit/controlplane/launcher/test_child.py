@@ -37,9 +37,37 @@ def test_five_deaths_in_a_minute_give_up_with_the_end_of_the_log(tmp_path: Path,
         now[0] += 1
     assert pauses == [0.2, 0.4, 0.8, 1.6]
     child.start()
-    with pytest.raises(GivenUp, match="it died 5 times within 60 seconds, the last time with exit code 1") as caught:
+    with pytest.raises(GivenUp, match="it died 5 times within 60 seconds and was never ready, the last time with exit code 1") as caught:
         end(child)
     assert "the disk is full" in caught.value.detail
+
+
+def test_one_that_was_ready_is_never_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed five times in a minute it comes back a sixth time: what was ready once can be ready again."""
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    code = (
+        "import os, signal, socket\n"
+        "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
+        "s.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    child = make(tmp_path, code, notify=tmp_path / "notify")
+    pauses = []
+    for _ in range(7):
+        child.start()
+        assert end(child) == -9
+        pauses.append(round(child.restart_at - now[0], 3))
+    assert pauses == [0.2, 0.4, 0.8, 1.6, 3.2, 3.2, 3.2]
+    child.command = [sys.executable, "-c", "raise SystemExit(1)"]  # and now it is broken for good
+    for _ in range(4):
+        child.start()
+        end(child)
+    child.start()
+    with pytest.raises(GivenUp):
+        end(child)
+    assert child.listener is not None
+    child.listener.close()
 
 
 def test_old_deaths_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
