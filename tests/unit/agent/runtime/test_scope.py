@@ -41,7 +41,9 @@ def test_names_and_places(text: str, unit: str, path: str) -> None:
     assert (found.unit, found.path) == (unit, path)
 
 
-@pytest.mark.parametrize("text", ["a.slice:b", "a:b:c", "a-.slice:p:n", "a--b.slice:p:n", "/a.slice:p:n", "a.slice:p:", "a.slice:p:n/x"])
+@pytest.mark.parametrize(
+    "text", ["a.slice:b", "a:b:c", "a-.slice:p:n", "a--b.slice:p:n", "/a.slice:p:n", "a.slice:p:", "a.slice:p:n/x"]
+)
 def test_names_that_are_none(text: str) -> None:
     with pytest.raises(InvalidConfig):
         Scope(text)
