@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from agent.runtime.container import Init
-    from agent.runtime.plan import Plan, ProcessPlan
+    from agent.runtime.plan import Plan
+    from agent.runtime.processplan import ProcessPlan
     from agent.supervisor.connection import Connection
     from agent.supervisor.loop import Loop
     from agent.supervisor.operations import Call
