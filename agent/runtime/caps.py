@@ -20,8 +20,10 @@ SYS_ADMIN = 1 << NUMBERS["CAP_SYS_ADMIN"]
 
 
 class CapabilitySets:
-    """Five masks. `unknown`: names that stand for nothing, which give nothing. `last`: the kernel's highest number, asked here,
-    on the host, since a container's /proc may lie."""
+    """Five masks. `unknown`: names that stand for nothing, which give nothing.
+
+    `last`: the kernel's highest number, asked here, on the host, since a container's /proc may lie.
+    """
 
     __slots__ = ("ambient", "bounding", "effective", "inheritable", "last", "permitted", "unknown")
 

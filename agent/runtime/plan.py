@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from agent.runtime import caps, labels, lock, mounts, ranges, resctrl, schema, spec
 from agent.runtime.cgroup import NO_CGROUP
 from agent.runtime.errors import InvalidConfig
@@ -112,7 +114,8 @@ def compile(
     plan.lock = lock.of(config)
     plan.resources = linux.get("resources") or {}
     plan.cgroup_path = _cgroup_path(linux.get("cgroupsPath") or "", id, cgroup_parent, cgroup_manager)
-    plan.sysctls = [(spec.sysctl_path(name).encode(), value.encode()) for name, value in (linux.get("sysctl") or {}).items()]
+    sysctls = (linux.get("sysctl") or {}).items()
+    plan.sysctls = [(os.fsencode(spec.sysctl_path(name)), os.fsencode(value)) for name, value in sysctls]
     persona = linux.get("personality")
     plan.personality = {"LINUX": 0, "LINUX32": 8}[persona["domain"]] if persona else None
     plan.resctrl = resctrl.Class(linux["intelRdt"], id) if linux.get("intelRdt") else None
@@ -154,8 +157,8 @@ def _plan_namespaces(plan: Plan, config: dict[str, Any], linux: dict[str, Any]) 
     plan.joins = [(kind, CLONE_FLAGS[kind], kinds[kind]) for kind in JOIN_ORDER if kinds.get(kind)]
     plan.uid_map = mounts.id_map(linux.get("uidMappings"))
     plan.gid_map = mounts.id_map(linux.get("gidMappings"))
-    plan.hostname = str(config.get("hostname") or "").encode()
-    plan.domainname = str(config.get("domainname") or "").encode()
+    plan.hostname = str(config.get("hostname") or "").encode(errors="surrogateescape")
+    plan.domainname = str(config.get("domainname") or "").encode(errors="surrogateescape")
     plan.time_offsets = "".join(
         f"{clock} {offset.get('secs') or 0} {offset.get('nanosecs') or 0}\n"
         for clock, offset in (linux.get("timeOffsets") or {}).items()

@@ -60,6 +60,8 @@ def _map(value: Any, inner: Any, where: str) -> None:
     _expect(value, dict, "an object", where)
     for key, item in value.items():
         _text(key, where)
+        if item is None:
+            raise InvalidConfig(f"{where}.{key} is null")
         check(item, inner, f"{where}.{key}")
 
 

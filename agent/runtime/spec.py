@@ -29,6 +29,8 @@ _WITH_NODES = ("MPOL_BIND", "MPOL_INTERLEAVE", "MPOL_WEIGHTED_INTERLEAVE", "MPOL
 
 def validate(config: dict[str, Any]) -> None:
     """Raises InvalidConfig naming the key and what to do."""
+    if config is None:
+        raise InvalidConfig("the configuration is null; it must be an object")
     shape.check(config, schema.CONFIG, "")
     _version(config["ociVersion"])
     if config.get("process"):

@@ -22,7 +22,7 @@ from tests.conformance.runtime.cve import attacker
 
 REPOSITORY = Path(__file__).parents[4]
 CLI = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); from agent.runtime.cli import entry"
-NAIVE = "; entry._seal = lambda program: None"
+NAIVE = "; entry._seal = lambda *_: None"
 # the runtime's interpreter reads this as its script, inside; sh then holds the program as 9 and writes when it is free
 EVIL = """#!/proc/self/exe
 import os
