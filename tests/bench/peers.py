@@ -92,14 +92,13 @@ def make_bundle(directory: Path, config: dict[str, Any], rootfs: Path, cgroup: s
 
 
 def wharf_runtime(directory: Path) -> list[str]:
-    """What pip's console script `wharf-runtime` is, for the tree that is measured."""
-    script = directory / "wharf-runtime"
-    script.write_text(
-        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "from agent.runtime.cli.entry import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
-    )
-    script.chmod(0o755)
-    return [str(script)]
+    """The installed command, in a directory that looks like an environment within the tree that is measured."""
+    place = directory / "environment"
+    (place / "bin").mkdir(parents=True)
+    shutil.copy2(ROOT / "agent/runtime/cli/wharf-runtime", place / "bin/wharf-runtime")
+    (place / "bin/python3").symlink_to(sys.executable)
+    (directory / "agent").symlink_to(ROOT / "agent")
+    return [str(place / "bin/wharf-runtime")]
 
 
 def installed(name: str) -> list[str]:
