@@ -59,9 +59,9 @@ class Podman:
         self("rm", "-f", "-a", "-t", "0")
         self("rmi", "-f", "-a")
         wait_for(lambda: cgroups.Cgroup(self.parent).remove(seconds=1), "the cgroups' removal")
-        for top in Path("/sys/fs/cgroup").glob(f"*{self.parent}"):  # podman makes directories for controllers not mounted, too
-            for directory in sorted(path for path in (top, *top.rglob("*")) if path.is_dir())[::-1]:
-                directory.rmdir()
+        for top in Path("/sys/fs/cgroup").glob(f"*{self.parent}"):  # for controllers not mounted podman makes plain directories
+            for path in sorted((top, *top.rglob("*")), reverse=True):
+                path.rmdir() if path.is_dir() else path.unlink()
 
 
 @pytest.fixture
