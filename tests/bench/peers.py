@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,9 +22,12 @@ HERE = Path(__file__).resolve().parent
 class Lane:
     """A helper process that does one thing a request; see lane.py and resident.py."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, *words: str, supervisor: str = "") -> None:
+        """`supervisor`: the run directory of the one that our command line may ask; "" for none."""
+        command = [sys.executable, "-I", "-S", *words]
+        environment = {**os.environ, "WHARF_SUPERVISOR": supervisor}
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment
         )
         assert self._read() == "ready\n", f"{words} did not come up"
 
@@ -112,7 +116,7 @@ def installed(name: str) -> list[str]:
 class Peers:
     """The command lines that are compared, each with its own bundle. `suffix` tells parallel sets apart."""
 
-    def __init__(self, directory: Path, config: dict[str, Any], rootfs: Path, cgroup: str) -> None:
+    def __init__(self, directory: Path, config: dict[str, Any], rootfs: Path, cgroup: str, supervisor: str) -> None:
         self._stack = ExitStack()
         # in memory, as below /run on an ordinary machine
         self._states = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="wharf-bench-", dir="/dev/shm")))
@@ -123,10 +127,11 @@ class Peers:
         self.crun_plain = self._runtime("crun without seccomp", self.crun.program, plain, "--hide-v2")
         self.runc = self._runtime("runc", installed("runc"), config)
         self.cold = self._runtime("wharf-runtime, cold", wharf_runtime(directory), config)
+        self.served = self._runtime("wharf-runtime, by a supervisor", self.cold.program, config, supervisor=supervisor)
 
-    def _runtime(self, name: str, program: list[str], config: dict[str, Any], *options: str) -> Runtime:
+    def _runtime(self, name: str, program: list[str], config: dict[str, Any], *options: str, supervisor: str = "") -> Runtime:
         bundle = make_bundle(self._directory / name.replace(" ", "-").replace(",", ""), config, self._rootfs, self._cgroup)
-        lane = Lane(str(HERE / "lane.py"), *options)
+        lane = Lane(str(HERE / "lane.py"), *options, supervisor=supervisor)
         self._stack.callback(lane.close)
         return Runtime(name, program, bundle, self._states / bundle.name, lane)
 
@@ -138,7 +143,7 @@ class Peers:
         return lane
 
     def all(self) -> list[Runtime]:
-        return [self.cold, self.crun, self.runc, self.crun_plain]
+        return [self.cold, self.served, self.crun, self.runc, self.crun_plain]
 
     def close(self) -> None:
         self._stack.close()
