@@ -56,7 +56,7 @@ class Cgroup:
             self._apply_devices((resources or {}).get("devices"))
             self.update(resources or {}, creating=True)
             self.open()
-        except (OSError, CgroupRefused, InvalidConfig) as error:
+        except BaseException as error:  # whatever it is, nothing may be left; it is raised again
             self.close()
             self.remove(seconds=0.1)
             if isinstance(error, OSError):
