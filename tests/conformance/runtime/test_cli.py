@@ -116,7 +116,7 @@ def test_bad_bundles_are_explained(command: Command) -> None:
         broken = json.loads(json.dumps(config))
         change(broken)
         command.write(broken)
-        assert word in command("create", "-b", str(command.bundle), "c1", check=1).stdout
+        assert word in command("create", "-b", str(command.bundle), "box", check=1).stdout
         assert not cgroups.Cgroup(command.parent + "/box").exists()
     (command.bundle / "config.json").write_text("{")
     assert "is not JSON" in command.run(check=1).stdout
