@@ -98,6 +98,7 @@ async def starts(rounds: int, filter_name: str, client: Client, resident: Lane, 
         await sample("resident in a process", lambda: resident.ask())
         await sample(peers.runc.name, peers.runc.run)
         await sample(peers.cold.name, peers.cold.run)
+        await sample(peers.served.name, peers.served.run)
         await sample(peers.crun_plain.name, peers.crun_plain.run)
     rivals = {peers.crun.name, peers.runc.name, peers.crun_plain.name}
 
@@ -122,8 +123,9 @@ async def execs(rounds: int, client: Client, peers: Peers, sleeper: Path) -> Mea
     config = default_config(["sleep", "600"])
     await client.home.run("sleeper", "sleep", "600", config=config)
     process = {**config["process"], "args": ["true"]}
-    rivals = [peers.crun, peers.runc, peers.cold]
-    series = {"supervisor": Series("supervisor"), **{one.name: Series(one.name, peer=one is not peers.cold) for one in rivals}}
+    rivals = [peers.crun, peers.runc, peers.cold, peers.served]
+    ours = (peers.cold, peers.served)
+    series = {"supervisor": Series("supervisor"), **{one.name: Series(one.name, peer=one not in ours) for one in rivals}}
     with ExitStack() as stack:
         running = [(one, stack.enter_context(one.running(sleeper / one.directory.name))) for one in rivals]
         for _ in range(rounds):
@@ -162,6 +164,7 @@ async def throughput(rounds: int, clients: list[Client], residents: list[Lane], 
         note("resident in two processes", two([lane.ask for lane in residents]))
         note("runc", two([peers.runc.run for peers in pairs]), peer=True)
         note("wharf-runtime, cold", two([peers.cold.run for peers in pairs]))
+        note("wharf-runtime, by a supervisor", two([peers.served.run for peers in pairs]))
         note("crun without seccomp", two([peers.crun_plain.run for peers in pairs]), peer=True)
     return Measure("runtime", "starts, two at a time, each deleted", "per s", list(series.values()), HIGHER)
 
@@ -176,7 +179,7 @@ class Bench:
     def peers(self, name: str, config: dict[str, Any]) -> Peers:
         directory = self.path / name
         directory.mkdir()
-        peers = Peers(directory, config, self.rootfs, f"{self.cgroup}/{name}")
+        peers = Peers(directory, config, self.rootfs, f"{self.cgroup}/{name}", str(self.path / "supervisor/run"))
         self.stack.callback(peers.close)
         return peers
 

@@ -80,7 +80,7 @@ class Cgroup:
             if owner is not None and self.unified:
                 delegation.give(self.unified, owner)
             self.open()
-        except (OSError, CgroupRefused, InvalidConfig) as error:
+        except BaseException as error:  # whatever it is, nothing may be left; it is raised again
             self.close()
             self.remove(seconds=0.1)
             if isinstance(error, OSError):

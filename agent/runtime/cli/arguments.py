@@ -25,7 +25,7 @@ class UsageError(Exception):
 
 
 class Options:
-    """Values by option name, of the program and its command together: no name is in both. `words` are the operands."""
+    """Values by option name, of the program and its command (a test keeps their names apart). `words` are the operands."""
 
     __slots__ = ("_values", "command", "program", "words")
 

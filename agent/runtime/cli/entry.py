@@ -15,9 +15,7 @@ ENTERS = frozenset(("create", "run", "exec", "restore"))  # commands whose proce
 
 def main(sealed: bool = False) -> None:
     """Console script `wharf-runtime`. `sealed`: this is the second start, from a sealed copy (see `_seal`)."""
-    program = os.path.basename(sys.argv[0])
-    if program.endswith(".py"):
-        program = "wharf-runtime"
+    program = _name()
     try:
         options = arguments.parse(program, sys.argv[1:])
     except arguments.UsageError as error:
@@ -30,7 +28,7 @@ def main(sealed: bool = False) -> None:
         if status is not None:
             sys.stdout.flush()
             os._exit(status)
-        _seal(program)
+        _seal()
     import gc
 
     gc.disable()  # a short life: what a collection finds is gone sooner by the exit
@@ -43,6 +41,12 @@ def main(sealed: bool = False) -> None:
         status = 1  # who read our output has gone
     sys.stderr.flush()
     os._exit(status)  # the interpreter's own tidying up takes 3 ms
+
+
+def _name() -> str:
+    """What messages call the program: a link to it may have another name."""
+    name = os.path.basename(sys.argv[0])
+    return "wharf-runtime" if name.endswith(".py") or name == "-c" else name
 
 
 def _misused(program: str, error: arguments.UsageError) -> None:
@@ -72,7 +76,7 @@ def _answer(options: arguments.Options) -> None:
     os._exit(0)
 
 
-def _seal(program: str) -> None:
+def _seal() -> None:
     """Run from a sealed copy of the interpreter: a container must not reach the host's through /proc/<pid>/exe (CVE-2019-5736).
 
     The second start leaves out site and environment, and so costs little.
@@ -83,5 +87,5 @@ def _seal(program: str) -> None:
         return
     executable = os.path.realpath(sys.executable)
     fd = memfd.sealed_copy(executable, "wharf-runtime")
-    words = [executable, "-I", "-S", "-c", SEALED_START, PACKAGE_ROOT, program, *sys.argv[1:]]
+    words = [executable, "-I", "-S", "-c", SEALED_START, PACKAGE_ROOT, _name(), *sys.argv[1:]]
     os.execve(fd, words, os.environ)  # noqa: S606  # ourselves

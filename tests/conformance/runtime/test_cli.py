@@ -105,6 +105,7 @@ def test_config_edits_after_create_have_no_effect(command: Command) -> None:
 
 def test_bad_bundles_are_explained(command: Command) -> None:
     config = default_config(["true"])
+    config["linux"]["cgroupsPath"] = command.parent + "/box"
     for change, word in (
         (lambda c: c["process"].pop("args"), "process.args is missing"),
         (lambda c: c.update(ociVersion="7"), "ociVersion"),
@@ -115,7 +116,8 @@ def test_bad_bundles_are_explained(command: Command) -> None:
         broken = json.loads(json.dumps(config))
         change(broken)
         command.write(broken)
-        assert word in command("create", "-b", str(command.bundle), "c1", check=1).stdout
+        assert word in command("create", "-b", str(command.bundle), "box", check=1).stdout
+        assert not cgroups.Cgroup(command.parent + "/box").exists()
     (command.bundle / "config.json").write_text("{")
     assert "is not JSON" in command.run(check=1).stdout
     assert "config.json not found" in command("run", "-b", str(command.state), "box", check=1).stdout
