@@ -1,4 +1,4 @@
-"""A Debian kernel to boot: fetched as a package and unpacked, never installed, so that the machine's boot loader stays as it is."""
+"""A Debian kernel to boot: fetched as a package and unpacked, never installed: the boot loader is none of our business."""
 
 from __future__ import annotations
 

@@ -39,7 +39,9 @@ class Scope:
     def __init__(self, text: str) -> None:
         parts = text.split(":")
         if len(parts) != 3:
-            raise InvalidConfig(f'expected cgroupsPath to be of format "slice:prefix:name" for systemd cgroups, got "{text}" instead')
+            raise InvalidConfig(
+                f'expected cgroupsPath to be of format "slice:prefix:name" for systemd cgroups, got "{text}" instead'
+            )
         parent, prefix, name = parts
         self.slice = parent or "system.slice"
         self.unit = name if name.endswith(".slice") else f"{prefix}-{name}.scope" if prefix else f"{name}.scope"
@@ -53,7 +55,10 @@ class Scope:
         self._placeholder = _placeholder()
         wanted: list[tuple[str, tuple[str, Any]]] = [
             ("Description", ("s", f"container {self.unit.removesuffix('.scope')}")),
-            ("Wants" if self.unit.endswith(".slice") else "Slice", ("as", [self.slice]) if self.unit.endswith(".slice") else ("s", self.slice)),
+            (
+                "Wants" if self.unit.endswith(".slice") else "Slice",
+                ("as", [self.slice]) if self.unit.endswith(".slice") else ("s", self.slice),
+            ),
             ("DefaultDependencies", ("b", False)),
         ]
         if not self.unit.endswith(".slice"):
@@ -165,7 +170,7 @@ class _Manager:
             raise Unavailable(f"systemd did not start {unit} within {JOB_SECONDS:.0f} s; try again") from None
         if result != "done":
             self.reset(unit)
-            raise CgroupRefused(f'error creating systemd unit `{unit}`: got `{result}`')
+            raise CgroupRefused(f"error creating systemd unit `{unit}`: got `{result}`")
 
     def set_properties(self, unit: str, wanted: list[tuple[str, tuple[str, Any]]]) -> None:
         try:
@@ -195,6 +200,6 @@ def _connect() -> tuple[Connection, bool]:
         except (FileNotFoundError, ConnectionRefusedError, PermissionError):
             continue
     raise CgroupRefused(
-        "systemd is not running as init on this host, cannot use systemd cgroups manager; leave out --systemd-cgroup and give cgroupsPath"
-        " as an absolute path"
+        "systemd is not running as init on this host, cannot use systemd cgroups manager;"
+        " leave out --systemd-cgroup and give cgroupsPath as an absolute path"
     )

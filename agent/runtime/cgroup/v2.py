@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def settings(resources: dict[str, Any], directory: str = "") -> list[Write]:
-    """In the order they have to be written; devices are a BPF program, see `devices`. `directory`: the cgroup, to see which of two
-    schedulers weighs its input and output."""
+    """In the order they have to be written; devices are a BPF program, see `devices`. `directory`: the cgroup, to see
+    which of two schedulers weighs its input and output."""
     return [
         *_memory(resources.get("memory") or {}),
         *_cpu(resources.get("cpu") or {}),

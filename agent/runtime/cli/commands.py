@@ -8,7 +8,7 @@ import sys
 import time
 
 from agent.protocol.errors import WharfError
-from agent.runtime.cli import execute, lifecycle, report
+from agent.runtime.cli import criu, execute, lifecycle, report
 
 VERSION = "0.1.0"
 SPEC_VERSION = "1.2.0"
@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true")
     parser.add_argument("--systemd-cgroup", action="store_true", help="the same as --cgroup-manager systemd")
     parser.add_argument("--cgroup-manager", choices=("cgroupfs", "systemd", "disabled"), default="cgroupfs")
+    parser.add_argument("--criu", default="criu", help="the program for checkpoint and restore")
     parser.add_argument("--rootless", default="auto", help="accepted for runc's callers")
     parser.add_argument("-v", "--version", action="store_true")
     commands = parser.add_subparsers(dest="command")
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     _exec(commands)
     _update(commands)
     _reports(commands)
+    criu.register(commands)
     return parser
 
 

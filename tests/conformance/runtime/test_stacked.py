@@ -23,7 +23,9 @@ def step_of(tmp_path: Path, layers: int) -> MountStep:
     for name in ("upper", "work"):
         (tmp_path / name).mkdir()
     options = tuple(f"lowerdir={lower}" for lower in lowers)
-    return mounts.from_storage(Mount("overlay", "overlay", "", (*options, f"upperdir={tmp_path}/upper", f"workdir={tmp_path}/work")))
+    return mounts.from_storage(
+        Mount("overlay", "overlay", "", (*options, f"upperdir={tmp_path}/upper", f"workdir={tmp_path}/work"))
+    )
 
 
 def test_layers_in_order_and_nothing_mounted_on_the_host(tmp_path: Path) -> None:

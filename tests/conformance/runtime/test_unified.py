@@ -42,7 +42,9 @@ def test_every_limit_is_in_its_file(runner: Runner) -> None:
         "pids.max": "3", "hugetlb.2MB.max": str(4 << 20), "hugetlb.2MB.rsvd.max": str(4 << 20),
     }  # fmt: skip
     assert {file: value(running, file) for file in expected} == expected
-    weights = [file for file in ("io.weight", "io.bfq.weight") if os.path.exists(f"/sys/fs/cgroup{running.plan.cgroup_path}/{file}")]
+    weights = [
+        file for file in ("io.weight", "io.bfq.weight") if os.path.exists(f"/sys/fs/cgroup{running.plan.cgroup_path}/{file}")
+    ]
     assert weights
     assert value(running, weights[-1]) in ("default 4950", "default 500")
 
