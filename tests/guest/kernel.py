@@ -55,7 +55,7 @@ def fetch(cache: Path) -> Kernel:
             _run("apt-get", "download", "-q", package, cwd=made)
             _run("dpkg-deb", "-x", str(next(Path(made).glob("*.deb"))), f"{made}/tree")
             release = next(Path(made, "tree/lib/modules").iterdir()).name
-            _run("busybox", "depmod", "-b", f"{made}/tree", release)
+            _run("depmod", "-b", f"{made}/tree", release)
             shutil.rmtree(target, ignore_errors=True)
             os.rename(f"{made}/tree", target)
     return Kernel(target)

@@ -63,10 +63,11 @@ def restore(plan: Plan, cgroup: Cgroup, choices: Choices, directory: str, consol
         if cgroup.unified_fd >= 0:
             _enter(f"/proc/self/fd/{cgroup.unified_fd}/cgroup.procs")
         cgroup.join()
-        # criu restores into a mount point; this one is in its own mount namespace, and gone with it
-        mount = api.clone_tree(api.AT_FDCWD, _root(plan).encode(), recursive=True)
-        api.attach_at(mount, root.encode())
 
+    # criu restores into a mount point. It opens our descriptors of its directories, so it has to live in our mount namespace
+    mount = api.clone_tree(api.AT_FDCWD, _root(plan).encode(), recursive=True)
+    api.attach_at(mount, root.encode())
+    os.close(mount)
     try:
         cgroup.open()
         options = choices.common(images, work, "restore.log")
@@ -82,6 +83,7 @@ def restore(plan: Plan, cgroup: Cgroup, choices: Choices, directory: str, consol
             criu.close()
         return int(parse(bytes(answer[4][0]))[1][0])
     finally:
+        api.unmount(root.encode())
         os.rmdir(root)
         cgroup.close()
         os.close(images)
@@ -120,7 +122,7 @@ def external_mounts(plan: Plan, pid: int) -> list[tuple[str, str, str]]:
 
 
 def _is_masked_file(plan: Plan, path: bytes, pid: int) -> bool:
-    """Directories are masked by a file system of the container's own. At a restore (no pid) all are named: too many do no harm."""
+    """Directories are masked by a file system of the container's own. At a restore (no pid) all are named, which does no harm."""
     if not pid:
         return True
     try:

@@ -10,39 +10,29 @@ from collections.abc import Callable
 from agent.runtime.criu.options import encode
 from agent.runtime.criu.protobuf import Fields, Value, message, parse
 from agent.runtime.errors import RuntimeFailed
-from agent.sys import mountapi as api
-from agent.sys import process
 
-DUMP, RESTORE, CHECK, PRE_DUMP, NOTIFY = 1, 2, 3, 4, 6
-NAMES = {DUMP: "dump", RESTORE: "restore", CHECK: "check", PRE_DUMP: "pre-dump"}
+DUMP, RESTORE, PRE_DUMP, NOTIFY = 1, 2, 4, 6
+NAMES = {DUMP: "dump", RESTORE: "restore", PRE_DUMP: "pre-dump"}
 
 # (script's name, pid or 0, descriptors that came along)
 Listener = Callable[[str, int, list[int]], None]
 
 
 class Criu:
-    """A worker. `inside` runs in it before it is criu: to join a cgroup, to make mounts in a namespace of its own."""
+    """A worker. `inside` runs in it before it is criu: to join a cgroup."""
 
     def __init__(self, binary: str, inside: Callable[[], None] | None = None, pass_fds: tuple[int, ...] = ()) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket = ours
 
-        def prepare() -> None:
-            process.unshare(process.CLONE_NEWNS)
-            api.set_attributes(api.AT_FDCWD, 0, propagation=api.MS_SLAVE, recursive=True, path=b"/")
-            if inside is not None:
-                inside()
-
         try:
             # a program of one thread: nothing can hold a lock over this fork
             self._process = subprocess.Popen(
-                [binary, "swrk", str(theirs.fileno())], pass_fds=(theirs.fileno(), *pass_fds), preexec_fn=prepare
+                [binary, "swrk", str(theirs.fileno())], pass_fds=(theirs.fileno(), *pass_fds), preexec_fn=inside
             )
         except FileNotFoundError:
             ours.close()
-            raise RuntimeFailed(
-                f"{binary} is not installed; install the package criu, or name the program with --criu", stage="criu", errno=2
-            ) from None
+            raise _absent(binary) from None
         finally:
             theirs.close()
 
@@ -84,15 +74,17 @@ def _text(value: int | bytes) -> str:
 
 
 def check(binary: str) -> None:
-    """RuntimeFailed if criu says that this kernel is not one it can work with."""
-    criu = Criu(binary)
+    """RuntimeFailed if this kernel is not one that criu can work with; its last words are in the error."""
     try:
-        criu.ask(CHECK, [("images_dir_fd", -1)])
-    except RuntimeFailed as error:
-        raise RuntimeFailed(
-            f"criu cannot checkpoint or restore with this kernel ({os.uname().release}): {error.detail}; `criu check` says why",
-            stage="criu",
-            errno=0,
-        ) from error
-    finally:
-        criu.close()
+        done = subprocess.run([binary, "check"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise _absent(binary) from None
+    if done.returncode:
+        said = (done.stderr + done.stdout).strip().splitlines()
+        reason, kernel = said[-1] if said else "no reason given", os.uname().release
+        raise RuntimeFailed(f"criu cannot checkpoint or restore with this kernel ({kernel}): {reason}", stage="criu", errno=0)
+
+
+def _absent(binary: str) -> RuntimeFailed:
+    detail = f"{binary} is not installed; install the package criu, or name the program with --criu"
+    return RuntimeFailed(detail, stage="criu", errno=2)
