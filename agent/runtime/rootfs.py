@@ -85,7 +85,7 @@ def new_filesystem(step: MountStep) -> int:
     try:
         return api.new_filesystem(step.fstype, params, attributes)
     except OSError as error:
-        if not step.lowers or error.errno != 22 or "lowerdir+" not in str(error):
+        if not step.lowers or error.errno != 22:  # EINVAL: before 6.5 only at the very end, and without naming lowerdir+
             raise
     from agent.runtime import stacked  # only where the kernel is older than 6.7
 

@@ -47,7 +47,8 @@ def _make(step: MountStep, attributes: int, channel: Channel) -> NoReturn:
         api.set_attributes(api.AT_FDCWD, 0, propagation=api.MS_PRIVATE, recursive=True, path=b"/")
         options = _options(step)
         if len(options) > PAGE:
-            text = f"{len(step.lowers)} layers are more than this kernel can stack; use Linux 6.7 or newer, or an image of fewer layers"
+            count = len(step.lowers)
+            text = f"{count} layers are more than this kernel can stack; use Linux 6.7 or newer, or an image of fewer layers"
             channel.send(b"E", wire.pack_failure("options", 0, text))
         else:
             target = step.lowers[0]  # a directory that is there, covered for nobody but us

@@ -30,12 +30,23 @@ def main(arguments: list[str]) -> int:
         (shared / "run.sh").write_text(_script(arguments or list(DEFAULT)))
         ended = machine.boot(chosen, shared, SECONDS)
         status = _status(shared / "status", ended)
-        print(f"guest: {_counts(shared / 'junit.xml')}, {time.monotonic() - began:.0f} s, Linux {chosen.modules.name}, cgroup v2 only")
+        seconds = time.monotonic() - began
+        print(f"guest: {_counts(shared / 'junit.xml')}, {seconds:.0f} s, Linux {chosen.modules.name}, cgroup v2 only")
     return status
 
 
 def _script(arguments: list[str]) -> str:
-    command = [sys.executable, "-m", "pytest", "-c", "tests/guest/pytest.ini", "--rootdir", ".", "--junitxml", "/run/guest/junit.xml"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-c",
+        "tests/guest/pytest.ini",
+        "--rootdir",
+        ".",
+        "--junitxml",
+        "/run/guest/junit.xml",
+    ]
     return "\n".join(
         (
             "export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TMPDIR=/run PYTHONDONTWRITEBYTECODE=1 WHARF_GUEST=1",

@@ -1,4 +1,4 @@
-"""An initial ram disk: busybox, a few modules and a script, as a newc archive (kernel, Documentation/driver-api/early-userspace)."""
+"""An initial ram disk as a newc archive (kernel, Documentation/driver-api/early-userspace/buffer-format.rst)."""
 
 from __future__ import annotations
 

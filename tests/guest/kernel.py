@@ -1,4 +1,4 @@
-"""A Debian kernel to boot: fetched as a package and unpacked, never installed, so that the machine's boot loader stays as it is."""
+"""A Debian kernel to boot: fetched as a package and unpacked, never installed: the boot loader is none of our business."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def fetch(cache: Path) -> Kernel:
             _run("apt-get", "download", "-q", package, cwd=made)
             _run("dpkg-deb", "-x", str(next(Path(made).glob("*.deb"))), f"{made}/tree")
             release = next(Path(made, "tree/lib/modules").iterdir()).name
-            _run("busybox", "depmod", "-b", f"{made}/tree", release)
+            _run("depmod", "-b", f"{made}/tree", release)
             shutil.rmtree(target, ignore_errors=True)
             os.rename(f"{made}/tree", target)
     return Kernel(target)

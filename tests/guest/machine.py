@@ -12,12 +12,14 @@ HERE = Path(__file__).parent
 BUSYBOX = Path("/bin/busybox")
 DIRECTORIES = ("bin", "dev", "proc", "sys", "host", "layer", "new", "modules")
 # psi: Debian builds pressure accounting but leaves it off. panic=-1 with -no-reboot: a kernel that panics ends qemu
-COMMAND_LINE = "console=ttyS0 quiet loglevel=3 panic=-1 psi=1 cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1 systemd.unit=guest.target"
+COMMAND_LINE = (
+    "console=ttyS0 quiet loglevel=3 panic=-1 psi=1 cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1 systemd.unit=guest.target"
+)
 MEGABYTES, PROCESSORS = 3072, 2
 
 
 def boot(kernel: Kernel, shared: Path, seconds: int) -> int:
-    """Run `shared`/run.sh in the guest, its output on ours. Returns 0, or timeout(1)'s status: 124 when `seconds` were too few."""
+    """Run `shared`/run.sh in the guest, its output on ours. Returns 0, or timeout(1)'s status: 124 when it took too long."""
     disk = shared / "initramfs"
     disk.write_bytes(_disk(kernel))
     for name in ("guest.service", "guest.target"):

@@ -25,7 +25,7 @@ def owner(plan: Plan) -> int | None:
     for line in plan.uid_map.splitlines():
         inside, outside, size = (int(word) for word in line.split())
         if inside <= plan.process.uid < inside + size:
-            return outside + plan.process.uid - inside
+            return int(outside + plan.process.uid - inside)
     return None
 
 

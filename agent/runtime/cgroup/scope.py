@@ -200,6 +200,6 @@ def _connect() -> tuple[Connection, bool]:
         except (FileNotFoundError, ConnectionRefusedError, PermissionError):
             continue
     raise CgroupRefused(
-        "systemd is not running as init on this host, cannot use systemd cgroups manager; leave out --systemd-cgroup and give cgroupsPath"
-        " as an absolute path"
+        "systemd is not running as init on this host, cannot use systemd cgroups manager;"
+        " leave out --systemd-cgroup and give cgroupsPath as an absolute path"
     )

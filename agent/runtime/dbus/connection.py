@@ -86,14 +86,14 @@ class Connection:
 
     def _authenticate(self, deadline: float) -> None:
         identity = str(os.geteuid()).encode().hex()
-        self._socket.sendall(b"\0AUTH EXTERNAL " + identity.encode() + b"\r\n")
+        # BEGIN at once: systemd never looks at a first message that it reads together with a BEGIN of its own (252)
+        self._socket.sendall(b"\0AUTH EXTERNAL " + identity.encode() + b"\r\nBEGIN\r\n")
         while b"\r\n" not in self._buffer:
             self._fill(deadline)
         line, _, rest = bytes(self._buffer).partition(b"\r\n")
         if not line.startswith(b"OK "):
             raise ConnectionRefusedError(111, f"D-Bus refuses user {os.geteuid()}: {line.decode(errors='replace')}")
         self._buffer = bytearray(rest)
-        self._socket.sendall(b"BEGIN\r\n")
 
     def _send(self, serial: int, fields: dict[int, str], signature: str, values: tuple[Any, ...]) -> None:
         body, head = Writer(), Writer()

@@ -68,7 +68,8 @@ def test_limits_as_properties_of_version_2() -> None:
 def test_limits_as_properties_of_version_1() -> None:
     resources = {"memory": {"limit": -1, "reservation": 9}, "cpu": {"quota": -1, "shares": 512}, "blockIO": {"weight": 500}}
     assert dict(properties.limits(resources, v1=True)) == {
-        "MemoryLimit": ("t", 2**64 - 1), "CPUShares": ("t", 512), "CPUQuotaPerSecUSec": ("t", 2**64 - 1), "BlockIOWeight": ("t", 500),
+        "MemoryLimit": ("t", 2**64 - 1), "CPUShares": ("t", 512), "CPUQuotaPerSecUSec": ("t", 2**64 - 1),
+        "BlockIOWeight": ("t", 500),
     }  # fmt: skip
 
 
@@ -119,7 +120,7 @@ def test_a_unit_that_runs_is_not_taken(systemd: Peer) -> None:
 
 def test_a_job_that_fails_says_how(systemd: Peer) -> None:
     systemd.job_result = "failed"
-    with pytest.raises(CgroupRefused, match="p-n.scope.*failed"):
+    with pytest.raises(CgroupRefused, match=r"p-n\.scope.*failed"):
         Scope("a.slice:p:n").start({}, v1=False)
     assert systemd.members()[-1] == "ResetFailedUnit"
     _no_children()
