@@ -182,7 +182,7 @@ class Container:
         """Also before a launch: a client may attach first."""
         if self._streams is None:
             spec = self.spec
-            self._streams = Streams(self.context.loop, self.directory, spec.log, spec.open_stdin, spec.stdin_once)
+            self._streams = Streams(self.context.logs, self.directory, spec.log, spec.open_stdin, spec.stdin_once)
         return self._streams
 
     def need_running(self) -> None:
@@ -191,8 +191,16 @@ class Container:
         if self.record.state == PAUSED:
             raise ContainerPaused(f"container {self.id} is paused: resume it first")
 
+    def public(self) -> dict[str, Any]:
+        """What clients see of it now."""
+        seen = self.record.public()
+        if self._streams is not None and self._streams.log.dropped:
+            seen["log_dropped"] += self._streams.log.dropped
+            seen["log_fault"] = self._streams.log.fault
+        return seen
+
     def publish(self, kind: str, **more: Any) -> None:
-        self.context.publish({"kind": kind, "id": self.id, "at": time.time_ns(), **more, "container": self.record.public()})
+        self.context.publish({"kind": kind, "id": self.id, "at": time.time_ns(), **more, "container": self.public()})
 
     def adopt(self, process: Process | None) -> None:
         """Go on with what another supervisor began. `process` None: there is none any more."""
@@ -416,6 +424,7 @@ class Container:
         if self._streams is not None:
             streams, self._streams = self._streams, None
             streams.finish() if finish else streams.close()
+            self.record.note_drops(streams.log.dropped, streams.log.fault)
 
     def _discard_init(self) -> None:
         if self.process is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from agent.supervisor.compressor import Compressor
+from agent.supervisor.log import LogParts
 from agent.supervisor.loop import Loop
 from agent.supervisor.processes import Processes
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 class Context:
     """Passed down, never changed."""
 
-    __slots__ = ("entrust", "loop", "processes", "publish", "runtime", "statedir")
+    __slots__ = ("entrust", "logs", "loop", "processes", "publish", "runtime", "statedir")
 
     def __init__(
         self,
@@ -29,6 +31,7 @@ class Context:
         entrust: Callable[[Container], None],
     ) -> None:
         self.loop = loop
+        self.logs = LogParts(loop, Compressor(loop, processes).want)
         self.processes = processes
         self.runtime = runtime
         self.statedir = statedir

@@ -64,11 +64,13 @@ def dump(house: House, fds: list[int]) -> dict[str, Any]:
         "lock": house.lock,
         "connections": [connection.dump() for connection in server.connections.values()],
         "pending": [[p.connection.fileno(), p.number, p.operation, p.target] for p in server.pending if p.connection.alive],
+        "lingering": house.context.logs.dump(),
         "containers": {container.id: _container(container) for container in house.roster.containers.values()},
     }
     fds += [state["listener"], state["lock"], *_connection_fds(state["connections"])]
     for dumped in state["containers"].values():
         fds += _container_fds(dumped)
+    fds += [sink["fd"] for _id, _log, sink in state["lingering"] if sink["fd"] >= 0]
     return state
 
 
@@ -103,6 +105,8 @@ def _container_fds(dumped: dict[str, Any]) -> list[int]:
         fds += [fd for _name, fd in streams["sources"]] + streams["early"]
         for attachment in streams["attachments"]:
             fds += [fd for fd, _backlog in attachment.values()]
+        if streams["log"] is not None:
+            fds.append(streams["log"]["fd"])
         if streams["inlet"] is not None:
             fds += [streams["inlet"]["fd"], *streams["inlet"]["clients"]]
     return [fd for fd in fds if fd >= 0]

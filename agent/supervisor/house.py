@@ -68,7 +68,7 @@ class House:
         self.server.pending.append(pending)
 
         def settle() -> None:
-            self.server.settle(pending, {"container": container.record.public()})
+            self.server.settle(pending, {"container": container.public()})
 
         if fresh or container.record.active:
             container.waiters.append(settle)

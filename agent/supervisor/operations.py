@@ -59,7 +59,7 @@ def create(call: Call) -> None:
     spec = {
         "config": call.get("config", dict),
         "rootfs": call.get("rootfs", list),
-        "log": call.get("log", dict, None) or {"driver": "json-file", "max-size": 10 << 20, "max-file": 3},
+        "log": call.get("log", dict, None) or {"driver": "json-file"},
         "open_stdin": call.get("open_stdin", bool, False),
         "stdin_once": call.get("stdin_once", bool, False),
         "restart": call.get("restart", dict, None) or {"name": "no"},
@@ -121,7 +121,7 @@ def delete(call: Call) -> None:
 
 
 def state(call: Call) -> None:
-    call.answer({"container": call.container.record.public()})
+    call.answer({"container": call.container.public()})
 
 
 def config(call: Call) -> None:

@@ -71,7 +71,7 @@ class Roster:
         del self.containers[id_]
 
     def records(self) -> list[dict[str, Any]]:
-        return [container.record.public() for container in self.containers.values()]
+        return [container.public() for container in self.containers.values()]
 
 
 def _check_id(id_: str) -> None:

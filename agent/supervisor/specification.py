@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 
-from agent.supervisor import durable, health, logs, restart
+from agent.protocol.logoptions import LogSettings
+from agent.supervisor import durable, health, restart
 from agent.supervisor.refusals import InvalidRequest
 
 TYPE_CHECKING = False
@@ -76,7 +77,7 @@ def check(values: dict[str, Any]) -> None:
         raise InvalidRequest("config.process.args is missing: say what to run")
     if not isinstance(values.get("rootfs"), list):
         raise InvalidRequest("rootfs has to be a list of mounts [type, source, target, [option…]]")
-    for key, validate in (("log", logs.validate), ("restart", restart.validate), ("health", health.validate)):
+    for key, validate in (("log", LogSettings), ("restart", restart.validate), ("health", health.validate)):
         if not isinstance(values[key], dict):
             raise InvalidRequest(f"{key} has to be an object")
         validate(values[key])
