@@ -18,9 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from agent.containers.config import exec_process, health_config, oci_config
-from agent.containers.errors import AmbiguousContainer, ContainerNotRunning, ContainerRunning, NameInUse, NoSuchContainer
+from agent.containers.errors import (
+    AmbiguousContainer,
+    ContainerNotRunning,
+    ContainerRunning,
+    LogsNotKept,
+    NameInUse,
+    NoSuchContainer,
+)
 from agent.containers.execution import Execution
 from agent.containers.live import Live, live_from
+from agent.containers.logchoice import is_kept, log_choice
 from agent.containers.logs import LogEntry, LogQuery, read_logs
 from agent.containers.process import argv, display, stop_signal, user_text, volumes
 from agent.containers.record import Record, Records
@@ -204,11 +212,12 @@ class Containers:
         )
         self.records.put(record, config["process"])
         spec = record.spec
+        log = await asyncio.to_thread(log_choice, record, run_config)
         await self._supervisor.create(
             record.id,
             config,
             rootfs,
-            log={"driver": "json-file", "max-size": spec.log_max_size, "max-file": spec.log_max_files},
+            log=log,
             open_stdin=spec.open_stdin,
             restart=_restart_policy(spec),
             health=health_config(spec.health, run_config),
@@ -308,7 +317,12 @@ class Containers:
     # -- streams ---------------------------------------------------------------------------------------------------------
 
     def logs(self, text: str, query: LogQuery) -> AsyncGenerator[LogEntry, None]:
+        """Raises `LogsNotKept` for a driver that keeps nothing on the node."""
         record = self.get(text)
+        if not is_kept(record.spec):
+            raise LogsNotKept(
+                f"configured logging driver does not support reading: {record.spec.log_driver}, and the node keeps no copy"
+            )
 
         def ended() -> bool:
             live = self.live(record.id)

@@ -50,8 +50,8 @@ class LogSettings:
     """What a driver and its options come to. `driver` is one of DRIVERS."""
 
     __slots__ = (
-        "address", "attributes", "blocking", "buffer", "cached", "compress", "driver", "facility", "image", "max_file", "max_size",
-        "micro", "name", "tag",
+        "address", "attributes", "blocking", "buffer", "cached", "compress", "driver", "facility", "image", "max_file",
+        "max_size", "micro", "name", "tag",
     )  # fmt: skip
 
     def __init__(self, log: Mapping[str, Any]) -> None:

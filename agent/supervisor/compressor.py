@@ -24,14 +24,14 @@ class Compressor:
         self._loop = loop
         self._processes = processes
         self._bases: list[str] = []
-        self._busy = False
+        self.busy = False
 
     def want(self, base: str) -> None:
         """Have rotated files of `base` compressed."""
         if base not in self._bases:
             self._bases.append(base)
-        if not self._busy:
-            self._busy = True
+        if not self.busy:
+            self.busy = True
             self._loop.later(0, self._next)  # not now: the writer is in the middle of a batch
 
     def _next(self) -> None:
@@ -44,7 +44,7 @@ class Compressor:
             except OSError as error:
                 report(error)  # a full disk, most likely: the file stays as it is
             self._bases.pop(0)
-        self._busy = False
+        self.busy = False
 
     def _begin(self, base: str, path: str) -> bool:
         source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -83,7 +83,9 @@ def rotated(base: str) -> list[str]:
         names = os.listdir(directory)
     except FileNotFoundError:
         return []
-    numbers = [int(other[len(name) + 1 :]) for other in names if other.startswith(name + ".") and other[len(name) + 1 :].isdecimal()]
+    numbers = [
+        int(other[len(name) + 1 :]) for other in names if other.startswith(name + ".") and other[len(name) + 1 :].isdecimal()
+    ]
     return [f"{base}.{number}" for number in sorted(numbers)]
 
 

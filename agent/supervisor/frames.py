@@ -1,9 +1,9 @@
 """How a log entry looks on disk.
 
-json-file  {"log": "…\\n", "stream": "stdout", "time": RFC 3339 with nanoseconds} a line: Docker's. Bytes that are not UTF-8 become
-           lone surrogates U+DC80..U+DCFF (Python's surrogateescape), so a reader that encodes `log` with ("utf-8",
+json-file  {"log": "…\\n", "stream": "stdout", "time": RFC 3339 with nanoseconds} a line: Docker's. Bytes that are not UTF-8
+           become lone surrogates U+DC80..U+DCFF (Python's surrogateescape), so a reader that encodes `log` with ("utf-8",
            "surrogateescape") gets the container's bytes back exactly; Docker's own readers show U+FFFD, as with Docker's logs.
-local      unix ns (8 bytes, big endian), length * 2 + stream (4 bytes; 1 = stderr), the bytes of the line, length again (4 bytes).
+local      unix ns (8 bytes, big endian), length * 2 + stream (4 bytes; 1 = stderr), the line, its length again (4 bytes).
            The last field lets a writer find out whether the file ends in a whole entry.
 
 A line without a newline at its end goes on in the next entry of its stream.

@@ -41,7 +41,11 @@ class LogParts:
     def linger(self, sink: Sink, id_: str, log: dict[str, Any]) -> None:
         """Let a sink go on by itself until it has sent what it holds."""
         self.lingering[sink] = (id_, log)
-        sink.end(lambda: self.lingering.pop(sink, None))
+
+        def gone() -> None:
+            del self.lingering[sink]
+
+        sink.end(gone)
 
 
 class Log:
@@ -49,7 +53,9 @@ class Log:
 
     __slots__ = ("_dropped", "_fault", "_file", "_id", "_options", "_parts", "_sink")
 
-    def __init__(self, parts: LogParts, directory: str, container_id: str, log: dict[str, Any], eased: Callable[[], None]) -> None:
+    def __init__(
+        self, parts: LogParts, directory: str, container_id: str, log: dict[str, Any], eased: Callable[[], None]
+    ) -> None:
         settings = LogSettings(log)
         self._parts, self._id, self._options = parts, container_id, log
         self._file = LogFile(directory, settings, parts.rotated) if settings.cached else None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FIRST, LAST = 0.25, 30.0  # s between two attempts to connect
 LINGER = 10.0  # s that an ended container's last entries are given to leave
+_SLOW = "the log service is slow, and mode=non-blocking drops what it does not take in time"
 _GATHER = 64  # entries in one write of a stream
 
 
@@ -48,6 +49,7 @@ class Sink:
         self._begun = 0  # bytes of the first entry that are out (streams)
         self._sock: _socket.socket | None = None
         self._connecting = False
+        self._why = _SLOW  # why entries would be dropped now
         self._pause = 0.0
         self._retry: Timer | None = None
         self._end_by = 0.0  # monotonic; 0 while the container runs
@@ -87,7 +89,7 @@ class Sink:
             self._open()
         elif not self._connecting and self._sock is not None:
             self._flush()
-        self._trim("the log service is slow, and mode=non-blocking drops what it does not take")
+        self._trim()
 
     def end(self, gone: Callable[[], None]) -> None:
         """The container has ended: send what is left, for LINGER seconds at most, then close; `gone` is called then."""
@@ -142,8 +144,7 @@ class Sink:
         if self._connecting:
             self._watch()  # writable, or in error, once the connection is made
         else:
-            self._pause = 0.0
-            self._flush()
+            self._made()
 
     def _ready(self) -> None:
         if self._sock is None:
@@ -153,8 +154,14 @@ class Sink:
             if number:
                 self._lost(OSError(number, os.strerror(number)))
                 return
-            self._connecting = False
-            self._pause = 0.0
+            self._made()
+            return
+        self._flush()
+
+    def _made(self) -> None:
+        self._connecting = False
+        self._pause = 0.0
+        self._why = _SLOW
         self._flush()
 
     def _flush(self) -> None:
@@ -203,7 +210,8 @@ class Sink:
         self._pause = min(max(FIRST, self._pause * 2), LAST)
         if self._retry is None:
             self._retry = self._loop.later(self._pause, self._open)
-        self._trim(f"the log service is away: {error.strerror}")
+        self._why = f"the log service is away: {error.strerror}"
+        self._trim()
         self._eased()  # it does not wait for a service that is away
 
     def _disconnect(self) -> None:
@@ -214,7 +222,7 @@ class Sink:
         self._connecting = False
         self._begun = 0  # a stream's first entry goes out anew, whole
 
-    def _trim(self, why: str) -> None:
+    def _trim(self) -> None:
         """Drop the oldest above the limit, but never the entry that is half out."""
         if self._queued <= self._limit or (self._blocking and self._sock is not None):
             return
@@ -226,7 +234,7 @@ class Sink:
         if half is not None:
             self._queue.appendleft(half)
         if lost:
-            self._dropped(lost, why)
+            self._dropped(lost, self._why)
 
     def _give_up(self) -> None:
         if self._queue:
