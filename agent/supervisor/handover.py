@@ -28,6 +28,7 @@ VERSION = 1
 def leave(house: House) -> None:
     """Become the program on disk. Returns only by raising OSError, with everything as before."""
     fds: list[int] = []
+    image = house.image()
     memfd = sealed(jsontext.dumps(dump(house, fds)))
     fds.append(memfd)
     # between execve and the new program's own handlers the default action of these would end us
@@ -35,13 +36,15 @@ def leave(house: House) -> None:
     for fd in fds:
         os.set_inheritable(fd, True)
     try:
-        os.execv(house.command[0], [*house.command, "--handover", str(memfd)])  # noqa: S606  # replacing ourselves is the point
+        words = [*house.command, "--handover", str(memfd)]
+        os.execve(image, words, os.environ)  # noqa: S606  # replacing ourselves is the point
     finally:
         for fd in fds:
             os.set_inheritable(fd, False)
         for number, handler in before.items():
             signal.signal(number, handler)
         os.close(memfd)
+        os.close(image)
 
 
 def load(fd: int) -> dict[str, Any]:

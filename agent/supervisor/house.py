@@ -19,6 +19,7 @@ from agent.supervisor.server import Pending, Server, entrust
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Callable
     from typing import Any
 
     from agent.supervisor.connection import Connection
@@ -44,6 +45,7 @@ class House:
         self.loop = loop
         self.lock = lock
         self.command = command
+        self.image: Callable[[], int] = lambda: os.open(command[0], os.O_RDONLY | os.O_CLOEXEC)  # what to run it from
         self.instance = instance  # one value from start to death, upgrades included
         self.generation = 1
         self.processes = Processes(loop)
