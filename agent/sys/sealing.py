@@ -26,8 +26,9 @@ def sealed_executable(path: str, empty: str, name: str) -> int:
 
 def _through_overlay(path: str, empty: str) -> int:
     directory, name = os.path.split(path)
-    layers = [(api.FSCONFIG_SET_STRING, b"lowerdir", os.fsencode(f"{_escaped(directory)}:{_escaped(empty)}"), 0)]
-    mount = api.new_filesystem(b"overlay", layers, api.MOUNT_ATTR_RDONLY | api.MOUNT_ATTR_NOSUID | api.MOUNT_ATTR_NODEV)
+    layers = os.fsencode(f"{_escaped(directory)}:{_escaped(empty)}")
+    steps: list[tuple[int, bytes, bytes | None, int]] = [(api.FSCONFIG_SET_STRING, b"lowerdir", layers, 0)]
+    mount = api.new_filesystem(b"overlay", steps, api.MOUNT_ATTR_RDONLY | api.MOUNT_ATTR_NOSUID | api.MOUNT_ATTR_NODEV)
     try:
         return api.open_in(mount, os.fsencode(name), os.O_RDONLY)
     finally:
