@@ -164,8 +164,11 @@ class Containers:
 
     # -- transitions -----------------------------------------------------------------------------------------------------
 
-    async def create(self, spec: ContainerSpec, *, image_id: str, name: str = "", task_id: str = "") -> str:
-        """Make a container, not started; its id. For a task that has one already, that one's (a repeat after a crash)."""
+    async def create(self, spec: ContainerSpec, *, image_id: str, name: str = "", task_id: str = "", lease: float = 0.0) -> str:
+        """Make a container, not started; its id. For a task that has one already, that one's (a repeat after a crash).
+
+        `lease`: see TaskAssignment.
+        """
         if task_id and (known := self.of_task(task_id)):
             return known.id
         if name and any(record.name == name for record in self.records):
@@ -188,13 +191,13 @@ class Containers:
             try:
                 await asyncio.to_thread(self._images.hold, image.id, container_id)
                 self.records.directory(container_id).mkdir(mode=0o700)
-                await self._make(record, run_config, list(image.chain))
+                await self._make(record, run_config, list(image.chain), lease)
             except BaseException:
                 await self._discard(record)
                 raise
         return container_id
 
-    async def _make(self, record: Record, run_config: dict[str, Any], chain: list[str]) -> None:
+    async def _make(self, record: Record, run_config: dict[str, Any], chain: list[str], lease: float) -> None:
         rootfs = await asyncio.to_thread(self._driver.prepare, record.id, chain)
         user = await asyncio.to_thread(self._user, user_text(record.spec, run_config), rootfs)
         mounts = await asyncio.to_thread(self._mounts, record, run_config, rootfs)
@@ -221,6 +224,7 @@ class Containers:
             open_stdin=spec.open_stdin,
             restart=_restart_policy(spec),
             health=health_config(spec.health, run_config),
+            lease=lease,
         )
         self._states[record.id] = await self._supervisor.state(record.id)
 

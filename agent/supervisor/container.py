@@ -264,6 +264,7 @@ class Container:
         """created, exited or restarting → running. Raises WharfError; the record then says exited, and why."""
         record = self.record
         try:
+            self.context.leases.need(self.spec.lease)
             if self._init is None or self.process is None:
                 self._discard_init()
                 self._remains.clear()
@@ -405,11 +406,21 @@ class Container:
         if self._health is not None:
             self._health.begin()
         self._oom.begin(self.cgroup)
+        self.context.leases.watch(self.id, self.spec.lease, self._lease_over)
 
     def _stop_watching(self) -> None:
         if self._health is not None:
             self._health.end()
         self._oom.end()
+        self.context.leases.forget(self.id)
+
+    def _lease_over(self) -> None:
+        """No grace: another node may start this workload any moment now."""
+        self.record.stopped = True
+        self.record.error = "the node's lease ran out, so this exclusive container was killed"
+        self.cgroup.kill()
+        self._send(SIGKILL)
+        self.record.save()
 
     def _oom_happened(self) -> None:
         self.publish("oom")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent.supervisor.compressor import Compressor
+from agent.supervisor.leases import Leases
 from agent.supervisor.log import LogParts
 from agent.supervisor.loop import Loop
 from agent.supervisor.processes import Processes
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 class Context:
     """Passed down, never changed."""
 
-    __slots__ = ("entrust", "logs", "loop", "processes", "publish", "runtime", "statedir")
+    __slots__ = ("entrust", "leases", "logs", "loop", "processes", "publish", "runtime", "statedir")
 
     def __init__(
         self,
@@ -29,6 +30,7 @@ class Context:
         statedir: str,
         publish: Callable[[dict[str, Any]], None],
         entrust: Callable[[Container], None],
+        leases: Leases,
     ) -> None:
         self.loop = loop
         self.logs = LogParts(loop, Compressor(loop, processes).want)
@@ -37,3 +39,4 @@ class Context:
         self.statedir = statedir
         self.publish = publish
         self.entrust = entrust
+        self.leases = leases

@@ -11,8 +11,10 @@ from agent.protocol.errors import Unavailable
 from agent.supervisor import execs, handover
 from agent.supervisor.container import Container
 from agent.supervisor.context import Context
+from agent.supervisor.leases import LeaseFile, Leases
 from agent.supervisor.loop import Loop, report
 from agent.supervisor.processes import Exit, Processes
+from agent.supervisor.record import boot_id
 from agent.supervisor.roster import Roster
 from agent.supervisor.server import Pending, Server, entrust
 
@@ -40,7 +42,15 @@ class House:
     """`command` starts this program anew, without the handover's own arguments."""
 
     def __init__(
-        self, loop: Loop, runtime: Runtime, statedir: str, listener: _socket.socket, lock: int, command: list[str], instance: str
+        self,
+        loop: Loop,
+        runtime: Runtime,
+        rundir: str,
+        statedir: str,
+        listener: _socket.socket,
+        lock: int,
+        command: list[str],
+        instance: str,
     ) -> None:
         self.loop = loop
         self.lock = lock
@@ -49,7 +59,8 @@ class House:
         self.instance = instance  # one value from start to death, upgrades included
         self.generation = 1
         self.processes = Processes(loop)
-        self.context = Context(loop, self.processes, runtime, statedir, self._publish, self._entrust)
+        leases = Leases(loop, LeaseFile(rundir, boot_id()))
+        self.context = Context(loop, self.processes, runtime, statedir, self._publish, self._entrust, leases)
         self.roster = Roster(self.context)
         self.server = Server(self, listener)
         self._checking = False

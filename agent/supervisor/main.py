@@ -107,7 +107,7 @@ def _serve(program: str, arguments: Arguments, runtime: Runtime) -> int:
     words = ["--root", arguments.root, "--state", arguments.state, "--cgroup-parent", arguments.cgroup_parent]
     command = [sys.executable, "-I", "-S", os.path.abspath(program), *words]
     loop = Loop()
-    house = House(loop, runtime, arguments.state, listener, lock, command, instance)
+    house = House(loop, runtime, arguments.root, arguments.state, listener, lock, command, instance)
     house.image = lambda: sealed_python(arguments.root)
     house.generation = handed["generation"] + 1 if handed else 1
     adopt.everything(house, handed)

@@ -65,6 +65,7 @@ def create(call: Call) -> None:
         "restart": call.get("restart", dict, None) or {"name": "no"},
         "health": call.get("health", dict, None) or {},
         "annotations": call.get("annotations", dict, None) or {},
+        "lease": call.get("lease", (int, float), 0.0),
     }
     call.answer({"pid": call.house.roster.create(call.get("id", str), spec)})
 

@@ -28,8 +28,8 @@ class Remains:
     def clear(self) -> None:
         """Before another run. It waits a moment for what the last one left: nearly always nothing, for `sweep` came first.
 
-        The old cgroup must go: Linux kills whatever is cloned into a cgroup that cgroup.kill was ever written to (seen on 6.18; it
-        compares that cgroup's count of kills with the one of the cgroup that the parent is in).
+        The old cgroup must go: Linux kills whatever is cloned into a cgroup that cgroup.kill was ever written to (seen on 6.18;
+        it compares that cgroup's count of kills with the one of the cgroup that the parent is in).
         """
         deadline = time.monotonic() + _CLEAR
         while True:

@@ -155,7 +155,7 @@ async def test_a_program_that_does_not_start_is_not_taken(tmp_path: Path, rootfs
 
 
 async def test_a_container_cannot_reach_the_hosts_interpreter_through_the_supervisor(home: Home) -> None:
-    """CVE-2019-5736: containers descend from a program on a read-only filesystem, mounted nowhere: host root may not write either."""
+    """CVE-2019-5736: containers descend from a program on a read-only filesystem, mounted nowhere. Host root may not write."""
     for _generation in range(2):
         pid = await home.pid()
         assert not os.path.exists(os.readlink(f"/proc/{pid}/exe")), "it is no file of this host"
