@@ -2,8 +2,8 @@
 
 The agent writes the newest granted heartbeat into a small file, the supervisor reads it: before it starts an exclusive container,
 when it takes one over, and whenever the deadline it knows of has come. All times are CLOCK_BOOTTIME, which no clock step
-moves and which counts on while the machine sleeps. A container that cannot die (uninterruptible sleep), and a virtual machine that its
-hypervisor has paused, outlive the deadline: only the fence that storage and registry check covers those.
+moves and which counts on while the machine sleeps. A container that cannot die (uninterruptible sleep), and a virtual machine
+that its hypervisor has paused, outlive the deadline: only the fence that storage and registry check covers those.
 """
 
 from __future__ import annotations
