@@ -114,7 +114,7 @@ class Container:
             if grace is not None:
                 self.record.kill_at = time.monotonic() + grace
                 self._arm_kill()
-            self.record.save()
+            self._remember_stop()
             self._send(signal)
 
     def kill(self, signal: int, everything: bool) -> None:
@@ -122,7 +122,7 @@ class Container:
         self._need_process()
         if signal in (SIGKILL, SIGTERM):
             self.record.stopped = True
-            self.record.save()
+            self._remember_stop()
         if not everything:
             self._send(signal)
         elif signal == SIGKILL:
@@ -167,7 +167,7 @@ class Container:
         if self.process is None:
             self._remains.sweep()
         else:
-            self.record.save()
+            self._remember_stop()
             self._send(SIGKILL)
             self.cgroup.kill()
 
@@ -303,14 +303,14 @@ class Container:
     def ended(self, exit_: Exit) -> None:
         """The process ended and is not yet reaped."""
         was = self.record.state
+        kills = self._oom_count() if self.is_lost else self._oom.check()
         self.is_lost = False
-        self._oom.check()
         self._stop_watching()
         self._drop_streams(finish=True)
         self._set_timer(None)
         self._init = None
-        self.record.oom_killed = exit_.signal == SIGKILL and self._oom_since_start()
-        self.record.write_exit(exit_.code, exit_.signal, exit_.known)
+        self.record.oom_killed = exit_.signal == SIGKILL and kills > self.record.oom_seen
+        self.record.write_exit(exit_.code, exit_.signal, exit_.known, keep=not self.deleting)
         self.process = None
         self.context.loop.later(0, self._remains.sweep)  # once the caller has reaped it
         if was == CREATED:
@@ -352,7 +352,9 @@ class Container:
     def _rest(self) -> None:
         self._set_timer(None)
         self.record.restart_at = 0.0
-        self._enter(EXITED)
+        self.record.state = EXITED
+        if not self.deleting:
+            self.record.save()
         self.publish("exit")
         self._settle()
 
@@ -370,6 +372,11 @@ class Container:
     def _need_process(self) -> None:
         if self.process is None or self.record.state not in (RUNNING, PAUSED):
             raise NotRunning(f"container {self.id} is {self.record.state}: start it first")
+
+    def _remember_stop(self) -> None:
+        """On record, where another supervisor would do otherwise without: restart, or forget the end of the grace."""
+        if self.record.kill_at or self.spec.restart.get("name", "no") != "no":
+            self.record.save()
 
     def _send(self, signal: int) -> None:
         if self.process is not None:
@@ -425,11 +432,11 @@ class Container:
     def _oom_happened(self) -> None:
         self.publish("oom")
 
-    def _oom_since_start(self) -> bool:
+    def _oom_count(self) -> int:
         try:
-            return self.cgroup.oom_count() > self.record.oom_seen
+            return self.cgroup.oom_count()
         except OSError:
-            return False  # the cgroup is gone: nobody saw an OOM kill
+            return 0  # the cgroup is gone: nobody saw an OOM kill
 
     def _drop_streams(self, finish: bool = False) -> None:
         if self._streams is not None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 else:
     import _signal as signal
 
+_MANY = 64  # removed containers, with their parts some 3 kB of cycles each, until the collector runs on their account
 _COLLECT = 300.0  # s between two runs of the collector, which is off otherwise
 
 
@@ -64,6 +65,7 @@ class House:
         self.roster = Roster(self.context)
         self.server = Server(self, listener)
         self._checking = False
+        self._removed = 0  # containers since the last collection on their account
 
     def run(self) -> None:
         """Until told to end."""
@@ -161,12 +163,17 @@ class House:
 
     def _publish(self, event: dict[str, Any]) -> None:
         self.server.publish(event)
+        if event["kind"] == "delete":
+            self._removed += 1
+            if self._removed == _MANY:
+                self.loop.later(0, gc.collect)
+                self._removed = 0
 
     def _entrust(self, container: Container) -> None:
         self.server.entrust(container)
 
     def _tidy(self) -> None:
-        """Cycles (a removed container and its parts) are rare: collect them now and then, in one short step."""
+        """Other cycles are rare: collect them now and then, in one short step."""
         gc.collect()
         self.loop.later(_COLLECT, self._tidy)
 

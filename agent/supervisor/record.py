@@ -118,8 +118,8 @@ class Record:
         except FileNotFoundError:
             pass  # the first run
 
-    def write_exit(self, code: int | None, signal: int | None, known: bool) -> None:
-        """Store how the process ended, durably, and take it over."""
+    def write_exit(self, code: int | None, signal: int | None, known: bool, *, keep: bool = True) -> None:
+        """Store how the process ended, durably, and take it over. keep=False: its files are about to go, spare the disk."""
         ended = {
             "pid": self.pid,
             "start_time": self.start_time,
@@ -129,7 +129,8 @@ class Record:
             "oom_killed": self.oom_killed,
             "finished_at": time.time_ns(),
         }
-        self._store("exit", ended, True)
+        if keep:
+            self._store("exit", ended, True)
         self.ended(ended)
 
     def ended(self, ended: dict[str, Any]) -> None:

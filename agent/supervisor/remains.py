@@ -57,9 +57,13 @@ class Remains:
             self._swept()
 
     def _remove(self) -> None:
+        """Raises OSError while something is left; that is killed, and gone soon."""
         cgroup = self._container.cgroup
-        cgroup.kill()
-        cgroup.remove()
+        try:
+            cgroup.remove()
+        except OSError:
+            cgroup.kill()
+            raise
 
 
 def exit_code_of(error: Exception) -> int:

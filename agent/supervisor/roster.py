@@ -45,7 +45,7 @@ class Roster:
         check(spec)
         directory = os.path.join(self.context.statedir, id_)
         durable.remove_tree(directory)  # of a creation that a crash cut short: it has no state.json
-        os.makedirs(os.path.join(directory, "exec"), 0o700)
+        os.makedirs(directory, 0o700)
         os.chmod(directory, 0o700)
         record = Record(directory, {"id": id_, "created_at": time.time_ns()})
 

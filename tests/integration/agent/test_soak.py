@@ -206,7 +206,7 @@ def test_cycles_leave_nothing_and_cost_no_memory(agent: Agent) -> None:
 def test_kills_at_random_touch_nothing_and_leave_nothing(agent: Agent) -> None:
     before = warmed(agent)
     seed = int(os.environ.get("WHARF_SEED", "0")) or random.SystemRandom().randrange(1 << 30)
-    dice = random.Random(seed)  # noqa: S311  # to be repeated, not to be secret
+    dice = random.Random(seed)  # to be repeated, not to be secret
     print(f"WHARF_SEED={seed}")
     for number in range(RUNNING):
         agent.ask("run", f"r{number}")
