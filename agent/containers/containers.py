@@ -90,6 +90,9 @@ class Containers:
         for record in self.records:
             if record.id not in self._states:
                 await self._discard(record)
+        for container_id in await asyncio.to_thread(self._images.owners):
+            if self.records.get(container_id) is None:  # a creation that died before its record: the hold is its first mark
+                await self._give_back(container_id)
 
     async def mend_network(self, *, always: bool = False) -> None:
         """Put the kernel's network objects back in order when somebody changed them under us, or in any case."""
@@ -312,11 +315,15 @@ class Containers:
                 if error.status != 404:
                     raise
         self._states.pop(record.id, None)
-        await asyncio.to_thread(self._wiring.disconnect, record.id)
-        await asyncio.to_thread(self._driver.remove_container, record.id)
-        await asyncio.to_thread(self._volumes.release, record.id)
-        await asyncio.to_thread(self._images.release, record.id)
+        await self._give_back(record.id)
         self.records.remove(record.id)
+
+    async def _give_back(self, container_id: str) -> None:
+        """Everything that a container holds outside its record and its supervisor."""
+        await asyncio.to_thread(self._wiring.disconnect, container_id)
+        await asyncio.to_thread(self._driver.remove_container, container_id)
+        await asyncio.to_thread(self._volumes.release, container_id)
+        await asyncio.to_thread(self._images.release, container_id)
 
     # -- streams ---------------------------------------------------------------------------------------------------------
 
