@@ -216,9 +216,9 @@ class ImageStore:
                 deleted.append(image.id)
             return Removed(tuple(untagged), tuple(deleted), self.gc())
 
-    def owners(self) -> list[str]:
+    def owners(self) -> tuple[str, ...]:
         """All who `hold` an image, sorted."""
-        return sorted(os.listdir(os.path.join(self.root, "holds")))
+        return tuple(sorted(os.listdir(os.path.join(self.root, "holds"))))
 
     def hold(self, image_id: str, owner: str) -> None:
         """`owner` (a container id) needs the image until `release`; one image an owner."""

@@ -166,7 +166,7 @@ class House:
         if event["kind"] == "delete":
             self._removed += 1
             if self._removed == _MANY:
-                self.loop.later(0, gc.collect)
+                self.loop.later(0, _collect)
                 self._removed = 0
 
     def _entrust(self, container: Container) -> None:
@@ -176,6 +176,10 @@ class House:
         """Other cycles are rare: collect them now and then, in one short step."""
         gc.collect()
         self.loop.later(_COLLECT, self._tidy)
+
+
+def _collect() -> None:
+    gc.collect()
 
 
 def say(text: str) -> None:
