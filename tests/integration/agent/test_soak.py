@@ -91,7 +91,9 @@ class Agent:
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
                 words = path.read_bytes().split(b"\0")
-                if str(self.node.home / "run").encode() in words and b"--check" not in words:
+                ours = str(self.node.home / "run").encode() in words and b"--check" not in words
+                # a created container's process, until it execs, looks the same but for its cgroup
+                if ours and f"/{self.node.cgroup}/supervisor\n" in path.with_name("cgroup").read_text():
                     found.append(int(path.parent.name))
         return found
 
