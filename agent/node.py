@@ -183,6 +183,13 @@ class Node:
                 log.debug("no sample of %s: %s", record.name, error.detail)  # it ended between the look and the question
         return m.Samples(epoch, time.time(), host.usage(str(self._data)), containers)
 
+    def granted(self, sent: float, length: float) -> None:
+        """A lease counts from the moment that its heartbeat was sent; one that cannot be noted is not held."""
+        try:
+            self._supervisor.granted(sent, length)
+        except OSError as error:
+            log.error("the lease is not renewed, it cannot be written: %s", error)
+
     async def act(self, action: m.Action) -> dict[str, Any]:
         """Carry out a one-shot action (see messages.Action for kinds and arguments)."""
         handler = getattr(self, f"_act_{action.kind}", None)

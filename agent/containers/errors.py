@@ -21,5 +21,9 @@ class ContainerRunning(Conflict):
     code = "container_running"
 
 
+class LogsNotKept(Conflict):
+    code = "logs_not_kept"
+
+
 class ContainerNotRunning(Conflict):
     code = "container_not_running"

@@ -111,6 +111,7 @@ class TaskAssignment:
     image: str  # repository@digest
     generation: int = 0  # of the service spec
     fence: int = 0
+    lease: float = 0.0  # exclusive: seconds that it may run on one granted heartbeat; 0 = not exclusive
 
     def __post_init__(self) -> None:
         _check_id(self.task_id, "task_id")

@@ -30,6 +30,7 @@ def everything(house: House, handed: dict[str, Any] | None) -> None:
         except Exception as error:  # noqa: BLE001  # one damaged directory must not keep the others' supervisor from starting
             report(error)
     if handed:
+        house.context.logs.resume(handed.get("lingering", []))
         _connections(house, handed)
 
 

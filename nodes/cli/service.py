@@ -150,6 +150,8 @@ def create(
     cap_add: Annotated[Many, typer.Option()] = None,
     cap_drop: Annotated[Many, typer.Option()] = None,
     stop_grace: str = typer.Option("", help="Time before SIGKILL, such as 30s."),
+    log_driver: str = typer.Option("", "--log-driver", help="json-file, local, journald, syslog or none."),
+    log_opt: Annotated[Many, typer.Option("--log-opt", help="KEY=VALUE, such as max-size=10m.")] = None,
     restart: str = typer.Option("", "--restart-condition", help="none, on-failure or any."),
     restart_delay: str = typer.Option("", help="5s"),
     restart_max: int = typer.Option(0, "--restart-max-attempts", min=0, help="0: any number."),
@@ -190,6 +192,8 @@ def create(
         "tty": tty or None,
         "cap_add": cap_add,
         "cap_drop": cap_drop,
+        "log_driver": log_driver,
+        "log_options": parse_pairs(log_opt or (), "--log-opt"),
     }
     update = {
         "parallelism": update_parallelism,
