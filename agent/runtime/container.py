@@ -153,7 +153,18 @@ def _open_namespace(path: str) -> int:
 
 
 def _clone(plan: Plan, cgroup: Cgroup, wires: child.Wires) -> tuple[int, int]:
-    supplied = rootfs.Supplied()
+    try:
+        supplied = rootfs.supply(plan)
+    except OSError as error:
+        raise RuntimeFailed(f"the root filesystem cannot be made: {error.strerror}", stage="rootfs", errno=error.errno) from error
+    try:
+        return _clone_with(plan, cgroup, wires, supplied)
+    finally:
+        for fd in supplied.descriptors():
+            os.close(fd)
+
+
+def _clone_with(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootfs.Supplied) -> tuple[int, int]:
     if _two_stages(plan):
         pid, pidfd = process.clone3(0, cgroup.unified_fd)
         if pid == 0:
@@ -169,7 +180,7 @@ def _first_stage(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootf
     """Join what is to be joined, clone the container's process as our sibling, and be gone."""
     from agent.runtime import launch
 
-    wires.close_others(cgroup.tasks_fds)
+    wires.close_others(cgroup.tasks_fds + supplied.descriptors())
     launch.isolate(plan.process)
     progress.stage = "cgroup"
     cgroup.join()

@@ -11,6 +11,7 @@ import stat
 
 from agent.runtime import cgroupfs, devfs
 from agent.runtime.errors import InvalidConfig
+from agent.sys import fuse
 from agent.sys import mountapi as api
 
 TYPE_CHECKING = False
@@ -32,6 +33,18 @@ class Supplied:
         self.binds: dict[int, int] = {}
         self.sysfs = -1
 
+    def descriptors(self) -> list[int]:
+        """What the child must not close."""
+        return [fd for fd in (self.root, self.sysfs, *self.binds.values()) if fd >= 0]
+
+
+def supply(plan: Plan) -> Supplied:
+    """What the parent makes before the child exists: a root served by a program, which must not be the container's process."""
+    supplied = Supplied()
+    if plan.rootfs[0].fstype == fuse.OVERLAY and not plan.new_user:
+        supplied.root = root_filesystem(plan.rootfs[0])
+    return supplied
+
 
 def build(plan: Plan, supplied: Supplied) -> int:
     """Assemble everything up to, not including, pivot_root. Returns the descriptor of the new root."""
@@ -52,11 +65,14 @@ def build(plan: Plan, supplied: Supplied) -> int:
 
 
 def root_filesystem(step: MountStep) -> int:
-    """A detached mount of the root: an overlay of layers, or a copy of a directory's mount."""
+    """A detached mount of the root: an overlay of layers, a device's file system, or a copy of a directory's mount."""
     if step.kind == "bind":
         # recursive as runc has it, so that what is mounted below the directory is seen, too
         mount = api.clone_tree(api.AT_FDCWD, step.source, True)
         api.set_attributes(mount, 0, propagation=api.MS_PRIVATE, recursive=True)
+    elif step.fstype == fuse.OVERLAY:
+        options = [key if value is None else key + b"=" + value for _, key, value, _ in step.params if key != b"source"]
+        mount = fuse.overlay(step.lowers, options, step.attr_set)
     else:
         mount = new_filesystem(step)
     _attributes(mount, step)

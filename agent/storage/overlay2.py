@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import ClassVar, Final
 
 from agent.storage import trees
@@ -29,8 +30,8 @@ class Overlay2(DirectoryDriver):
     name: ClassVar[str] = "overlay2"
     merged: ClassVar[bool] = False
 
-    @staticmethod
-    def probe(root: str) -> None:
+    @classmethod
+    def probe(cls, root: str, options: Mapping[str, str]) -> None:
         """Make a throwaway overlay superblock over directories in `root`; raises `DriverUnsupported` with the kernel's reason."""
         place = os.path.join(root, f".probe-{os.getpid()}")
         try:
@@ -48,15 +49,16 @@ class Overlay2(DirectoryDriver):
                 " and the agent CAP_SYS_ADMIN; choose vfs otherwise"
             ) from error
         finally:
-            DirectoryDriver._erase(place)
+            trees.remove_path(place)
 
     # --- layers --------------------------------------------------------------------------------------------------------------
 
-    def _layer_directory(self, place: str, parent: str | None) -> str:
+    @contextmanager
+    def _filling(self, place: str, parent: str | None) -> Iterator[str]:
         directory = os.path.join(place, "diff")
         os.mkdir(directory)
         os.chmod(directory, 0o755)  # noqa: S103  # what a root directory has; mkdir would obey the umask
-        return directory
+        yield directory
 
     def _finish_layer(self, directory: str, parent: str | None, extracted: Extracted) -> None:
         chain = self.table.chain(parent)
@@ -119,7 +121,7 @@ class Overlay2(DirectoryDriver):
 
     # --- mounts --------------------------------------------------------------------------------------------------------------
 
-    def _make_container(self, place: str, chain: list[str]) -> None:
+    def _make_container(self, place: str, chain: list[str], size: int) -> None:
         upper = os.path.join(place, "upper")
         os.mkdir(upper)
         os.mkdir(os.path.join(place, "work"), 0o700)
