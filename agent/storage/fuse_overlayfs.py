@@ -53,4 +53,5 @@ class FuseOverlayfs(Overlay2):
     def _by_program(mount: Mount) -> Mount:
         kernel_only = ("redirect_dir=", "metacopy=", "index=")
         options = tuple(option for option in mount.options if not option.startswith(kernel_only))
-        return Mount(fuse.OVERLAY.decode(), "fuse-overlayfs", "", options)
+        # What a container wrote must be in its upper directory at once: `diff` reads there while it runs.
+        return Mount(fuse.OVERLAY.decode(), "fuse-overlayfs", "", (*options, "writeback=0"))

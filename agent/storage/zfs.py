@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar, Final
 
-from agent.storage import durable
+from agent.storage import detached, durable
 from agent.storage.errors import DriverUnsupported, OptionInvalid
 from agent.storage.snapshots import SnapshotDriver
-from agent.sys import fs, mountapi, programs
+from agent.sys import programs
 from agent.sys.mount import Mount
 from agent.sys.programs import ProgramFailed
 
@@ -64,13 +64,8 @@ class Zfs(SnapshotDriver):
 
     @contextmanager
     def _open(self, home: str, name: str) -> Iterator[str]:
-        source = (mountapi.FSCONFIG_SET_STRING, b"source", _dataset(home).encode(), 0)
-        root = mountapi.new_filesystem(b"zfs", [source], 0)
-        try:
+        with detached.opened("zfs", _dataset(home)) as root:
             yield f"/proc/self/fd/{root}/."
-            fs.syncfs(root)
-        finally:
-            os.close(root)
 
     def _mount(self, home: str, name: str, *, read_only: bool) -> Mount:
         return Mount("zfs", _dataset(home), "", ("ro" if read_only else "rw",))

@@ -14,6 +14,7 @@ from agent.storage.errors import DriverAmbiguous, DriverUnsupported
 from agent.sys import fuse
 from tests.contract import loopdisk
 from tests.contract.graph_driver_suite import GraphDriverSuite
+from tests.contract.volume_programs import FakePool, FakeZfs
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and owners")]
 
@@ -26,18 +27,12 @@ class TestVfs(GraphDriverSuite):
     driver_name = "vfs"
 
 
-@pytest.fixture(scope="module")
-def btrfs_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with loopdisk.disk("btrfs", tmp_path_factory.mktemp("btrfs") / "disk", 1 << 30) as root:
-        yield root
-
-
 @pytest.mark.skipif(bool(loopdisk.missing("btrfs")), reason=loopdisk.missing("btrfs"))
 class TestBtrfs(GraphDriverSuite):
     driver_name = "btrfs"
 
     @pytest.fixture
-    def place(self, btrfs_disk: Path) -> Path:
+    def tmp_path(self, btrfs_disk: Path) -> Path:
         return Path(tempfile.mkdtemp(dir=btrfs_disk))
 
 
@@ -45,6 +40,38 @@ class TestBtrfs(GraphDriverSuite):
 @pytest.mark.usefixtures("adopted_daemons")
 class TestFuseOverlayfs(GraphDriverSuite):
     driver_name = "fuse-overlayfs"
+
+
+@pytest.mark.skipif(bool(loopdisk.missing("ext4")), reason=loopdisk.missing("ext4"))
+class TestDeviceMapper(GraphDriverSuite):
+    """On a stand-in for dmsetup whose thin devices are files: the file systems, their mounts and growth are real."""
+
+    driver_name = "devicemapper"
+    options = ("dm.thinpooldev=/dev/mapper/pool", "dm.fs=ext4", "dm.basesize=64m")
+
+    @pytest.fixture(autouse=True)
+    def pool(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePool]:
+        (tmp_path / "dm").mkdir()
+        pool = FakePool(tmp_path / "dm")
+        pool.install(monkeypatch)
+        try:
+            yield pool
+        finally:
+            pool.close()
+
+
+class TestZfs(GraphDriverSuite):
+    """On a stand-in for the program zfs whose datasets are directories."""
+
+    driver_name = "zfs"
+    options = ("zfs.fsname=tank",)
+
+    @pytest.fixture(autouse=True)
+    def tank(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeZfs:
+        (tmp_path / "tank").mkdir()
+        tank = FakeZfs(tmp_path / "tank")
+        tank.install(monkeypatch)
+        return tank
 
 
 def test_choose_prefers_overlay2(tmp_path: Path) -> None:

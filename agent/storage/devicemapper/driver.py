@@ -7,18 +7,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar, Final
 
-from agent.storage import durable
+from agent.storage import detached, durable
 from agent.storage.devicemapper import settings as options_of
-from agent.storage.devicemapper.pool import Thin, ThinPool
+from agent.storage.devicemapper.pool import NumberTaken, Thin, ThinPool
 from agent.storage.devicemapper.settings import SECTOR, Settings
 from agent.storage.errors import DriverUnsupported, SizeUnsupported
 from agent.storage.limits import Limits, Rights
 from agent.storage.snapshots import CONTAINER, SnapshotDriver
-from agent.sys import devmapper, fs, growfs, mountapi, programs
+from agent.sys import devmapper, growfs, programs
 from agent.sys.mount import Mount
 from agent.sys.programs import ProgramFailed
 
@@ -73,14 +73,23 @@ class DeviceMapper(SnapshotDriver):
 
     def _start_tree(self, home: str, name: str, parent: str | None, size: int) -> None:
         origin = _thin(parent or self._base())
-        thin = Thin(self._pool.reserve(), max(origin.sectors, size // SECTOR))
-        _remember(home, thin)
-        self._pool.snapshot(thin, origin)
+        thin = self._new(home, max(origin.sectors, size // SECTOR), lambda thin: self._pool.snapshot(thin, origin))
         if thin.sectors > origin.sectors:
             with self._mounted(thin) as root:
                 growfs.grow(root, self._settings.fs, thin.sectors * SECTOR)
         if name == CONTAINER:
             self._pool.activate(thin)
+
+    def _new(self, home: str, sectors: int, make: Callable[[Thin], None]) -> Thin:
+        """Make a thin device whose number is in `home` before it exists, and never there when it is somebody else's."""
+        while True:
+            thin = Thin(self._pool.reserve(), sectors)
+            _remember(home, thin)
+            try:
+                make(thin)
+                return thin
+            except NumberTaken:
+                durable.remove(os.path.join(home, _DEVICE))
 
     def _base(self) -> str:
         """The home of the empty file system that all others descend from; made once."""
@@ -93,9 +102,7 @@ class DeviceMapper(SnapshotDriver):
         return home
 
     def _make_base(self, place: str) -> None:
-        thin = Thin(self._pool.reserve(), self._settings.base // SECTOR)
-        _remember(place, thin)
-        self._pool.create(thin)
+        thin = self._new(place, self._settings.base // SECTOR, self._pool.create)
         kind = self._settings.fs
         quiet = ["-q", "-f"] if kind == "xfs" else ["-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"]
         device = self._pool.activate(thin)
@@ -119,19 +126,8 @@ class DeviceMapper(SnapshotDriver):
     def _mounted(self, thin: Thin) -> Iterator[int]:
         device = self._pool.activate(thin)
         try:
-            params: list[tuple[int, bytes, bytes | None, int]] = [
-                (mountapi.FSCONFIG_SET_STRING, b"source", os.fsencode(device), 0)
-            ]
-            for word in self._words():
-                key, equals, value = word.encode().partition(b"=")
-                command = mountapi.FSCONFIG_SET_STRING if equals else mountapi.FSCONFIG_SET_FLAG
-                params.append((command, key, value if equals else None, 0))
-            root = mountapi.new_filesystem(self._settings.fs.encode(), params, 0)
-            try:
+            with detached.opened(self._settings.fs, device, self._words()) as root:
                 yield root
-                fs.syncfs(root)
-            finally:
-                os.close(root)
         finally:
             self._pool.release(thin)
 

@@ -6,6 +6,7 @@ A device's number is on disk before the device is, so whatever a crash leaves ha
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 from dataclasses import dataclass
 from typing import Final
@@ -26,6 +27,10 @@ class Thin:
 
     number: int
     sectors: int
+
+
+class NumberTaken(Exception):
+    """The pool has a device of this number, which is not ours."""
 
 
 class ThinPool:
@@ -81,10 +86,10 @@ class ThinPool:
     # --- numbers -------------------------------------------------------------------------------------------------------------
 
     def reserve(self) -> int:
-        """A number that no device of this pool has had."""
+        """A number that we have not used. Another user of the pool may have: making the device then raises `NumberTaken`."""
         with self._lock:
             path = os.path.join(self._directory, "next.json")
-            number = int(durable.read_json(path) or 1)
+            number = int(durable.read_json(path) or 1 + secrets.randbelow(_MAX_NUMBER // 2))
             if number >= _MAX_NUMBER:
                 raise NoSpace("the thin pool has used up its 16,777,216 device numbers: make a new pool")
             durable.write_json(path, number + 1)
@@ -93,7 +98,7 @@ class ThinPool:
     # --- devices -------------------------------------------------------------------------------------------------------------
 
     def create(self, thin: Thin) -> None:
-        self._message(f"create_thin {thin.number}")
+        self._make(f"create_thin {thin.number}")
 
     def snapshot(self, thin: Thin, origin: Thin) -> None:
         """`thin` begins as what `origin` holds now."""
@@ -103,7 +108,7 @@ class ThinPool:
             if active:
                 devmapper.suspend(self._device(origin))
             try:
-                self._message(f"create_snap {thin.number} {origin.number}")
+                self._make(f"create_snap {thin.number} {origin.number}")
             finally:
                 if active:
                     devmapper.resume(self._device(origin))
@@ -170,6 +175,12 @@ class ThinPool:
 
     def _device(self, thin: Thin) -> str:
         return f"{self._prefix}-{thin.number}"
+
+    def _make(self, text: str) -> None:
+        try:
+            self._message(text)
+        except ProgramFailed as error:
+            raise NumberTaken if "File exists" in error.reason else error from error
 
     def _message(self, text: str) -> None:
         devmapper.message(self.name, text)
