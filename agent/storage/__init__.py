@@ -15,6 +15,7 @@ from agent.storage.errors import DriverAmbiguous, DriverUnsupported
 from agent.storage.fuse_overlayfs import FuseOverlayfs
 from agent.storage.limits import Limits, Rights
 from agent.storage.overlay2 import Overlay2
+from agent.storage.table import LayerTable
 from agent.storage.vfs import Vfs
 from agent.storage.zfs import Zfs
 
@@ -66,6 +67,28 @@ def choose(
 def populated(data_root: str) -> list[str]:
     """The drivers that hold layers below `data_root`."""
     return [name for name in DRIVERS if _populated(data_root, name)]
+
+
+def working(data_root: str) -> list[str]:
+    """The drivers whose kernel and programs this node has, in the order of preference."""
+    return [name for name in DRIVERS if _works(data_root, name)]
+
+
+def elsewhere(data_root: str, name: str) -> dict[str, str]:
+    """Containers whose file systems belong to other drivers than `name`: id -> driver. They are out of sight until it is back."""
+    found: dict[str, str] = {}
+    for other in DRIVERS:
+        if other != name and os.path.isdir(os.path.join(data_root, "image", other)):
+            found.update(dict.fromkeys(LayerTable(os.path.join(data_root, "image", other)).containers(), other))
+    return found
+
+
+def _works(data_root: str, name: str) -> bool:
+    try:
+        DRIVERS[name].probe(data_root, {})
+    except DriverUnsupported:
+        return False
+    return True
 
 
 def _populated(data_root: str, name: str) -> bool:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from agent.sys import fs, mountapi
+from agent.sys.mount import Mount
+
+
+def device_opened(mount: Mount) -> AbstractContextManager[int]:
+    """`opened` for a root file system on a device or dataset, as a driver hands it out."""
+    return opened(mount.type, mount.source, [option for option in mount.options if option not in ("ro", "rw")])
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import ClassVar, Final
 from agent.storage import trees
 from agent.storage.base import DirectoryDriver
 from agent.storage.driver import Change
-from agent.storage.errors import DriverUnsupported
+from agent.storage.errors import DriverUnsupported, SizeUnsupported
 from agent.storage.extract import Extracted
 from agent.storage.tarwrite import END, TreeWriter
 from agent.sys import fs, mountapi
@@ -29,6 +29,8 @@ _OPTIONS: Final = ("redirect_dir=off", "metacopy=off", "index=off")
 class Overlay2(DirectoryDriver):
     name: ClassVar[str] = "overlay2"
     merged: ClassVar[bool] = False
+    # The first is Docker's, and without effect in Docker, too.
+    OPTIONS: ClassVar[frozenset[str]] = frozenset({"overlay2.override_kernel_check", "overlay2.size"})
 
     @classmethod
     def probe(cls, root: str, options: Mapping[str, str]) -> None:
@@ -50,6 +52,12 @@ class Overlay2(DirectoryDriver):
             ) from error
         finally:
             trees.remove_path(place)
+
+    def _configure(self, options: Mapping[str, str]) -> None:
+        if "overlay2.size" in options:
+            raise SizeUnsupported(
+                "overlay2.size needs project quotas, which this agent does not set: remove it, or use btrfs, zfs or devicemapper"
+            )
 
     # --- layers --------------------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from agent.storage.devicemapper.settings import SECTOR, Settings
 from agent.storage.errors import DriverUnsupported, SizeUnsupported
 from agent.storage.limits import Limits, Rights
 from agent.storage.snapshots import CONTAINER, SnapshotDriver
-from agent.sys import devmapper, growfs, programs
+from agent.sys import devmapper, programs, xfs
 from agent.sys.mount import Mount
 from agent.sys.programs import ProgramFailed
 
@@ -75,10 +75,21 @@ class DeviceMapper(SnapshotDriver):
         origin = _thin(parent or self._base())
         thin = self._new(home, max(origin.sectors, size // SECTOR), lambda thin: self._pool.snapshot(thin, origin))
         if thin.sectors > origin.sectors:
-            with self._mounted(thin) as root:
-                growfs.grow(root, self._settings.fs, thin.sectors * SECTOR)
+            self._grow(thin)
         if name == CONTAINER:
             self._pool.activate(thin)
+
+    def _grow(self, thin: Thin) -> None:
+        """Let the file system, which is its parent's, fill its larger device. xfs grows mounted only, ext4 better unmounted."""
+        if self._settings.fs == "xfs":
+            with self._mounted(thin) as root:
+                xfs.grow(root, thin.sectors * SECTOR)
+            return
+        device = self._pool.activate(thin)
+        try:
+            programs.run("resize2fs", "-f", device)
+        finally:
+            self._pool.release(thin)
 
     def _new(self, home: str, sectors: int, make: Callable[[Thin], None]) -> Thin:
         """Make a thin device whose number is in `home` before it exists, and never there when it is somebody else's."""
