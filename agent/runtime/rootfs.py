@@ -39,10 +39,15 @@ class Supplied:
 
 
 def supply(plan: Plan) -> Supplied:
-    """What the parent makes before the child exists: a root served by a program, which must not be the container's process."""
+    """What the parent makes before the child exists.
+
+    A root on a device, which the child's device cgroup would not let it open, or one served by a program, which must not be a
+    process of the container.
+    """
     supplied = Supplied()
-    if plan.rootfs[0].fstype == fuse.OVERLAY and not plan.new_user:
-        supplied.root = root_filesystem(plan.rootfs[0])
+    root = plan.rootfs[0]
+    if root.kind == "fs" and root.fstype != b"overlay" and not plan.new_user:
+        supplied.root = root_filesystem(root)
     return supplied
 
 

@@ -75,7 +75,8 @@ def _serve(path: str, arguments: list[bytes], connection: int) -> None:
         status = _wait(pid)
         if status:
             words = os.read(told, 4096).decode(errors="replace").strip().splitlines() if status > 0 else []
-            raise OSError(5, f"{OVERLAY_PROGRAM}: {words[-1] if words else f'ended with {status}'}")
+            said = words[-1].removeprefix(f"{OVERLAY_PROGRAM}: ") if words else f"ended with {status}"
+            raise OSError(5, f"{OVERLAY_PROGRAM}: {said}")
     finally:
         for fd in (told, tell, null):
             os.close(fd)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,12 +12,10 @@ import pytest
 
 from agent.storage import choose
 from agent.storage.limits import Rights
-from agent.sys import process
 from tests.contract import loopdisk
+from tests.contract.daemons import adopted
 from tests.contract.graph_driver_suite import STACKS, Signatures, signature, stack
 from tests.contract.mounting import mounted
-
-_PATIENCE = 20.0
 
 
 @pytest.fixture(scope="session")
@@ -61,20 +58,5 @@ def _disk(kind: str) -> Iterator[Path]:
 
 @pytest.fixture
 def adopted_daemons() -> Iterator[None]:
-    """Programs that go to the background become our children, and are gone before the next test."""
-    process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
-    before = _children()
-    try:
+    with adopted():
         yield
-        deadline = time.monotonic() + _PATIENCE
-        while left := _children() - before:
-            for pid in left:
-                os.waitpid(pid, os.WNOHANG)
-            assert time.monotonic() < deadline, f"still running: {left}"
-            time.sleep(0.01)  # polling with a deadline: no event tells of another's child
-    finally:
-        process.prctl(process.PR_SET_CHILD_SUBREAPER, 0)
-
-
-def _children() -> set[int]:
-    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}

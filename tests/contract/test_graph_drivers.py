@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.storage import choose
+from agent.storage import DRIVERS, choose, elsewhere, populated, working, zfs
 from agent.storage.errors import DriverAmbiguous, DriverUnsupported
 from agent.sys import fuse
 from tests.contract import loopdisk
-from tests.contract.graph_driver_suite import GraphDriverSuite
+from tests.contract.graph_driver_suite import BASE, GraphDriverSuite, stack
 from tests.contract.volume_programs import FakePool, FakeZfs
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and owners")]
@@ -77,6 +77,34 @@ class TestZfs(GraphDriverSuite):
 def test_choose_prefers_overlay2(tmp_path: Path) -> None:
     assert choose(str(tmp_path)).name == "overlay2"
     assert not any(name.startswith(".probe") for name in os.listdir(tmp_path))
+
+
+@pytest.mark.parametrize("absent", [1, 2, 3, 4])
+def test_choose_takes_the_first_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: int) -> None:
+    order = ["overlay2", "fuse-overlayfs", "btrfs", "zfs", "vfs"]
+
+    def fail(_root: str, _options: object) -> None:
+        raise DriverUnsupported("not here")
+
+    for name in order:
+        monkeypatch.setattr(DRIVERS[name], "probe", fail if order.index(name) < absent else lambda _root, _options: None)
+    monkeypatch.setattr(zfs, "_parent_dataset", lambda _root, _options: "tank")
+    assert choose(str(tmp_path)).name == order[absent]
+    assert working(str(tmp_path))[0] == order[absent]
+
+
+def test_choose_stays_with_what_holds_images(tmp_path: Path) -> None:
+    stack(choose(str(tmp_path), "vfs"), BASE)
+    assert choose(str(tmp_path)).name == "vfs"
+    assert populated(str(tmp_path)) == ["vfs"]
+
+
+def test_containers_of_other_drivers_are_known(tmp_path: Path) -> None:
+    choose(str(tmp_path), "vfs").prepare("one", [])
+    choose(str(tmp_path), "overlay2").prepare("two", [])
+    assert elsewhere(str(tmp_path), "overlay2") == {"one": "vfs"}
+    assert elsewhere(str(tmp_path), "vfs") == {"two": "overlay2"}
+    assert elsewhere(str(tmp_path), "btrfs") == {"one": "vfs", "two": "overlay2"}
 
 
 def test_choose_refuses_the_unknown(tmp_path: Path) -> None:
