@@ -27,11 +27,20 @@ def exists(name: str) -> bool:
 
 def create(name: str, table: str) -> None:
     programs.run("dmsetup", "create", name, "--table", table)
+    if not exists(name):
+        _tell_node(name)
 
 
 def remove(name: str, *, deferred: bool = False) -> None:
     """`deferred`: as soon as its last user lets go; else it fails while the device is in use."""
     programs.run("dmsetup", "remove", *(["--deferred"] if deferred else ["--retry"]), name)
+    if os.path.lexists(path(name)):
+        _tell_node(name)
+
+
+def _tell_node(name: str) -> None:
+    """Make or remove the node in /dev/mapper as the kernel has the device: dmsetup leaves that to udev, which may not run."""
+    programs.run("dmsetup", "mknodes", name)
 
 
 def suspend(name: str) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 
 DIRECTORIES: Final = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 _SECONDS: Final = 600
+_REASON: Final = 500
 
 
 class ProgramFailed(Exception):
@@ -43,6 +44,6 @@ def run(program: str, *arguments: str) -> str:
     except subprocess.TimeoutExpired:
         raise ProgramFailed(program, 124, f"it did not end within {_SECONDS} s") from None
     if done.returncode:
-        said = done.stderr.strip() or done.stdout.strip()
-        raise ProgramFailed(program, done.returncode, said.splitlines()[-1] if said else f"exit status {done.returncode}")
+        said = "; ".join((done.stderr.strip() or done.stdout.strip()).splitlines())[:_REASON]
+        raise ProgramFailed(program, done.returncode, said or f"exit status {done.returncode}")
     return done.stdout

@@ -56,6 +56,10 @@ def loop_device(image: Path) -> Iterator[str]:
         tool("losetup", "--detach", device)
 
 
+def attached() -> set[str]:
+    return set(tool("losetup", "--list", "--noheadings", "--output", "NAME").split())
+
+
 def tool(name: str, *arguments: str) -> str:
     path = programs.find(name)
     assert path, f"{name} is not installed"

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from agent.storage import DRIVERS, choose, elsewhere, populated, working, zfs
-from agent.storage.errors import DriverAmbiguous, DriverUnsupported
-from agent.sys import fuse
+from agent.storage.errors import DriverAmbiguous, DriverFailed, DriverUnsupported
+from agent.sys import devmapper, fuse, programs
 from tests.contract import loopdisk
 from tests.contract.graph_driver_suite import BASE, GraphDriverSuite, stack
+from tests.contract.mounting import mounted
 from tests.contract.volume_programs import FakePool, FakeZfs
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and owners")]
@@ -58,6 +59,64 @@ class TestDeviceMapper(GraphDriverSuite):
             yield pool
         finally:
             pool.close()
+
+
+@pytest.mark.skipif(not devmapper.available() or programs.find("dmsetup") is None, reason="needs device mapper and dmsetup")
+class TestRealDeviceMapper(GraphDriverSuite):
+    """On the kernel's own thin pools, in files."""
+
+    driver_name = "devicemapper"
+    options = ("dm.loopdatasize=1g", "dm.loopmetadatasize=16m", "dm.fs=ext4", "dm.basesize=64m")
+
+    @pytest.fixture(autouse=True)
+    def swept(self) -> Iterator[None]:
+        before, loops = _devices(), loopdisk.attached()
+        try:
+            yield
+        finally:
+            for name in sorted(_devices() - before, key=lambda name: name.endswith("-pool")):  # the pool last
+                devmapper.remove(name)
+            for device in loopdisk.attached() - loops:
+                loopdisk.tool("losetup", "--detach", device)
+
+    @pytest.mark.parametrize("kind", ["ext4", "xfs"])
+    def test_a_device_grows_to_its_size(self, tmp_path: Path, target: str, kind: str) -> None:
+        base = 64 if kind == "ext4" else 320
+        options = ("dm.loopdatasize=2g", "dm.loopmetadatasize=16m", f"dm.fs={kind}", f"dm.basesize={base}m")
+        driver = choose(str(tmp_path / "data"), "devicemapper", options=options)
+        with mounted(driver.prepare("large", stack(driver, BASE), size=4 * base << 20), target):
+            state = os.statvfs(target)
+            assert 4 * base * 0.6 < state.f_blocks * state.f_frsize >> 20 <= 4 * base
+
+    def test_a_device_that_is_open_goes_later(self, tmp_path: Path) -> None:
+        options = (*self.options, "dm.use_deferred_removal=true", "dm.use_deferred_deletion=true")
+        driver = choose(str(tmp_path / "data"), "devicemapper", options=options)
+        (mount,) = driver.prepare("one", [])
+        holder = os.open(mount.source, os.O_RDONLY)
+        try:
+            driver.remove_container("one")
+            waiting = tmp_path / "data" / "devicemapper" / "pool" / "deferred"
+            assert len(os.listdir(waiting)) == 1
+        finally:
+            os.close(holder)
+        choose(str(tmp_path / "data"), "devicemapper", options=options)
+        assert os.listdir(waiting) == []
+
+    def test_a_device_that_is_open_is_an_error_else(self, tmp_path: Path) -> None:
+        driver = self.open(tmp_path / "data")
+        (mount,) = driver.prepare("one", [])
+        holder = os.open(mount.source, os.O_RDONLY)
+        try:
+            with pytest.raises(DriverFailed, match="busy"):
+                driver.remove_container("one")
+        finally:
+            os.close(holder)
+        self.open(tmp_path / "data")  # sweeps what the first try left
+        assert os.listdir(tmp_path / "data" / "devicemapper" / "tmp") == []
+
+
+def _devices() -> set[str]:
+    return {word for word in loopdisk.tool("dmsetup", "ls").split() if word.startswith("wharfinger-")}
 
 
 class TestZfs(GraphDriverSuite):

@@ -81,6 +81,9 @@ class FakePool:
         loopdisk.tool("losetup", "--detach", self._active.pop(name))
         (self.home / "mapper" / name).unlink()
 
+    def _mknodes(self, _name: str) -> None:
+        """Nodes are as the devices are already, as if by udev."""
+
     def _suspend(self, name: str) -> None:
         self._suspended.add(name)
 
