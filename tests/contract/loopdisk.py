@@ -25,16 +25,17 @@ def missing(kind: str) -> str:
 
 
 @contextmanager
-def disk(kind: str, image: Path, size: int) -> Iterator[Path]:
-    """A mounted file system of `size` bytes, in the sparse file `image`; yields its root directory beside it."""
+def disk(kind: str, image: Path, size: int, *flags: bytes) -> Iterator[Path]:
+    """A file system of `size` bytes, in the sparse file `image`, mounted with `flags`; yields its root directory beside it."""
     with open(image, "wb") as file:
         file.truncate(size)
     tool(f"mkfs.{kind}", *FORMATS[kind], str(image))
     with loop_device(image) as device:
         root = image.with_suffix(".mnt")
         root.mkdir()
-        source = (mountapi.FSCONFIG_SET_STRING, b"source", device.encode(), 0)
-        mount = mountapi.new_filesystem(kind.encode(), [source], 0)
+        params: list[tuple[int, bytes, bytes | None, int]] = [(mountapi.FSCONFIG_SET_STRING, b"source", device.encode(), 0)]
+        params += [(mountapi.FSCONFIG_SET_FLAG, flag, None, 0) for flag in flags]
+        mount = mountapi.new_filesystem(kind.encode(), params, 0)
         try:
             mountapi.attach_at(mount, bytes(root))
         finally:

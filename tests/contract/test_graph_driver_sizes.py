@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tempfile
@@ -15,7 +16,7 @@ from agent.storage.devicemapper import lvm
 from agent.storage.driver import GraphDriver
 from agent.storage.errors import DriverFailed, DriverUnsupported, NoSpace, OptionInvalid, SizeUnsupported
 from agent.storage.limits import Rights
-from agent.sys import btrfs, devmapper, programs
+from agent.sys import btrfs, devmapper, programs, projquota
 from agent.sys.programs import ProgramFailed
 from tests.contract import loopdisk
 from tests.contract.graph_driver_suite import BASE, stack
@@ -271,6 +272,58 @@ def test_zfs_wants_a_dataset(disk: Path, tank: FakeZfs, options: list[str], reas
         choose(str(disk / "data"), "zfs", options=options)
 
 
+# --- overlay2 ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quota_disk(tmp_path: Path) -> Iterator[Path]:
+    if reason := loopdisk.missing("xfs"):
+        pytest.skip(reason)
+    opened = loopdisk.disk("xfs", tmp_path / "quota", 512 * MIB, b"pquota")
+    try:
+        root = opened.__enter__()
+    except OSError as error:
+        pytest.skip(f"needs a kernel with project quota: {error.strerror}")
+    with contextlib.ExitStack() as stack:
+        stack.push(opened.__exit__)
+        yield root
+
+
+def test_an_overlay_container_ends_at_its_size(quota_disk: Path, tmp_path: Path) -> None:
+    driver = choose(str(quota_disk / "data"), "overlay2", options=["overlay2.size=64m"])
+    chain = stack(driver, BASE)
+    target = str(tmp_path / "target")
+    for name, size, room in (("small", 16 * MIB, 16), ("default", 0, 64)):
+        with mounted(driver.prepare(name, chain, size=size), target):
+            fill(target, (room - 8) * MIB)
+            with pytest.raises(OSError, match=r"No space|quota"):
+                fill(target, (room + 8) * MIB)
+    places = [Path(driver.root, "containers", name) for name in ("small", "default")]  # type: ignore[attr-defined]
+    numbers = [projquota.project(str(place)) for place in places]
+    assert len(set(numbers)) == 2
+    driver.remove_container("small")
+    again = choose(str(quota_disk / "data"), "overlay2")
+    again.prepare("other", chain, size=128 * MIB)  # the number is used again, and the old limit is not
+    with mounted(again.prepare("other", chain), target):
+        fill(target, 100 * MIB)
+
+
+def test_project_numbers_are_each_containers_own(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a stand-in for the kernel's projects."""
+    projects: dict[str, int] = {}
+    limits: dict[int, int] = {}
+    monkeypatch.setattr(projquota, "keeps_limits", lambda _path: True)
+    monkeypatch.setattr(projquota, "assign", lambda path, number: projects.update({str(os.stat(path).st_ino): number}))
+    monkeypatch.setattr(projquota, "project", lambda path: projects.get(str(os.stat(path).st_ino), 0))
+    monkeypatch.setattr(projquota, "limit", lambda _path, number, size: limits.update({number: size}))
+    driver = choose(str(disk / "data"), "overlay2", options=["overlay2.size=64m"])
+    driver.prepare("one", [])
+    driver.prepare("two", [], size=MIB)
+    assert sorted(size for size in limits.values() if size) == [MIB, 64 * MIB]
+    driver.remove_container("one")
+    assert [size for size in limits.values() if size] == [MIB]
+
+
 # --- the others --------------------------------------------------------------------------------------------------------------
 
 
@@ -285,7 +338,7 @@ def test_who_cannot_limit_says_who_can(disk: Path, name: str, adopted_daemons: N
 @pytest.mark.parametrize(
     ("name", "option", "reason"),
     [
-        ("overlay2", "overlay2.size=10G", "project quota"),
+        ("overlay2", "overlay2.size=10G", "mounted with pquota"),
         ("overlay2", "btrfs.min_space=1G", "btrfs.min_space is an option of graph driver btrfs"),
         ("vfs", "colour=red", "vfs has no option 'colour'"),
         ("vfs", "size", "key=value"),
