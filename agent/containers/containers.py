@@ -25,6 +25,7 @@ from agent.containers.errors import (
     LogsNotKept,
     NameInUse,
     NoSuchContainer,
+    OtherDriverRunning,
 )
 from agent.containers.execution import Execution
 from agent.containers.live import Live, live_from
@@ -48,7 +49,10 @@ log = logging.getLogger(__name__)
 
 
 class Containers:
-    """`home`/containers holds the records; `logs_root` is the supervisor's state directory."""
+    """`home`/containers holds the records; `logs_root` is the supervisor's state directory.
+
+    `elsewhere`: containers of other graph drivers (id -> driver), which are neither shown nor touched.
+    """
 
     def __init__(
         self,
@@ -61,8 +65,10 @@ class Containers:
         *,
         cgroup_parent: str,
         logs_root: Path,
+        elsewhere: Mapping[str, str] | None = None,
     ) -> None:
-        self.records = Records(home / "containers")
+        self._elsewhere = dict(elsewhere or {})
+        self.records = Records(home / "containers", self._elsewhere)
         self._supervisor = supervisor
         self._images = images
         self._driver = driver
@@ -80,7 +86,12 @@ class Containers:
 
     async def open(self) -> None:
         """Adopt what runs: read the supervisor's list, put the network in order, finish removals that a crash cut short."""
-        self._states = {record["id"]: record for record in await self._supervisor.list()}
+        self._states = {}
+        for state in await self._supervisor.list():
+            if state["id"] not in self._elsewhere:
+                self._states[state["id"]] = state
+            elif state["state"] not in (ContainerState.CREATED.value, ContainerState.EXITED.value, ContainerState.DEAD.value):
+                raise OtherDriverRunning(state["id"], self._elsewhere[state["id"]], self._driver.name)
         for container_id in set(self._states) - {record.id for record in self.records}:
             log.warning("container %s has no record: its creation was cut short; removing it", container_id[:12])
             await self._supervisor.delete(container_id, force=True)
@@ -112,8 +123,12 @@ class Containers:
         async for event in self._supervisor.events():
             if event["kind"] == "list":
                 for state in event["containers"]:
+                    if state["id"] in self._elsewhere:
+                        continue
                     await self._now(state)
                     self._tell(state["id"], {"kind": "seen"})
+                continue
+            if event["id"] in self._elsewhere:
                 continue
             if event["kind"] == "delete":
                 self._states.pop(event["id"], None)
@@ -201,7 +216,7 @@ class Containers:
         return container_id
 
     async def _make(self, record: Record, run_config: dict[str, Any], chain: list[str], lease: float) -> None:
-        rootfs = await asyncio.to_thread(self._driver.prepare, record.id, chain)
+        rootfs = await asyncio.to_thread(partial(self._driver.prepare, record.id, chain, size=record.spec.storage_size))
         user = await asyncio.to_thread(self._user, user_text(record.spec, run_config), rootfs)
         mounts = await asyncio.to_thread(self._mounts, record, run_config, rootfs)
         directory = self.records.directory(record.id)

@@ -226,6 +226,7 @@ class Inventory:
     addresses: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     features: tuple[str, ...] = ()
+    graph_drivers: tuple[str, ...] = ()  # those that work on this node, in its order of preference
     problems: tuple[str, ...] = ()  # disk_full, state_unwritable: what runs goes on, nothing new is placed here
 
 

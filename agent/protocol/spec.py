@@ -192,6 +192,7 @@ class ContainerSpec:
     log_max_files: int = 3
     log_driver: str = logoptions.DEFAULT
     log_options: Mapping[str, str] = field(default_factory=dict)  # as Docker's --log-opt; see logoptions
+    storage_size: int = 0  # bytes that the root file system may hold; 0 = the node's default
 
     def __post_init__(self) -> None:
         Reference.parse(self.image)
@@ -205,6 +206,8 @@ class ContainerSpec:
             raise InvalidSpec(f"{where}: {error.detail}", field=where) from None
         if self.stop_grace < 0:
             raise InvalidSpec("stop_grace: must not be negative", field="stop_grace")
+        if self.storage_size < 0:
+            raise InvalidSpec("storage_size: must not be negative", field="storage_size")
         targets = [(port.published, port.protocol, port.host_ip) for port in self.ports if port.published]
         if len(targets) != len(set(targets)):
             raise InvalidSpec("ports: the same port is published twice", field="ports")

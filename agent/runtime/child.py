@@ -98,7 +98,7 @@ def _init(plan: Plan, cgroup: Cgroup, wires: Wires, supplied: rootfs.Supplied, s
     if staged:
         os.setsid()
     else:
-        wires.close_others(cgroup.tasks_fds)
+        wires.close_others(cgroup.tasks_fds + supplied.descriptors())
         launch.isolate(plan.process)
         progress.stage = "cgroup"
         cgroup.join()

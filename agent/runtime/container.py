@@ -129,6 +129,7 @@ def create(
             wires.plain_newlines = io.plain_newlines
             supplied = rootfs.Supplied()
             try:
+                _supply(plan, supplied)
                 if not plan.new_user:
                     userns.prepare(plan, supplied)
                 wires.supplied = list(supplied.binds.values())
@@ -136,7 +137,7 @@ def create(
                     wires.joins.append((_open_namespace(path), flag))
                 init.pid, init.pidfd = _clone(plan, cgroup, wires, supplied)
             finally:
-                for fd in [*(fd for fd, _ in wires.joins), *supplied.binds.values()]:
+                for fd in [*(fd for fd, _ in wires.joins), *supplied.descriptors()]:
                     os.close(fd)
                 theirs.close()
                 cgroup.close()
@@ -181,6 +182,13 @@ def _open_namespace(path: str) -> int:
         ) from error
 
 
+def _supply(plan: Plan, supplied: rootfs.Supplied) -> None:
+    try:
+        rootfs.supply(plan, supplied)
+    except OSError as error:
+        raise RuntimeFailed(f"the root filesystem cannot be made: {error.strerror}", stage="rootfs", errno=error.errno) from error
+
+
 def _clone(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootfs.Supplied) -> tuple[int, int]:
     if _two_stages(plan):
         pid, pidfd = process.clone3(0, cgroup.unified_fd)
@@ -197,7 +205,7 @@ def _first_stage(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootf
     """Join what is to be joined, clone the container's process as our sibling, and be gone."""
     from agent.runtime import launch
 
-    wires.close_others(cgroup.tasks_fds)
+    wires.close_others(cgroup.tasks_fds + supplied.descriptors())
     launch.isolate(plan.process)
     progress.stage = "cgroup"
     cgroup.join()

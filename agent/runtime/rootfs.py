@@ -12,6 +12,7 @@ import stat
 
 from agent.runtime import cgroupfs, devfs
 from agent.runtime.errors import InvalidConfig
+from agent.sys import fuse
 from agent.sys import mountapi as api
 
 TYPE_CHECKING = False
@@ -35,6 +36,21 @@ class Supplied:
         self.root = -1
         self.binds: dict[int, int] = {}
         self.sysfs = -1
+
+    def descriptors(self) -> list[int]:
+        """What the child must not close."""
+        return [fd for fd in (self.root, self.sysfs, *self.binds.values()) if fd >= 0]
+
+
+def supply(plan: Plan, supplied: Supplied) -> None:
+    """What the parent makes before the child exists.
+
+    A root on a device, which the child's device cgroup would not let it open, or one served by a program, which must not be a
+    process of the container.
+    """
+    root = plan.rootfs[0]
+    if root.kind == "fs" and root.fstype != b"overlay" and not plan.new_user:
+        supplied.root = root_filesystem(root)
 
 
 def build(plan: Plan, supplied: Supplied) -> int:
@@ -60,13 +76,16 @@ def build(plan: Plan, supplied: Supplied) -> int:
 
 
 def root_filesystem(step: MountStep, propagation: int = 0) -> int:
-    """A detached mount of the root: an overlay of layers, or a copy of a directory's mount."""
+    """A detached mount of the root: an overlay of layers, a device's file system, or a copy of a directory's mount."""
     if step.kind == "bind":
         # recursive as runc has it, so that what is mounted below the directory is seen, too
         mount = api.clone_tree(api.AT_FDCWD, step.source, True)
         # a slave goes on hearing of what the host mounts below the directory
         keep = api.MS_SLAVE if propagation == api.MS_SLAVE else api.MS_PRIVATE
         api.set_attributes(mount, 0, propagation=keep, recursive=True)
+    elif step.fstype == fuse.OVERLAY:
+        options = [key if value is None else key + b"=" + value for _, key, value, _ in step.params if key != b"source"]
+        mount = fuse.overlay(step.lowers, options, step.attr_set)
     else:
         mount = new_filesystem(step)
     _attributes(mount, step)

@@ -11,7 +11,7 @@ import typer
 
 from controlplane.cli.session import Column, Failure, Session
 from nodes.cli.quantities import age_text, parse_cpus, parse_duration, parse_pairs, parse_size
-from nodes.cli.service_options import parse_mount, parse_port, without_empty
+from nodes.cli.service_options import parse_mount, parse_port, parse_storage, without_empty
 
 app = typer.Typer(add_completion=False, help="What should run, and how often.", no_args_is_help=True)
 PATH = "/api/v1/services"
@@ -145,6 +145,9 @@ def create(
     hostname: str = typer.Option(""),
     network: str = typer.Option("", help="bridge, host or none."),
     read_only: bool = typer.Option(False, "--read-only", help="The image's files cannot be changed."),
+    storage_opt: Annotated[
+        Many, typer.Option(help="size=10g: what it may write, on nodes whose graph driver can bound it.")
+    ] = None,
     init: bool = typer.Option(False, "--init", help="A small init is the first process."),
     tty: bool = typer.Option(False, "--tty", "-t", help="With a terminal."),
     cap_add: Annotated[Many, typer.Option()] = None,
@@ -188,6 +191,7 @@ def create(
         "resources": resources,
         "stop_grace": parse_duration(stop_grace) if stop_grace else None,
         "read_only": read_only or None,
+        "storage_size": parse_storage(storage_opt or ()),
         "init": init or None,
         "tty": tty or None,
         "cap_add": cap_add,
