@@ -206,7 +206,7 @@ def _first_stage(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootf
     from agent.runtime import launch
 
     wires.close_others(cgroup.tasks_fds + supplied.descriptors())
-    launch.isolate(plan.process)
+    launch.isolate(plan.process, dumpable=wires.ordinary and plan.new_user)
     progress.stage = "cgroup"
     cgroup.join()
     progress.stage = "namespaces"

@@ -12,6 +12,7 @@ import stat
 
 from agent.runtime import cgroupfs, devfs
 from agent.runtime.errors import InvalidConfig
+from agent.runtime.privilege import privileged
 from agent.sys import fuse
 from agent.sys import mountapi as api
 
@@ -71,7 +72,8 @@ def build(plan: Plan, supplied: Supplied) -> int:
         mount = _mount(root_mount, step, made, plan)
         if step.target == b"dev" and mount >= 0:
             dev = mount
-    devfs.populate(root_mount, dev, plan, bind_only=plan.new_user)
+    joined = any(kind == "user" for kind, _, _ in plan.joins)
+    devfs.populate(root_mount, dev, plan, bind_only=plan.new_user or joined or not privileged())
     return root_mount
 
 

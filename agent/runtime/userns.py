@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from agent.runtime import rootfs
+from agent.runtime import idmap, rootfs
 from agent.runtime.errors import InvalidConfig, RuntimeFailed
 from agent.sys import cred, process
 from agent.sys import mountapi as api
@@ -29,8 +29,7 @@ def mapped(uid_map: str, gid_map: str) -> int:
         os.read(told, 1)  # until the namespace has been opened, or our parent is gone
         os._exit(0)
     try:
-        _write(f"/proc/{pid}/uid_map", uid_map)
-        _write(f"/proc/{pid}/gid_map", gid_map)
+        idmap.write(pid, uid_map, gid_map)
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(told)
@@ -76,8 +75,12 @@ def serve(plan: Plan, pid: int, channel: Channel) -> None:
 
 
 def _serve(plan: Plan, pid: int, channel: Channel) -> None:
-    _write(f"/proc/{pid}/uid_map", plan.uid_map)
-    _write(f"/proc/{pid}/gid_map", plan.gid_map)
+    if os.geteuid():
+        _refuse_shifts(plan)
+        idmap.write(pid, plan.uid_map, plan.gid_map)
+        channel.send(b"G")  # what there is to mount, the child can reach as well as we can, and only it may mount
+        return
+    idmap.write(pid, plan.uid_map, plan.gid_map)
     made: list[tuple[bytes, int]] = []
     owner = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -95,6 +98,12 @@ def _serve(plan: Plan, pid: int, channel: Channel) -> None:
         os.close(owner)
         for _, fd in made:
             os.close(fd)
+
+
+def _refuse_shifts(plan: Plan) -> None:
+    for step in (*plan.rootfs, *plan.mounts):
+        if step.idmap:
+            raise InvalidConfig(f"mount of '/{step.target.decode()}' with shifted ids is for root alone; leave idmap out")
 
 
 def _bind(step: MountStep, owner: int) -> int:
@@ -161,11 +170,3 @@ def _shifted_overlay(step: MountStep, owner: int) -> int:
     finally:
         for fd in open_fds:
             os.close(fd)
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)

@@ -1,10 +1,12 @@
-"""A container that may manage its own cgroup: who owns it (runtime-spec config-linux.md, "Cgroup ownership")."""
+"""Cgroups in other hands than root's: a container that may manage its own (runtime-spec config-linux.md, "Cgroup ownership"), a
+user to whom a part of the tree was given."""
 
 from __future__ import annotations
 
 import os
 
 from agent.runtime.cgroup import files
+from agent.runtime.cgroup.detect import hierarchies, own_path
 from agent.sys import mountapi as api
 
 TYPE_CHECKING = False
@@ -37,3 +39,12 @@ def give(directory: str, uid: int) -> None:
             os.chown(f"{directory}/{name}", uid, -1, follow_symlinks=False)
         except FileNotFoundError:
             pass  # of a controller that is not enabled here
+
+
+def parents() -> list[str]:
+    """Where an ordinary user's containers may have cgroups, the best first: beside his own, for a cgroup that holds processes
+    can hand no controller down; or in it."""
+    if hierarchies().v2 is None:
+        return ["/wharf-runtime"]
+    own = own_path().rstrip("/")
+    return list(dict.fromkeys((os.path.dirname(own).rstrip("/"), own)))

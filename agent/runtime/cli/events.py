@@ -27,7 +27,7 @@ _POLL = 0.1  # s between two looks at the counter of kills
 def events(options: Options, log: Log) -> int:
     """Ends with the container."""
     interval = seconds(options.text("interval", "5s"))
-    directory = StateDirectory(options.text("root", handles.ROOT), options.id)
+    directory = StateDirectory(handles.root(options), options.id)
     if not directory.alive():
         raise WrongState(f"container with id {options.id} is not running")
     cgroup = directory.cgroup()

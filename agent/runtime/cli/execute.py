@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def execute(options: Options, log: Log) -> int:
-    directory = StateDirectory(options.text("root", handles.ROOT), options.id)
+    directory = StateDirectory(handles.root(options), options.id)
     state = directory.state()
     if not directory.alive():
         raise WrongState("cannot exec in a stopped container")

@@ -163,7 +163,7 @@ def _orphaned(options: Options, pidfd: int) -> int:
     poller.register(pidfd, select.POLLIN)
     poller.poll()
     if options.command == "run" and not options.flag("keep"):
-        directory = StateDirectory(options.text("root", handles.ROOT), options.id)
+        directory = StateDirectory(handles.root(options), options.id)
         directory.cgroup().kill()
         delete.destroy(directory, directory.cgroup(), commands.log_of(options))
     status = ends.exit_status(pidfd)
