@@ -11,7 +11,7 @@ import os
 import time
 
 from agent.protocol.errors import Unavailable, WharfError
-from agent.runtime.cgroup import delegation, devices, files, stats, tree, v1, v2
+from agent.runtime.cgroup import delegation, devices, files, pressure, stats, tree, v1, v2
 from agent.runtime.cgroup.detect import Hierarchies, hierarchies
 from agent.runtime.cgroup.freezer import Freezer
 from agent.runtime.errors import CgroupRefused, InvalidConfig, RuntimeFailed
@@ -278,6 +278,10 @@ class Cgroup:
 
     def oom_count(self) -> int:
         return stats.oom_kills(self._v1("memory"), self._unified_or_none())
+
+    def pressure_triggers(self) -> dict[int, str]:
+        """See `pressure.open_triggers`."""
+        return pressure.open_triggers(self._unified_or_none())
 
     def remove(self, seconds: float = 1.0) -> bool:
         """Remove the directories, with any that the container made below. The kernel empties a cgroup some time after its last

@@ -79,6 +79,30 @@ def test_events_tell_of_kills_and_end_with_the_container(command: Command) -> No
     os.close(write)
 
 
+@pytest.mark.skipif(
+    not os.access("/proc/pressure/cpu", os.R_OK) or hierarchies().v2 is None, reason="this kernel keeps no account of pressure"
+)
+def test_events_tell_of_pressure(command: Command) -> None:
+    config = command.configure("sh", "-c", "while :; do :; done & while :; do :; done")
+    config["linux"]["resources"]["cpu"] = {"cpus": "0"}  # two that want one processor
+    command.write(config)
+    command.create("c1")
+    watching = subprocess.Popen(
+        command.words("events", "--interval", "1h", "c1"), stdout=subprocess.PIPE, text=True, env=command.environment
+    )
+    assert watching.stdout is not None
+    with watching.stdout:
+        first = json.loads(watching.stdout.readline())
+        assert set(first["data"]["cpu"]["psi"]["some"]) == {"avg10", "avg60", "avg300", "total"}
+        command("start", "c1")
+        told = json.loads(watching.stdout.readline())
+        assert (told["type"], told["data"]["resource"]) == ("pressure", "cpu")
+        assert told["data"]["some"]["total"] > first["data"]["cpu"]["psi"]["some"]["total"]
+        command("kill", "-a", "c1", "KILL")
+        watching.stdout.read()
+    assert watching.wait(timeout=20) == 0
+
+
 def test_spec_is_a_config_that_runs(command: Command) -> None:
     command("spec", "-b", str(command.bundle))
     config = json.loads((command.bundle / "config.json").read_text())
