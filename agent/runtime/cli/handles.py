@@ -7,7 +7,6 @@ import stat
 
 from agent.protocol.errors import InvalidInput
 from agent.runtime.errors import InvalidConfig
-from agent.runtime.privilege import outer_uid, privileged
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,8 +40,12 @@ def manager(options: Options) -> str:
 def root(options: Options) -> str:
     """The directory of states: the one that was named, root's, or one of the user's own. Raises InvalidInput."""
     given = options.text("root")
-    if given or privileged():
-        return given or ROOT
+    if given:
+        return given
+    from agent.runtime.privilege import outer_uid, privileged  # the fast path has no need of it
+
+    if privileged():
+        return ROOT
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     path = f"{runtime}/wharf-runtime" if runtime.startswith("/") else f"/tmp/wharf-runtime-{outer_uid()}"  # noqa: S108  # looked at below
     try:
@@ -59,6 +62,8 @@ def lenient(options: Options) -> bool:
     text = options.text("rootless")
     if text not in CHOICES:
         raise InvalidConfig(f"--rootless is {text!r}; it must be auto, true or false")
+    from agent.runtime.privilege import privileged
+
     chosen = CHOICES[text]
     return not privileged() if chosen is None else chosen
 

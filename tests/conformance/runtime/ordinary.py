@@ -17,6 +17,7 @@ import pytest
 
 from agent.runtime.cgroup import hierarchies
 from tests.conformance.runtime.command import REPOSITORY
+from tests.pace import patience
 
 NAME, RANGE = "wharftest", (300_000, 65_536)
 INTERPRETER = os.path.realpath(sys.executable)
@@ -109,7 +110,7 @@ class Ordinary:
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options}
         done = subprocess.run(
             ["unshare", "-m", "--propagation", "private", "sh", "-c", text],
-            stdin=subprocess.DEVNULL, text=True, cwd=self.bundle, env=environment, timeout=60, check=False, **options,
+            stdin=subprocess.DEVNULL, text=True, cwd=self.bundle, env=environment, timeout=patience(60), check=False, **options,
         )  # fmt: skip
         if done.returncode == 77:
             pytest.skip("/etc/subuid and /etc/subgid are missing: install the package uidmap")

@@ -14,6 +14,7 @@ from agent.runtime import cgroup as cgroups
 from agent.runtime.defaults import default_config
 from tests.conformance.runtime.command import Command
 from tests.conformance.runtime.conftest import wait_for
+from tests.pace import patience
 
 
 def test_life_cycle(command: Command) -> None:
@@ -64,7 +65,7 @@ def test_run_forwards_signals(command: Command) -> None:
     with running.stdout:
         assert running.stdout.readline() == "ready\n"
         running.send_signal(signal.SIGTERM)
-        assert running.wait(timeout=20) == 9
+        assert running.wait(timeout=patience(20)) == 9
 
 
 @pytest.mark.parametrize(
@@ -185,6 +186,6 @@ def test_same_bundle_behaves_as_under_runc(command: Command) -> None:
     root = str(command.state) + "-runc"
     theirs = subprocess.run(
         [runc, "--root", root, "run", "-b", str(command.bundle), "probe"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=patience(60), check=False,
     ).stdout  # fmt: skip
     assert ours == theirs

@@ -20,9 +20,10 @@ from agent.runtime.defaults import default_config
 from agent.supervisor.client import Supervisor
 from agent.supervisor.processes import start_time
 from agent.sys.mount import Mount
+from tests.pace import patience
 
 APPLETS = ("sh", "cat", "sleep", "echo", "true", "head", "tail", "seq", "dd", "printf", "stty", "test", "usleep")
-DEADLINE = 30.0  # s
+DEADLINE = patience(30.0)  # s
 _numbers = itertools.count()
 
 
