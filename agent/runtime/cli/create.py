@@ -42,6 +42,8 @@ def run(options: Options, log: Log) -> int:
     init = _create(options, log, directory, found, None)
     try:
         handles.give(options, init)
+        if not options.flag("detach"):
+            handles.hold_signals()
         init.start()
     except BaseException:
         init.cgroup.kill()

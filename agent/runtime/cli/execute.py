@@ -32,6 +32,8 @@ def execute(options: Options, log: Log) -> int:
     log.debug(f"nsexec container setup of a process in {options.id}")  # the three steps that runc names so
     log.debug("child process in init()")
     log.debug(f"setns_init: about to exec {process['args']}")
+    if not options.flag("detach"):
+        handles.hold_signals()
     init = exec_in(
         plan,
         state["pid"],

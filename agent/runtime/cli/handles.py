@@ -92,6 +92,11 @@ def write_pid(path: str, pid: int) -> None:
         os.rename(temporary, path)
 
 
+def hold_signals() -> None:
+    """What is sent to us from now on waits for `forward_signals`: the program may run, and be known to, before that."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+
+
 def forward_signals(pidfd: int) -> None:
     """What is sent to us goes to the process."""
 
@@ -103,6 +108,12 @@ def forward_signals(pidfd: int) -> None:
 
     for number in FORWARDED:
         signal.signal(number, forward)
+    release_signals()
+
+
+def release_signals() -> None:
+    """What was held comes now, and what is sent from now on."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
 
 
 def wait(init: Init) -> int:

@@ -56,6 +56,16 @@ def test_run_keep(command: Command) -> None:
     assert cgroups.Cgroup(command.parent + "/box").exists()
 
 
+def test_a_signal_as_soon_as_the_program_runs_is_forwarded(command: Command, tmp_path: Path) -> None:
+    config = command.configure("sh", "-c", "trap 'exit 9' TERM; touch /shared/ready; while :; do sleep 0.05; done")
+    config["mounts"].append({"destination": "/shared", "type": "bind", "source": str(tmp_path), "options": ["rbind"]})
+    # before `start` has returned: the hook's parent is the command
+    script = f"while ! [ -e {tmp_path}/ready ]; do sleep 0.02; done; kill -TERM $PPID"
+    config["hooks"] = {"poststart": [{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"]}]}
+    command.write(config)
+    command.run(check=9)
+
+
 def test_run_forwards_signals(command: Command) -> None:
     command.configure("sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done")
     running = subprocess.Popen(
