@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.guest import kernel, machine
 
 CLONE = Path(__file__).parents[2]
-CACHE = CLONE / "build/guest"
+CACHE = (CLONE / "build/guest").resolve()  # the guest sees through no link of the host
 SECONDS = int(os.environ.get("WHARF_GUEST_SECONDS") or 3600)
 DEFAULT = ("tests/conformance/runtime",)
 MODULES = ("virtio_blk", "ext4", "loop", "fuse")  # which nothing loads by itself: no udev runs
