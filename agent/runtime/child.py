@@ -191,8 +191,11 @@ def _filesystem(plan: Plan, wires: Wires, supplied: rootfs.Supplied, progress: P
         wires.channel.send(b"C", b"", [master])
         os.close(master)
     progress.stage = "sysctl"
-    if plan.sysctls:
-        rootfs.write_sysctls(plan.sysctls)
+    sysctls = plan.sysctls
+    if plan.new_user and any(kind == "network" for kind, _, _ in plan.joins):
+        sysctls = [item for item in sysctls if not rootfs.of_network(item)]  # written before we had left the host's namespace
+    if sysctls:
+        rootfs.write_sysctls(sysctls)
     progress.stage = "paths"
     rootfs.fence(root, plan)
     if "createContainer" in plan.hooks:

@@ -215,6 +215,8 @@ def _first_stage(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootf
     if plan.new_user and any(kind == "network" for kind, _, _ in plan.joins):
         # sysfs shows a network namespace, and only its owner's user namespace may mount it
         supplied.sysfs = api.new_filesystem(b"sysfs", [], api.MOUNT_ATTR_RDONLY)
+        progress.stage = "sysctl"
+        rootfs.write_sysctls([item for item in plan.sysctls if rootfs.of_network(item)])
     told, tell = os.pipe2(os.O_CLOEXEC)
     pid, pidfd = process.clone3(plan.clone_flags | process.CLONE_PARENT)
     if pid == 0:

@@ -373,6 +373,11 @@ def _existing(root: int, path: bytes) -> int:
         raise
 
 
+def of_network(sysctl: tuple[bytes, bytes]) -> bool:
+    """Whether it is the network namespace's: its owner alone may write it."""
+    return sysctl[0].startswith(b"net/")
+
+
 def write_sysctls(sysctls: list[tuple[bytes, bytes]]) -> None:
     """Through a procfs of our own that nobody else can reach or cover (CVE-2025-52881)."""
     proc = api.new_filesystem(b"proc", [], 0)

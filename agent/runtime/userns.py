@@ -6,6 +6,7 @@ bind source and the root filesystem are copied or mounted here, detached, and ha
 
 from __future__ import annotations
 
+import errno
 import os
 
 from agent.runtime import idmap, rootfs
@@ -57,8 +58,14 @@ def _own_maps(step: MountStep) -> int:
 def _shifted(mount: int, step: MountStep, owner: int) -> int:
     try:
         api.set_attributes(mount, api.MOUNT_ATTR_IDMAP, userns_fd=owner, recursive=step.idmap_all)
-    except OSError:
+    except OSError as error:
         os.close(mount)
+        if error.errno == errno.EINVAL:
+            what = os.fsdecode(step.source or step.fstype)
+            raise InvalidConfig(
+                f"{what} lies on a file system that this kernel cannot show with shifted ids; move it to ext4, xfs or btrfs, or"
+                " leave the user namespace (idmap) out"
+            ) from error
         raise
     return mount
 
@@ -117,10 +124,10 @@ def _root(plan: Plan, owner: int) -> int:
         return rootfs.root_filesystem(step)
     if step.kind == "bind":
         mount = api.clone_tree(api.AT_FDCWD, step.source)
-        api.set_attributes(mount, api.MOUNT_ATTR_IDMAP | step.attr_set, userns_fd=owner, propagation=api.MS_PRIVATE)
-        return mount
+        api.set_attributes(mount, step.attr_set, propagation=api.MS_PRIVATE)
+        return _shifted(mount, step, owner)
     if step.fstype != b"overlay":
-        raise InvalidConfig(f"a root filesystem of type {step.fstype.decode()} cannot be shifted into a user namespace")
+        return _shifted(rootfs.root_filesystem(step), step, owner)
     # overlay works in its upper layer as whoever mounted it, and the host's root has no id in a shifted layer
     cred.set_filesystem_ids(_root_id(plan.uid_map), _root_id(plan.gid_map))
     try:

@@ -167,6 +167,12 @@ class VolumeStore:
                 self.release(container_id)
                 raise
 
+    def shifted(self, found: Sequence[Mount]) -> Mounts:
+        """`found` with ids shifted in what is ours, as in the layers; paths of the node keep their owners, who are nobody to the
+        container."""
+        ours = self._root.rstrip("/") + "/"
+        return [mounts.shifted([mount])[0] if mount.source.startswith(ours) else mount for mount in found]
+
     def populate(self, name: str, rootfs: Mounts, target: str) -> bool:
         """Fill a volume that is empty with what the image has at `target`, the directory's owner and mode included.
 
