@@ -57,17 +57,23 @@ def _own_maps(step: MountStep) -> int:
 
 def _shifted(mount: int, step: MountStep, owner: int) -> int:
     try:
-        api.set_attributes(mount, api.MOUNT_ATTR_IDMAP, userns_fd=owner, recursive=step.idmap_all)
-    except OSError as error:
+        _shift(mount, step.source or step.fstype, owner, step.idmap_all)
+    except BaseException:
         os.close(mount)
-        if error.errno == errno.EINVAL:
-            what = os.fsdecode(step.source or step.fstype)
-            raise InvalidConfig(
-                f"{what} lies on a file system that this kernel cannot show with shifted ids; move it to ext4, xfs or btrfs, or"
-                " leave the user namespace (idmap) out"
-            ) from error
         raise
     return mount
+
+
+def _shift(mount: int, what: bytes, owner: int, recursive: bool = False) -> None:
+    try:
+        api.set_attributes(mount, api.MOUNT_ATTR_IDMAP, userns_fd=owner, recursive=recursive)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise InvalidConfig(
+            f"{os.fsdecode(what)} lies on a file system that this kernel cannot show with shifted ids; move it to ext4, xfs or"
+            " btrfs, or leave the user namespace (idmap) out"
+        ) from error
 
 
 def serve(plan: Plan, pid: int, channel: Channel) -> None:
@@ -146,13 +152,25 @@ def _root_id(id_map: str) -> int:
 
 
 def _shifted_overlay(step: MountStep, owner: int) -> int:
-    """An overlay cannot be shifted as a whole (EINVAL): shift each layer, then stack them by descriptor (Linux 6.13)."""
+    """An overlay cannot be shifted as a whole (EINVAL): shift each layer, then stack them."""
+    from agent.runtime import stacked
+
+    places = stacked.writable(step)
+    try:
+        return _by_descriptor(step, places, owner)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # before Linux 6.13
+            raise
+    return stacked.overlay(step, step.attr_set, owner)
+
+
+def _by_descriptor(step: MountStep, places: dict[bytes, bytes], owner: int) -> int:
     open_fds: list[int] = []
 
     def shifted(path: bytes) -> int:
         fd = api.clone_tree(api.AT_FDCWD, path)
         open_fds.append(fd)
-        api.set_attributes(fd, api.MOUNT_ATTR_IDMAP, userns_fd=owner)
+        _shift(fd, path, owner)
         return fd
 
     def below(directory: int, name: bytes) -> int:
@@ -164,12 +182,8 @@ def _shifted_overlay(step: MountStep, owner: int) -> int:
         params: list[tuple[int, bytes, bytes | None, int]] = [
             (api.FSCONFIG_SET_FD, b"lowerdir+", None, shifted(lower)) for lower in step.lowers
         ]
-        places = {key: value for _, key, value, _ in step.params if key in (b"upperdir", b"workdir") and value}
-        if places:  # both have to lie on one mount
-            parents = {os.path.dirname(path) for path in places.values()}
-            if len(parents) != 1:
-                raise InvalidConfig("upperdir and workdir must lie in one directory, to be shifted together")
-            parent = shifted(parents.pop())
+        if places:
+            parent = shifted(os.path.dirname(next(iter(places.values()))))
             for key, path in places.items():
                 params.append((api.FSCONFIG_SET_FD, key, None, below(parent, os.path.basename(path))))
         params += [param for param in step.params if param[1] not in places]
