@@ -1,6 +1,8 @@
-"""An overlay by mount(2) with a page of options, in a mount namespace of a helper's own, whence it comes as a detached mount like any
-other. For kernels that take layers neither one by one nor as a long fsconfig string (before 6.7), or shifted ones not by descriptor
-(before 6.13)."""
+"""An overlay by mount(2) with a page of options, in a mount namespace of a helper's own, whence it comes as a detached mount.
+
+For kernels that take layers neither one by one nor as a long fsconfig string (before 6.7), or shifted ones not by descriptor
+(before 6.13).
+"""
 
 from __future__ import annotations
 
