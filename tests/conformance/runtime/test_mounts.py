@@ -52,5 +52,5 @@ def test_mounts_are_listed_in_order_beside_a_shared_one(runner: Runner, tmp_path
 
 def test_a_file_system_that_cannot_be_shifted_is_named(runner: Runner) -> None:
     ids = [{"containerID": 0, "hostID": 5000, "size": 10}]
-    with pytest.raises(InvalidConfig, match="/proc/sys/kernel lies on a file system that .* shifted ids"):
+    with pytest.raises(InvalidConfig, match="/proc/sys/kernel lies on a file system"):
         runner.run("true", change=with_mounts(bound(Path("/proc/sys/kernel"), "idmap", uidMappings=ids, gidMappings=ids)))
