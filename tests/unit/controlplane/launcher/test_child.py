@@ -37,7 +37,9 @@ def test_five_deaths_in_a_minute_give_up_with_the_end_of_the_log(tmp_path: Path,
         now[0] += 1
     assert pauses == [0.2, 0.4, 0.8, 1.6]
     child.start()
-    with pytest.raises(GivenUp, match="it died 5 times within 60 seconds and was never ready, the last time with exit code 1") as caught:
+    with pytest.raises(
+        GivenUp, match="it died 5 times within 60 seconds and was never ready, the last time with exit code 1"
+    ) as caught:
         end(child)
     assert "the disk is full" in caught.value.detail
 
