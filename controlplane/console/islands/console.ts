@@ -1,5 +1,7 @@
 // The frame: theme, drawer, shortcuts, copying, ages, and the live socket that tells which fragments are stale.
 
+import { drafts, restore } from "./drafts";
+
 const root = document.documentElement;
 
 function setTheme(theme: string): void {
@@ -192,6 +194,7 @@ function wireConfirm(): void {
 }
 
 function wireRequests(): void {
+  let kept: ReturnType<typeof drafts> = [];
   document.body.addEventListener("htmx:configRequest", (event) => {
     const detail = (event as CustomEvent<{ headers: Record<string, string> }>).detail;
     const token = document.querySelector<HTMLMetaElement>("meta[name=csrf-token]")?.content;
@@ -207,6 +210,7 @@ function wireRequests(): void {
       detail.shouldSwap = false;
       location.reload();
     } else if (busy(event.target as Element)) detail.shouldSwap = false; // the dialog was opened while we asked
+    else kept = drafts(event.target as Element);
   });
   document.body.addEventListener("htmx:responseError", (event) => {
     const { xhr } = (event as CustomEvent<{ xhr: XMLHttpRequest }>).detail;
@@ -223,7 +227,11 @@ function wireRequests(): void {
     }
     toast(text);
   });
-  document.body.addEventListener("htmx:afterSwap", refreshAges);
+  document.body.addEventListener("htmx:afterSwap", () => {
+    restore(kept);
+    kept = [];
+    refreshAges();
+  });
 }
 
 // What the page shows was removed meanwhile: say so, and stop asking for it.

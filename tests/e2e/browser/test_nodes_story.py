@@ -20,6 +20,10 @@ def test_drain_and_back(visitor: Visitor) -> None:
     expect(tasks.get_by_role("link", name="web.1")).to_be_visible()
     try:
         page.get_by_label("Availability").select_option("drain")
+        with page.expect_response(lambda answer: "/nodes/" in answer.url):
+            page.locator("#node-live").dispatch_event("stale")
+        expect(page.locator("#node-live.htmx-request, #node-live.htmx-swapping")).to_have_count(0)
+        expect(page.get_by_label("Availability")).to_have_value("drain")  # a new copy of the page keeps what was chosen
         visitor.button("Set").click()
         expect(page.get_by_text("Its tasks move to other nodes.")).to_be_visible()
         visitor.live()
