@@ -293,6 +293,8 @@ class LinkSession:
             put = tuple(task for task in tasks if self._sent.get(task.task_id) != task)
             drop = tuple(task_id for task_id in self._sent if task_id not in wanted)
             self.wire.send(m.AssignmentsDelta(self.epoch, self._sent_rev, rev, put, drop, networks))
+        else:
+            return  # nothing may count as sent: what was read can be newer than its revision, and goes with the next one
         self._sent, self._sent_rev = wanted, rev
         self._outgoing.set()
 

@@ -267,6 +267,34 @@ async def test_a_database_that_is_away_loses_nothing(port: int, homes: Path, mon
         await until(lambda: Event.objects.filter(kind="service.tasks_reported").count() == 2, "one event each")
 
 
+async def test_a_change_between_the_two_reads_of_a_look_reaches_the_node(port: int, homes: Path, monkeypatch: Any) -> None:
+    """The look has read the revision, then tasks change, then it reads the tasks: they go with the next revision."""
+    await rows(fleet.image)
+    async with Peer(await join(homes, port)) as peer:
+        await peer.hello()
+        assert (await peer.expect(m.AssignmentsFull)).tasks == ()
+        admin = await rows(fleet.user, "root", admin=True)
+        await rows(lambda: Node.objects.update(nano_cpus=4_000_000_000, memory=8 << 30, architecture="amd64"))
+        await rows(actions.create_service, admin, fleet.spec())
+        real, raced = session.queries.assignments, 0
+
+        def between(node_id: str) -> Any:
+            nonlocal raced
+            rev = Node.objects.values_list("assign_rev", flat=True).get(pk=node_id)
+            if not raced:
+                raced += 1
+                actions.reconcile_round()
+            return rev, *real(node_id)[1:]
+
+        monkeypatch.setattr(session.queries, "assignments", between)
+        session_of_peer = hub.HUB.session(peer.node_id)
+        assert session_of_peer is not None
+        session_of_peer.wake()
+        delta = await peer.expect(m.AssignmentsDelta)
+        assert raced == 1
+        assert [task.task_id for task in delta.put] == list(await rows(lambda: [*Task.objects.values_list("pk", flat=True)]))
+
+
 def _tasks_of(message: Any) -> bool:
     return bool(getattr(message, "tasks", ()) or getattr(message, "put", ()))
 
