@@ -1,32 +1,14 @@
-"""A container that may manage its own cgroup: who owns it (runtime-spec config-linux.md, "Cgroup ownership")."""
+"""A cgroup that its container may manage (runtime-spec config-linux.md, "Cgroup ownership")."""
 
 from __future__ import annotations
 
 import os
 
 from agent.runtime.cgroup import files
-from agent.sys import mountapi as api
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from agent.runtime.plan import Plan
 
 DELEGATE = "/sys/kernel/cgroup/delegate"
 # where a kernel does not say (before 4.15)
 ALWAYS = ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads")
-
-
-def owner(plan: Plan) -> int | None:
-    """The host's uid of the container's user, if the cgroup is to be its own: the container sees it as its root, may write to it,
-    and its user is another one outside."""
-    writable = any(step.kind == "cgroup" and not step.attr_set & api.MOUNT_ATTR_RDONLY for step in plan.mounts)
-    if not (writable and plan.new_cgroup and plan.new_user):
-        return None
-    for line in plan.uid_map.splitlines():
-        inside, outside, size = (int(word) for word in line.split())
-        if inside <= plan.process.uid < inside + size:
-            return int(outside + plan.process.uid - inside)
-    return None
 
 
 def give(directory: str, uid: int) -> None:
