@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent.runtime import devfs
-from agent.runtime import targets
+from agent.runtime import devfs, targets
 from agent.runtime.errors import RuntimeFailed
 from agent.sys import mountapi as api
 from tests.conformance.runtime.conftest import Runner
