@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 UV ?= uv
 export PYTHON
 
-.PHONY: help up down test lint fmt bench docs lock schema
+.PHONY: help up down test test-v2 lint fmt bench docs lock schema
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
 
 up: ## prepare this machine and start everything (Ctrl-C ends it, containers go on)
 	@deploy/prepare run
@@ -21,6 +21,10 @@ down: ## stop everything on this machine, containers included
 test: ## prepare this machine and run every check and test
 	@deploy/prepare test
 	@exec tests/run
+
+test-v2: ## the runtime's tests in a guest kernel with cgroup v2 alone and criu (ARGS="pytest arguments")
+	@deploy/prepare guest
+	@exec nice $(BIN)/python -m tests.guest $(ARGS)
 
 lint: ## ruff, import contracts, types
 	@deploy/prepare test

@@ -55,7 +55,18 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--cgroup-parent", default=os.environ.get("WHARF_AGENT_CGROUP", "/wharfinger"), help="cgroup of all containers"
     )
-    running.add_argument("--graph-driver", default=None, help="overlay2 or vfs; by default the best that works")
+    running.add_argument(
+        "--graph-driver",
+        default=os.environ.get("WHARF_AGENT_GRAPH_DRIVER") or None,
+        help="overlay2, fuse-overlayfs, btrfs, zfs, devicemapper or vfs; by default what is in use, else the best that works",
+    )
+    running.add_argument(
+        "--storage-opt",
+        action="append",
+        default=os.environ.get("WHARF_AGENT_STORAGE_OPTS", "").split(),
+        metavar="KEY=VALUE",
+        help="an option of the graph driver; may be repeated",
+    )
     running.add_argument("--network-prefix", default="wharf", help="of the names of bridges and nft tables")
     running.add_argument(
         "--protect-port", action="append", default=[], type=int, metavar="PORT", help="of this host, closed to containers"
@@ -102,6 +113,7 @@ def _run(arguments: argparse.Namespace) -> None:
         run=arguments.run,
         cgroup_parent=arguments.cgroup_parent,
         graph_driver=arguments.graph_driver,
+        storage_options=tuple(arguments.storage_opt),
         network_prefix=arguments.network_prefix,
         protect_ports=tuple(arguments.protect_port),
         labels=dict(item.partition("=")[::2] for item in arguments.label),

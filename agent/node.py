@@ -31,7 +31,7 @@ from agent.protocol.codec import InvalidSpec, decode
 from agent.protocol.errors import WharfError
 from agent.protocol.spec import ContainerSpec
 from agent.protocol.states import ContainerState
-from agent.storage import choose
+from agent.storage import choose, elsewhere, working
 from agent.supervisor.client import Supervisor
 from agent.upkeep import Upkeep
 from agent.volumes.store import VolumeStore
@@ -47,7 +47,8 @@ class NodeConfig:
     home: Path
     run: Path
     cgroup_parent: str = "/wharfinger"
-    graph_driver: str | None = None
+    graph_driver: str | None = None  # None: what holds images already, else the best that works
+    storage_options: tuple[str, ...] = ()  # "key=value" as Docker's --storage-opt
     network_prefix: str = "wharf"
     labels: Mapping[str, str] = field(default_factory=dict)
     protect_ports: tuple[int, ...] = ()  # of this host: containers cannot reach them
@@ -68,7 +69,8 @@ class Node:
         config = self._config
         logs_root = config.home / "supervisor"
         self._supervisor = await Supervisor.ensure(str(config.run), str(logs_root), config.cgroup_parent)
-        self._driver = choose(str(self._data), config.graph_driver)
+        self._driver = choose(str(self._data), config.graph_driver, options=config.storage_options)
+        self._working_drivers = tuple(working(str(self._data)))
         self._images = ImageStore(
             str(self._data / "image" / self._driver.name), ContentStore(str(self._data / "content")), self._driver
         )
@@ -84,6 +86,7 @@ class Node:
             VolumeStore(str(config.home / "volumes"), protect=self._protected),
             cgroup_parent=config.cgroup_parent,
             logs_root=logs_root,
+            elsewhere=elsewhere(str(self._data), self._driver.name),
         )
         await self.containers.open()
         self.link = Link(self._identity, self, Journal(config.home / "state" / "actions"), lambda: self.worker)
@@ -128,6 +131,7 @@ class Node:
             epoch,
             str(self._data),
             graph_driver=self._driver.name,
+            graph_drivers=self._working_drivers,
             version=__version__,
             addresses=host.addresses(self._config.network_prefix),
             labels=self._config.labels,
@@ -182,6 +186,13 @@ class Node:
             except WharfError as error:
                 log.debug("no sample of %s: %s", record.name, error.detail)  # it ended between the look and the question
         return m.Samples(epoch, time.time(), host.usage(str(self._data)), containers)
+
+    def granted(self, sent: float, length: float) -> None:
+        """A lease counts from the moment that its heartbeat was sent; one that cannot be noted is not held."""
+        try:
+            self._supervisor.granted(sent, length)
+        except OSError as error:
+            log.error("the lease is not renewed, it cannot be written: %s", error)
 
     async def act(self, action: m.Action) -> dict[str, Any]:
         """Carry out a one-shot action (see messages.Action for kinds and arguments)."""

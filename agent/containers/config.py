@@ -103,7 +103,7 @@ def exec_process(
         variables.setdefault("TERM", "xterm")
     if user is not None:
         variables["HOME"] = user.home
-        process["user"] = {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.additional)}
+        process["user"] = {**process["user"], "uid": user.uid, "gid": user.gid, "additionalGids": list(user.additional)}
         names = process["capabilities"]["bounding"] if user.uid == 0 else []
         process["capabilities"] = {**process["capabilities"], "effective": names, "permitted": names}
     process["env"] = [f"{key}={value}" for key, value in {**variables, **env}.items()]

@@ -18,9 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from agent.containers.config import exec_process, health_config, oci_config
-from agent.containers.errors import AmbiguousContainer, ContainerNotRunning, ContainerRunning, NameInUse, NoSuchContainer
+from agent.containers.errors import (
+    AmbiguousContainer,
+    ContainerNotRunning,
+    ContainerRunning,
+    LogsNotKept,
+    NameInUse,
+    NoSuchContainer,
+    OtherDriverRunning,
+)
 from agent.containers.execution import Execution
 from agent.containers.live import Live, live_from
+from agent.containers.logchoice import is_kept, log_choice
 from agent.containers.logs import LogEntry, LogQuery, read_logs
 from agent.containers.process import argv, display, stop_signal, user_text, volumes
 from agent.containers.record import Record, Records
@@ -40,7 +49,10 @@ log = logging.getLogger(__name__)
 
 
 class Containers:
-    """`home`/containers holds the records; `logs_root` is the supervisor's state directory."""
+    """`home`/containers holds the records; `logs_root` is the supervisor's state directory.
+
+    `elsewhere`: containers of other graph drivers (id -> driver), which are neither shown nor touched.
+    """
 
     def __init__(
         self,
@@ -53,8 +65,10 @@ class Containers:
         *,
         cgroup_parent: str,
         logs_root: Path,
+        elsewhere: Mapping[str, str] | None = None,
     ) -> None:
-        self.records = Records(home / "containers")
+        self._elsewhere = dict(elsewhere or {})
+        self.records = Records(home / "containers", self._elsewhere)
         self._supervisor = supervisor
         self._images = images
         self._driver = driver
@@ -72,7 +86,12 @@ class Containers:
 
     async def open(self) -> None:
         """Adopt what runs: read the supervisor's list, put the network in order, finish removals that a crash cut short."""
-        self._states = {record["id"]: record for record in await self._supervisor.list()}
+        self._states = {}
+        for state in await self._supervisor.list():
+            if state["id"] not in self._elsewhere:
+                self._states[state["id"]] = state
+            elif state["state"] not in (ContainerState.CREATED.value, ContainerState.EXITED.value, ContainerState.DEAD.value):
+                raise OtherDriverRunning(state["id"], self._elsewhere[state["id"]], self._driver.name)
         for container_id in set(self._states) - {record.id for record in self.records}:
             log.warning("container %s has no record: its creation was cut short; removing it", container_id[:12])
             await self._supervisor.delete(container_id, force=True)
@@ -82,6 +101,9 @@ class Containers:
         for record in self.records:
             if record.id not in self._states:
                 await self._discard(record)
+        for container_id in await asyncio.to_thread(self._images.owners):
+            if self.records.get(container_id) is None:  # a creation that died before its record: the hold is its first mark
+                await self._give_back(container_id)
 
     async def mend_network(self, *, always: bool = False) -> None:
         """Put the kernel's network objects back in order when somebody changed them under us, or in any case."""
@@ -101,8 +123,12 @@ class Containers:
         async for event in self._supervisor.events():
             if event["kind"] == "list":
                 for state in event["containers"]:
+                    if state["id"] in self._elsewhere:
+                        continue
                     await self._now(state)
                     self._tell(state["id"], {"kind": "seen"})
+                continue
+            if event["id"] in self._elsewhere:
                 continue
             if event["kind"] == "delete":
                 self._states.pop(event["id"], None)
@@ -156,8 +182,11 @@ class Containers:
 
     # -- transitions -----------------------------------------------------------------------------------------------------
 
-    async def create(self, spec: ContainerSpec, *, image_id: str, name: str = "", task_id: str = "") -> str:
-        """Make a container, not started; its id. For a task that has one already, that one's (a repeat after a crash)."""
+    async def create(self, spec: ContainerSpec, *, image_id: str, name: str = "", task_id: str = "", lease: float = 0.0) -> str:
+        """Make a container, not started; its id. For a task that has one already, that one's (a repeat after a crash).
+
+        `lease`: see TaskAssignment.
+        """
         if task_id and (known := self.of_task(task_id)):
             return known.id
         if name and any(record.name == name for record in self.records):
@@ -180,14 +209,14 @@ class Containers:
             try:
                 await asyncio.to_thread(self._images.hold, image.id, container_id)
                 self.records.directory(container_id).mkdir(mode=0o700)
-                await self._make(record, run_config, list(image.chain))
+                await self._make(record, run_config, list(image.chain), lease)
             except BaseException:
                 await self._discard(record)
                 raise
         return container_id
 
-    async def _make(self, record: Record, run_config: dict[str, Any], chain: list[str]) -> None:
-        rootfs = await asyncio.to_thread(self._driver.prepare, record.id, chain)
+    async def _make(self, record: Record, run_config: dict[str, Any], chain: list[str], lease: float) -> None:
+        rootfs = await asyncio.to_thread(partial(self._driver.prepare, record.id, chain, size=record.spec.storage_size))
         user = await asyncio.to_thread(self._user, user_text(record.spec, run_config), rootfs)
         mounts = await asyncio.to_thread(self._mounts, record, run_config, rootfs)
         directory = self.records.directory(record.id)
@@ -204,14 +233,16 @@ class Containers:
         )
         self.records.put(record, config["process"])
         spec = record.spec
+        log = await asyncio.to_thread(log_choice, record, run_config)
         await self._supervisor.create(
             record.id,
             config,
             rootfs,
-            log={"driver": "json-file", "max-size": spec.log_max_size, "max-file": spec.log_max_files},
+            log=log,
             open_stdin=spec.open_stdin,
             restart=_restart_policy(spec),
             health=health_config(spec.health, run_config),
+            lease=lease,
         )
         self._states[record.id] = await self._supervisor.state(record.id)
 
@@ -299,16 +330,25 @@ class Containers:
                 if error.status != 404:
                     raise
         self._states.pop(record.id, None)
-        await asyncio.to_thread(self._wiring.disconnect, record.id)
-        await asyncio.to_thread(self._driver.remove_container, record.id)
-        await asyncio.to_thread(self._volumes.release, record.id)
-        await asyncio.to_thread(self._images.release, record.id)
+        await self._give_back(record.id)
         self.records.remove(record.id)
+
+    async def _give_back(self, container_id: str) -> None:
+        """Everything that a container holds outside its record and its supervisor."""
+        await asyncio.to_thread(self._wiring.disconnect, container_id)
+        await asyncio.to_thread(self._driver.remove_container, container_id)
+        await asyncio.to_thread(self._volumes.release, container_id)
+        await asyncio.to_thread(self._images.release, container_id)
 
     # -- streams ---------------------------------------------------------------------------------------------------------
 
     def logs(self, text: str, query: LogQuery) -> AsyncGenerator[LogEntry, None]:
+        """Raises `LogsNotKept` for a driver that keeps nothing on the node."""
         record = self.get(text)
+        if not is_kept(record.spec):
+            raise LogsNotKept(
+                f"configured logging driver does not support reading: {record.spec.log_driver}, and the node keeps no copy"
+            )
 
         def ended() -> bool:
             live = self.live(record.id)

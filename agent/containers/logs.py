@@ -1,11 +1,12 @@
-"""Reading what containers wrote: json-file logs across rotations, followed while they grow.
+"""Reading what containers wrote: their logs across rotations, followed while they grow.
 
-A line of the file is Docker's: {"log": text, "stream": "stdout" | "stderr", "time": RFC 3339 with nanoseconds}. `log` ends with a
-newline unless the container's line was longer than 16 KiB and goes on in the next entry.
+Both formats of supervisor.frames are read, compressed or not: the log itself, or the cache that the supervisor keeps beside a log
+service. An entry's text ends with a newline unless the container's line was longer than 16 KiB and goes on in the next entry.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from collections import deque
@@ -15,7 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from agent.protocol.codec import InvalidSpec
+from agent.supervisor import frames
 from agent.sys.inotify import Watch
+
+_PIECE = 1 << 20  # bytes read at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +53,14 @@ class LogEntry:
         return (f"{self.time} {self.text}" if timestamps else self.text).encode("utf-8", "surrogateescape")
 
 
-def log_files(directory: Path) -> list[Path]:
-    """json.log.N … json.log.1, json.log: oldest first."""
-    rotated = [path for path in directory.glob("json.log.*") if path.suffix[1:].isdigit()]
-    rotated.sort(key=lambda path: int(path.suffix[1:]), reverse=True)
-    return [*rotated, directory / "json.log"]
+def log_files(directory: Path, base: str) -> list[Path]:
+    """<base>.N … <base>.1, <base>: oldest first; a rotated one may be .gz."""
+    rotated: dict[int, Path] = {}
+    for path in sorted(directory.glob(f"{base}.*"), reverse=True):  # the plain file after its .gz: it wins while both are there
+        number = path.name[len(base) + 1 :].removesuffix(".gz")
+        if number.isdecimal():
+            rotated[int(number)] = path
+    return [*(rotated[number] for number in sorted(rotated, reverse=True)), directory / base]
 
 
 async def read_logs(
@@ -115,18 +122,22 @@ class _Follower:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._base = frames.LOCAL if (directory / frames.LOCAL).exists() else frames.JSON
+        self._take = _local_entries if self._base == frames.LOCAL else _json_entries
         self._fd = -1
         self._partial = b""
 
     def backlog(self) -> Iterator[LogEntry]:
-        *rotated, _ = log_files(self._directory)
+        *rotated, _ = log_files(self._directory, self._base)
         for path in rotated:
-            try:
-                with path.open("rb") as file:
-                    yield from _entries(file.read().splitlines(keepends=True))
-            except FileNotFoundError:
-                continue  # rotated away meanwhile: its successor has it
+            yield from self._pieces(_contents(path))
         yield from self.fresh()
+
+    def _pieces(self, data: bytes) -> Iterator[LogEntry]:
+        rest = b""
+        for start in range(0, len(data), _PIECE):
+            entries, rest = self._take(rest + data[start : start + _PIECE])
+            yield from entries
 
     def fresh(self) -> Iterator[LogEntry]:
         """What was appended since the last call, over a rotation too."""
@@ -141,7 +152,7 @@ class _Follower:
 
     def _open(self) -> bool:
         try:
-            self._fd = os.open(self._directory / "json.log", os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = os.open(self._directory / self._base, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         self._partial = b""
@@ -149,20 +160,45 @@ class _Follower:
 
     def _is_current(self) -> bool:
         try:
-            return os.stat(self._directory / "json.log").st_ino == os.fstat(self._fd).st_ino
+            return os.stat(self._directory / self._base).st_ino == os.fstat(self._fd).st_ino
         except FileNotFoundError:
             return True  # between the two renames of a rotation, or the container is being removed
 
     def _drain(self) -> Iterator[LogEntry]:
-        while data := os.read(self._fd, 1 << 20):
-            lines = (self._partial + data).splitlines(keepends=True)
-            self._partial = b"" if lines[-1].endswith(b"\n") else lines.pop()
-            yield from _entries(lines)
+        while data := os.read(self._fd, _PIECE):
+            entries, self._partial = self._take(self._partial + data)
+            yield from entries
 
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _contents(path: Path) -> bytes:
+    """Of a rotated file, decompressed; b"" when it was rotated away meanwhile (its successor has it)."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        compressed = path.with_name(f"{path.name}.gz")
+        if path.suffix == ".gz" or not compressed.exists():
+            return b""
+        path, data = compressed, compressed.read_bytes()
+    return gzip.decompress(data) if path.suffix == ".gz" else data
+
+
+def _json_entries(data: bytes) -> tuple[list[LogEntry], bytes]:
+    """The whole entries of `data`, and the rest."""
+    whole, newline, rest = data.rpartition(b"\n")
+    return list(_entries(whole.split(b"\n"))) if newline else [], rest
+
+
+def _local_entries(data: bytes) -> tuple[list[LogEntry], bytes]:
+    found, taken = frames.read_local(data)
+    entries = [
+        LogEntry(stream, frames.rfc3339(moment), line.decode("utf-8", "surrogateescape")) for moment, stream, line in found
+    ]
+    return entries, data[taken:]
 
 
 def _entries(lines: list[bytes]) -> Iterator[LogEntry]:

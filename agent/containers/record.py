@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,14 @@ class Record:
 class Records:
     """All containers of this node, by id, on disk and in memory."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, hidden: Collection[str] = ()) -> None:
+        """`hidden`: ids that belong to another graph driver and are left as they are."""
         self._root = root
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._by_id: dict[str, Record] = {}
         for directory in root.iterdir():
+            if directory.name in hidden:
+                continue
             path = directory / "container.json"
             if path.exists():
                 record = decode(Record, json.loads(path.read_text()), unknown="ignore")

@@ -12,6 +12,7 @@ import stat
 from dataclasses import dataclass
 
 from agent.protocol.codec import InvalidSpec
+from agent.storage.detached import device_opened
 from agent.sys.fs import open_beneath
 from agent.sys.mount import Mount
 
@@ -71,17 +72,20 @@ def _group(text: str, group: str) -> int:
 
 def read_text(rootfs: list[Mount], path: str) -> str:
     """A small text file of a root file system that is not mounted yet; "" when it is absent or not a regular file."""
-    for directory in _layers(rootfs):
+    root = rootfs[0]
+    layers = _layers(root)
+    if not layers and root.type != "bind":
+        with device_opened(root) as fd:
+            return _read(f"/proc/self/fd/{fd}/.", path) or ""
+    for directory in layers or [root.source]:
         data = _read(directory, path)
         if data is not None:
             return data
     return ""
 
 
-def _layers(rootfs: list[Mount]) -> list[str]:
-    root = rootfs[0]
-    if root.type != "overlay":
-        return [root.source]
+def _layers(root: Mount) -> list[str]:
+    """An overlay's directories, topmost first."""
     upper = [option.removeprefix("upperdir=") for option in root.options if option.startswith("upperdir=")]
     return upper + [option.removeprefix("lowerdir=") for option in root.options if option.startswith("lowerdir=")]
 

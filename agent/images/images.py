@@ -216,6 +216,10 @@ class ImageStore:
                 deleted.append(image.id)
             return Removed(tuple(untagged), tuple(deleted), self.gc())
 
+    def owners(self) -> tuple[str, ...]:
+        """All who `hold` an image, sorted."""
+        return tuple(sorted(os.listdir(os.path.join(self.root, "holds"))))
+
     def hold(self, image_id: str, owner: str) -> None:
         """`owner` (a container id) needs the image until `release`; one image an owner."""
         with self._lock:

@@ -6,14 +6,12 @@ that a download goes on after a broken connection or a restart of the agent.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import IO, Final
 
@@ -21,22 +19,11 @@ from agent.images.errors import BlobUnknown
 from agent.protocol.errors import Conflict
 from agent.protocol.oci import Digest
 from agent.storage import durable
-from agent.storage.errors import DigestMismatch, NoSpace
+from agent.storage.errors import DigestMismatch, disk_full_explained
 
 _PIECE: Final = 1 << 20
 _STALE_SECONDS: Final = 7 * 86400
 _ALGORITHMS: Final = ("sha256", "sha512")
-
-
-@contextmanager
-def disk_full_explained() -> Iterator[None]:
-    """Turn the kernel's ENOSPC and EDQUOT into `NoSpace`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise NoSpace("the disk is full: remove unused images or enlarge the disk, then try again") from error
 
 
 class IngestBusy(Conflict):
@@ -92,10 +79,11 @@ class Ingest:
         if found != self.digest.hex:
             durable.remove(self._path)
             raise DigestMismatch(f"received bytes with digest {self.digest.algorithm}:{found}, expected {self.digest}")
-        os.fdatasync(self._fd)
         target = self._store.path(self.digest)
-        os.replace(self._path, target)
-        durable.sync_directory(os.path.dirname(target))
+        with disk_full_explained():  # blocks may be allocated as late as this
+            os.fdatasync(self._fd)
+            os.replace(self._path, target)
+            durable.sync_directory(os.path.dirname(target))
 
 
 class ContentStore:

@@ -41,6 +41,7 @@ class Node(Protocol):
     async def contents(self, epoch: int) -> m.Contents: ...
     async def samples(self, epoch: int) -> m.Samples: ...
     async def act(self, action: m.Action) -> dict[str, Any]: ...
+    def granted(self, sent: float, length: float) -> None: ...
 
 
 class Link:
@@ -139,6 +140,8 @@ class Link:
         elif isinstance(message, m.AssignmentsFull | m.AssignmentsDelta):
             self._assigned(message)
         elif isinstance(message, m.HeartbeatAck):
+            if message.lease > 0:
+                self._node.granted(message.sent, message.lease)
             if self._owed or message.assign_rev != self._worker().assignments.rev:
                 self._request_assignments()
         elif isinstance(message, m.Action):

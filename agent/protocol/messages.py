@@ -111,6 +111,7 @@ class TaskAssignment:
     image: str  # repository@digest
     generation: int = 0  # of the service spec
     fence: int = 0
+    lease: float = 0.0  # exclusive: seconds that it may run on one granted heartbeat; 0 = not exclusive
 
     def __post_init__(self) -> None:
         _check_id(self.task_id, "task_id")
@@ -225,6 +226,7 @@ class Inventory:
     addresses: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     features: tuple[str, ...] = ()
+    graph_drivers: tuple[str, ...] = ()  # those that work on this node, in its order of preference
     problems: tuple[str, ...] = ()  # disk_full, state_unwritable: what runs goes on, nothing new is placed here
 
 

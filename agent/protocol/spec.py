@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from agent.protocol import logoptions
 from agent.protocol.codec import InvalidSpec
 from agent.protocol.oci import Reference
 
@@ -189,14 +190,24 @@ class ContainerSpec:
     restart_max: int = 0
     log_max_size: int = 10 << 20
     log_max_files: int = 3
+    log_driver: str = logoptions.DEFAULT
+    log_options: Mapping[str, str] = field(default_factory=dict)  # as Docker's --log-opt; see logoptions
+    storage_size: int = 0  # bytes that the root file system may hold; 0 = the node's default
 
     def __post_init__(self) -> None:
         Reference.parse(self.image)
         for key in self.env:
             if not key or "=" in key or "\0" in key:
                 raise InvalidSpec(f"env: {key!r} is not a variable name", field="env")
+        try:
+            logoptions.parse(self.log_driver, self.log_options)
+        except logoptions.InvalidLogOptions as error:
+            where = "log_options" if error.extra["option"] else "log_driver"
+            raise InvalidSpec(f"{where}: {error.detail}", field=where) from None
         if self.stop_grace < 0:
             raise InvalidSpec("stop_grace: must not be negative", field="stop_grace")
+        if self.storage_size < 0:
+            raise InvalidSpec("storage_size: must not be negative", field="storage_size")
         targets = [(port.published, port.protocol, port.host_ip) for port in self.ports if port.published]
         if len(targets) != len(set(targets)):
             raise InvalidSpec("ports: the same port is published twice", field="ports")

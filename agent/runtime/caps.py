@@ -20,27 +20,59 @@ SYS_ADMIN = 1 << NUMBERS["CAP_SYS_ADMIN"]
 
 
 class CapabilitySets:
-    """Five masks."""
+    """Five masks. `unknown`: names that stand for nothing, which give nothing.
 
-    __slots__ = ("ambient", "bounding", "effective", "inheritable", "permitted")
+    `last`: the kernel's highest number, asked here, on the host, since a container's /proc may lie.
+    """
+
+    __slots__ = ("ambient", "bounding", "effective", "inheritable", "last", "permitted", "unknown")
 
     def __init__(self, sets: dict[str, Any]) -> None:
-        self.bounding = mask(sets.get("bounding"))
-        self.effective = mask(sets.get("effective"))
-        self.permitted = mask(sets.get("permitted"))
-        self.inheritable = mask(sets.get("inheritable"))
-        self.ambient = mask(sets.get("ambient"))
+        self.last = last()
+        unknown: dict[str, None] = {}
+        self.bounding = _known(sets.get("bounding"), unknown)
+        self.effective = _known(sets.get("effective"), unknown)
+        self.permitted = _known(sets.get("permitted"), unknown)
+        self.inheritable = _known(sets.get("inheritable"), unknown)
+        self.ambient = _known(sets.get("ambient"), unknown)
+        self.unknown = list(unknown)
+
+    @property
+    def every(self) -> int:
+        return self.bounding | self.effective | self.permitted | self.inheritable | self.ambient
 
 
-def mask(names: Any) -> int:
-    """Bit mask of names; an unknown name is an error, since silence would drop a right or a fence."""
+def _known(names: Any, unknown: dict[str, None]) -> int:
+    """Bit mask of names; the spec wants a warning, not an error, for one that the kernel does not have."""
     value = 0
     for name in names or ():
         number = NUMBERS.get(name)
         if number is None:
-            raise InvalidConfig(f"capability {name!r} is not known; names look like CAP_NET_ADMIN")
-        value |= 1 << number
+            unknown[name] = None
+        else:
+            value |= 1 << number
     return value
+
+
+def mask(names: Any) -> int:
+    """Bit mask of names that have to be known. Raises InvalidConfig."""
+    unknown: dict[str, None] = {}
+    value = _known(names, unknown)
+    if unknown:
+        raise InvalidConfig(f"capability {next(iter(unknown))!r} is not known; names look like CAP_NET_ADMIN")
+    return value
+
+
+def warnings(sets: CapabilitySets, grantable: int) -> list[str]:
+    """What a configuration asks for in vain. `grantable`: mask of what the runtime itself holds."""
+    found = [f"capability {name} is not known and is left out" for name in sets.unknown]
+    missing = sets.every & ~grantable
+    found += [f"capability {name} cannot be granted: the runtime does not hold it" for name in names_of(missing)]
+    return found
+
+
+def names_of(value: int) -> list[str]:
+    return [name for number, name in enumerate(NAMES) if value >> number & 1]
 
 
 _last: int | None = None

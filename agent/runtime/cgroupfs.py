@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from agent.runtime import rootfs
-from agent.runtime.cgroup import hierarchies
+from agent.runtime import targets
+from agent.runtime.cgroup import NO_CGROUP, Cgroup, hierarchies
 from agent.sys import mountapi as api
 
 TYPE_CHECKING = False
@@ -19,17 +19,16 @@ if TYPE_CHECKING:
 def mount(root: int, step: MountStep, plan: Plan) -> int:
     """With a cgroup namespace of its own a container gets new mounts, rooted by the kernel; without one, binds of its cgroup."""
     tree = hierarchies()
-    target = rootfs.target_in(root, step.target, directory=True, plain=True)
+    target = targets.target_in(root, step.target, directory=True, plain=True)
     attributes = step.attr_set
     if not tree.v1:
         made = _hierarchy(plan, tree.v2 or "", b"cgroup2", [], attributes)
-        api.attach(made, target)
-        os.close(target)
+        _put(plan, made, target)
         return made
     params: Params = [(api.FSCONFIG_SET_STRING, b"mode", b"755", 0)]
     top = api.new_filesystem(b"tmpfs", params, attributes & ~api.MOUNT_ATTR_RDONLY)
-    api.attach(top, target)
-    os.close(target)
+    if plan.new_mount:
+        _put(plan, top, target)  # first: before Linux 6.15 nothing can be mounted on what is not
     for point in dict.fromkeys(tree.v1.values()):
         controllers = [name for name, where in tree.v1.items() if where == point]
         made = _hierarchy(plan, point, b"cgroup", _v1_params(controllers), attributes)
@@ -40,13 +39,24 @@ def mount(root: int, step: MountStep, plan: Plan) -> int:
     if tree.v2:
         _place(top, os.path.basename(tree.v2).encode(), _hierarchy(plan, tree.v2, b"cgroup2", [], attributes))
     api.set_attributes(top, attributes & api.MOUNT_ATTR_RDONLY)
+    if not plan.new_mount:
+        _put(plan, top, target)  # last: its flags could not be changed any more
     return top
+
+
+def _put(plan: Plan, made: int, target: int) -> None:
+    if plan.new_mount:
+        api.attach(made, target)
+    else:
+        targets.attach_detached(made, target)
+    os.close(target)
 
 
 def _hierarchy(plan: Plan, point: str, fstype: bytes, params: Params, attributes: int) -> int:
     if plan.new_cgroup:
         return api.new_filesystem(fstype, params, attributes)
-    made = api.clone_tree(api.AT_FDCWD, (point + plan.cgroup_path).encode())
+    path = Cgroup(plan.cgroup_path).path if plan.cgroup_path != NO_CGROUP else ""
+    made = api.clone_tree(api.AT_FDCWD, (point + path).encode())
     api.set_attributes(made, attributes)
     return made
 

@@ -10,8 +10,8 @@ import os
 
 from agent.protocol.errors import WharfError
 from agent.runtime import channel as wire
-from agent.runtime import devfs, hooks, launch, rootfs
-from agent.sys import cred, loopback, process
+from agent.runtime import devfs, hooks, labels, launch, lock, rootfs, spec
+from agent.sys import cred, landlock, loopback, process, tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,20 +26,26 @@ if TYPE_CHECKING:
 class Wires:
     """The child's descriptors. `gate`: (start, status) of a container whose start is given by another process, or None."""
 
-    __slots__ = ("channel", "gate", "joins", "keep_fds", "keyring", "pivot", "stdio")
+    __slots__ = (
+        "channel", "gate", "joins", "keep_fds", "keyring", "look_up", "pivot", "plain_newlines", "root", "stdio", "supplied",
+    )  # fmt: skip
 
     def __init__(self, channel: Channel, stdio: tuple[int, int, int], gate: tuple[int, int] | None) -> None:
         self.channel = channel
         self.stdio = stdio
         self.gate = gate
         self.joins: list[tuple[int, int]] = []  # descriptor, CLONE_NEW flag
+        self.supplied: list[int] = []  # mounts
+        self.root = -1  # of a container whose root no namespace leads to
         self.keep_fds = 0
+        self.look_up = False
         self.pivot = True
+        self.plain_newlines = False
         self.keyring = True
 
     def close_others(self, more: list[int]) -> None:
         """Every descriptor of the parent that the child has no use for."""
-        keep = [self.channel.fileno(), *self.stdio, *(self.gate or ()), *(fd for fd, _ in self.joins), *more]
+        keep = [self.channel.fileno(), *self.stdio, *(self.gate or ()), *(fd for fd, _ in self.joins), *self.supplied, *more]
         process.close_all_but(keep + list(range(3, 3 + self.keep_fds)))
 
     def fail(self, stage: str, error: BaseException) -> None:
@@ -92,7 +98,7 @@ def _init(plan: Plan, cgroup: Cgroup, wires: Wires, supplied: rootfs.Supplied, s
     if staged:
         os.setsid()
     else:
-        wires.close_others(cgroup.tasks_fds)
+        wires.close_others(cgroup.tasks_fds + supplied.descriptors())
         launch.isolate(plan.process)
         progress.stage = "cgroup"
         cgroup.join()
@@ -101,8 +107,15 @@ def _init(plan: Plan, cgroup: Cgroup, wires: Wires, supplied: rootfs.Supplied, s
     if plan.new_user:
         progress.stage = "user namespace"
         _become_root(wires, supplied, plan)
+    elif any(kind == "user" for kind, _, _ in plan.joins):
+        cred.set_ids(0, 0, [])  # the host's root has no id in there
+        process.prctl(process.PR_SET_DUMPABLE, 0)
     progress.stage = "namespaces"
     _own_namespaces(plan)
+    if plan.net_devices:
+        progress.stage = "netDevices"
+        wires.channel.send(b"N")
+        _await(wires, b"G")
     if "prestart" in plan.hooks or "createRuntime" in plan.hooks:
         wires.channel.send(b"H")
         _await(wires, b"G")
@@ -159,6 +172,8 @@ def _filesystem(plan: Plan, wires: Wires, supplied: rootfs.Supplied, progress: P
     if plan.process.terminal:
         progress.stage = "console"
         master, slave = devfs.open_console(root)
+        if wires.plain_newlines:
+            tty.plain_newlines(slave)
         devfs.mount_console(root, slave)
         wires.channel.send(b"C", b"", [master])
         os.close(master)
@@ -169,8 +184,9 @@ def _filesystem(plan: Plan, wires: Wires, supplied: rootfs.Supplied, progress: P
     rootfs.fence(root, plan)
     if "createContainer" in plan.hooks:
         progress.stage = "hook createContainer"
-        # the host's procfs is still there, and knows us by the host's number
-        hooks.run(plan.hooks["createContainer"], "createContainer", _state(plan, int(os.readlink("/proc/self"))))
+        os.fchdir(root)  # as runc: such hooks change the root filesystem, and name its parts from here
+        # spec: a hook in the container's namespaces reads the number that we have there
+        hooks.run(plan.hooks["createContainer"], "createContainer", _state(plan, os.getpid()), plan.annotations)
     progress.stage = "pivot"
     rootfs.enter(root, plan, wires.pivot)
     return slave
@@ -184,27 +200,39 @@ def _launch(plan: Plan, wires: Wires, slave: int, progress: Progress) -> int:
         except OSError as error:
             if error.errno not in (1, 38, 122):  # EPERM, ENOSYS, EDQUOT: the container then has none of its own
                 raise
-    if plan.personality is not None:
-        process.personality(plan.personality)
+    launch.machine(plan)
     launch.enter_directory(plan.process.cwd, create=True)
     launch.limits(plan.process)
     env = launch.with_home(plan.process)
     launch.wire_stdio(plan.process, wires.stdio, slave)
+    labelled = labels.prepare(plan.process.labels)
+    locked = lock.prepare(plan.lock)  # by root: the user may not see /dev
     progress.stage = "capabilities"
-    launch.drop(plan.process, keep_admin=plan.seccomp is not None and not plan.process.no_new_privs)
+    keep_admin = (plan.seccomp is not None or locked >= 0) and not plan.process.no_new_privs
+    launch.drop(plan.process, keep_admin)
+    if wires.look_up and plan.config.get("process") and (missing := launch.look_up(plan.process.args[0], env)):
+        return missing
     progress.stage = "start"
     wires.channel.send(b"R")
     _await_start(wires)
-    if "startContainer" in plan.hooks:
-        progress.stage = "hook startContainer"
-        hooks.run(plan.hooks["startContainer"], "startContainer", _state(plan, os.getpid()))
+    if locked >= 0:
+        progress.stage = "landlock"
+        landlock.enforce(locked)
     progress.stage = "seccomp"
 
     def hand_over(fd: int) -> None:
         wires.tell(b"L", b"%d" % fd)
         _await_start(wires)  # the parent has taken its copy
 
-    return launch.execute(plan.process, plan.seccomp, plan.seccomp_flags, env, wires.keep_fds, hand_over)
+    def before() -> None:
+        if "startContainer" in plan.hooks:
+            progress.stage = "hook startContainer"
+            hooks.run(plan.hooks["startContainer"], "startContainer", _state(plan, os.getpid()), plan.annotations)
+        progress.stage = "labels"
+        labels.apply(labelled)
+        progress.stage = "exec"
+
+    return launch.execute(plan.process, plan.seccomp, plan.seccomp_flags, env, wires.keep_fds, hand_over, keep_admin, before)
 
 
 def _await(wires: Wires, expected: bytes) -> tuple[bytes, list[int]]:
@@ -227,7 +255,7 @@ def _await_start(wires: Wires) -> None:
 def _state(plan: Plan, pid: int) -> dict[str, object]:
     """The OCI state that a hook in the container reads."""
     return {
-        "ociVersion": "1.2.0",
+        "ociVersion": spec.VERSION,
         "id": plan.id,
         "status": "created",
         "pid": pid,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 
 from agent.runtime import channel as wire
-from agent.runtime import child, hooks, rootfs, userns
+from agent.runtime import child, hooks, netdevices, rootfs, spec, userns
 from agent.runtime.cgroup import Cgroup
-from agent.runtime.errors import ExecFailed, RuntimeFailed, exit_code
+from agent.runtime.errors import ExecFailed, InvalidConfig, RuntimeFailed, exit_code
+from agent.runtime.ownership import cgroup_owner
 from agent.sys import mountapi as api
 from agent.sys import process
 
@@ -24,12 +25,16 @@ else:
 
 
 class Stdio:
-    """Descriptors that become 0, 1, 2 of the container, inherited, never closed by us; ignored with a terminal."""
+    """Descriptors that become 0, 1, 2 of the container, inherited, never closed by us; ignored with a terminal.
 
-    __slots__ = ("stderr_fd", "stdin_fd", "stdout_fd", "terminal")
+    `plain_newlines`: the terminal leaves \\n as it is, for a caller who relays it to a terminal or pipe of his own.
+    """
+
+    __slots__ = ("plain_newlines", "stderr_fd", "stdin_fd", "stdout_fd", "terminal")
 
     def __init__(self, stdin_fd: int = 0, stdout_fd: int = 1, stderr_fd: int = 2, terminal: bool = False) -> None:
         self.stdin_fd, self.stdout_fd, self.stderr_fd, self.terminal = stdin_fd, stdout_fd, stderr_fd, terminal
+        self.plain_newlines = False
 
 
 class Init:
@@ -50,6 +55,7 @@ class Init:
 
     def start(self) -> None:
         """Let the created process exec. Raises ExecFailed (extra.errno, extra.exit_code); it is then dead, but not reaped."""
+        check_startable(self._plan)
         channel, self._channel = self._channel, None
         if channel is None:
             raise RuntimeFailed("the container was started before, or is started through its gate", stage="start", errno=0)
@@ -71,7 +77,8 @@ class Init:
 
     def _poststart(self) -> None:
         try:
-            hooks.run(self._plan.hooks["poststart"], "poststart", state_of(self._plan, "running", self.pid))
+            plan = self._plan
+            hooks.run(plan.hooks["poststart"], "poststart", state_of(plan, "running", self.pid), plan.annotations)
         except RuntimeFailed:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)  # not reaped by us, so the number is still its own
             raise
@@ -89,6 +96,12 @@ class Init:
         listener.deliver(self._plan, self.pid, self.pidfd, number)
 
 
+def check_startable(plan: Plan) -> None:
+    """Raises InvalidConfig for a container that was created without `process`: it can only be deleted."""
+    if not plan.config.get("process"):
+        raise InvalidConfig("process is missing in config.json; it says what to run")
+
+
 def create(
     plan: Plan,
     io: Stdio,
@@ -97,42 +110,60 @@ def create(
     keep_fds: int = 0,
     pivot: bool = True,
     keyring: bool = True,
+    look_up: bool = False,
     meanwhile: Callable[[], None] | None = None,
 ) -> Init:
     """Namespaces, cgroup, root filesystem, identity: everything but the exec, for which the child waits.
 
     Raises RuntimeFailed with extra.stage; nothing of a failed container is left. `gate`: (start, status) pipes through which
-    another process will start it. `meanwhile` is called while the child sets itself up; what it raises undoes the creation. The
-    calling process must have one thread.
+    another process will start it. `look_up`: fail now (ExecFailed) when the program is not there. `meanwhile` is called while the
+    child sets itself up; what it raises undoes the creation. The calling process must have one thread.
     """
     cgroup = Cgroup(plan.cgroup_path)
-    cgroup.create(plan.resources)
+    cgroup.create(plan.resources, cgroup_owner(plan))
     init = Init(plan, cgroup, None)
     try:
         ours, theirs = wire.pair()
         try:
             wires = child.Wires(theirs, (io.stdin_fd, io.stdout_fd, io.stderr_fd), gate)
-            wires.keep_fds, wires.pivot, wires.keyring = keep_fds, pivot, keyring
-            wires.joins = [(_open_namespace(path), flag) for _, flag, path in plan.joins]
+            wires.keep_fds, wires.pivot, wires.keyring, wires.look_up = keep_fds, pivot, keyring, look_up
+            wires.plain_newlines = io.plain_newlines
+            supplied = rootfs.Supplied()
             try:
-                init.pid, init.pidfd = _clone(plan, cgroup, wires)
+                _supply(plan, supplied)
+                if not plan.new_user:
+                    userns.prepare(plan, supplied)
+                wires.supplied = list(supplied.binds.values())
+                for _, flag, path in plan.joins:
+                    wires.joins.append((_open_namespace(path), flag))
+                init.pid, init.pidfd = _clone(plan, cgroup, wires, supplied)
             finally:
-                for fd, _ in wires.joins:
+                for fd in [*(fd for fd, _ in wires.joins), *supplied.descriptors()]:
                     os.close(fd)
                 theirs.close()
                 cgroup.close()
             if meanwhile is not None:
                 meanwhile()
             converse(plan, init, ours, staged=_two_stages(plan))
+            cgroup.settle()
+            if plan.resctrl is not None:
+                plan.resctrl.assign(init.pid)
             init.start_time = process.start_time(init.pid)
         except BaseException:
             ours.close()
             raise
-    except BaseException:
+    except BaseException as error:
         destroy(init)
+        _after_failed_hook(plan, error)
         raise
     init._channel = ours
     return init
+
+
+def _after_failed_hook(plan: Plan, error: BaseException) -> None:
+    """spec, lifecycle: a container that a hook stops goes on as after a delete, so its poststop hooks run."""
+    if isinstance(error, RuntimeFailed) and str(error.extra["stage"]).startswith("hook "):
+        plan.warnings += hooks.run_all(plan.hooks.get("poststop", []), "poststop", state_of(plan, "stopped", 0))
 
 
 def _two_stages(plan: Plan) -> bool:
@@ -152,8 +183,14 @@ def _open_namespace(path: str) -> int:
         ) from error
 
 
-def _clone(plan: Plan, cgroup: Cgroup, wires: child.Wires) -> tuple[int, int]:
-    supplied = rootfs.Supplied()
+def _supply(plan: Plan, supplied: rootfs.Supplied) -> None:
+    try:
+        rootfs.supply(plan, supplied)
+    except OSError as error:
+        raise RuntimeFailed(f"the root filesystem cannot be made: {error.strerror}", stage="rootfs", errno=error.errno) from error
+
+
+def _clone(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootfs.Supplied) -> tuple[int, int]:
     if _two_stages(plan):
         pid, pidfd = process.clone3(0, cgroup.unified_fd)
         if pid == 0:
@@ -169,7 +206,7 @@ def _first_stage(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootf
     """Join what is to be joined, clone the container's process as our sibling, and be gone."""
     from agent.runtime import launch
 
-    wires.close_others(cgroup.tasks_fds)
+    wires.close_others(cgroup.tasks_fds + supplied.descriptors())
     launch.isolate(plan.process)
     progress.stage = "cgroup"
     cgroup.join()
@@ -201,9 +238,12 @@ def converse(plan: Plan, init: Init, channel: Channel, staged: bool) -> None:
             init.console_fd = fds[0]
         elif kind == b"U":
             userns.serve(plan, init.pid, channel)
+        elif kind == b"N":
+            netdevices.move(plan.net_devices, init.pid)
+            channel.send(b"G")
         elif kind == b"H":
             for point in ("prestart", "createRuntime"):
-                hooks.run(plan.hooks.get(point, []), point, state_of(plan, "created", init.pid))
+                hooks.run(plan.hooks.get(point, []), point, state_of(plan, "created", init.pid), plan.annotations)
             channel.send(b"G")
         elif kind == b"E":
             raise failure(payload, plan.process.args[0], plan.id)
@@ -234,7 +274,8 @@ def failure(payload: bytes, program: bytes, id: str) -> RuntimeFailed:
     stage, number, text = wire.unpack_failure(payload)
     if stage == "exec":
         name = program.decode(errors="replace")
-        return ExecFailed(f"cannot run {name!r}: {text}", stage=stage, errno=number, exit_code=exit_code(number))
+        detail = f"cannot run {name!r}: {text}"
+        return ExecFailed(detail, stage=stage, errno=number, exit_code=exit_code(number), program=name)
     return RuntimeFailed(f"container {id} failed at {stage}: {text}", stage=stage, errno=number)
 
 
@@ -265,15 +306,15 @@ def destroy(init: Init) -> None:
         init.console_fd = -1
     init.cgroup.kill()
     init.cgroup.remove()
+    if init._plan.resctrl is not None:
+        init._plan.resctrl.remove()
 
 
 def state_of(plan: Plan, status: str, pid: int) -> dict[str, Any]:
     """The OCI state object (runtime-spec, "State")."""
-    return {
-        "ociVersion": "1.2.0",
-        "id": plan.id,
-        "status": status,
-        "pid": pid,
-        "bundle": plan.bundle,
-        "annotations": plan.annotations,
-    }
+    return oci_state(plan.id, status, pid, plan.bundle, plan.annotations)
+
+
+def oci_state(id: str, status: str, pid: int, bundle: str, annotations: dict[str, str]) -> dict[str, Any]:
+    """The same of a container whose plan is not at hand."""
+    return {"ociVersion": spec.VERSION, "id": id, "status": status, "pid": pid, "bundle": bundle, "annotations": annotations}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from agent.runtime import lock
 from agent.runtime.seccomp.profile import default_profile
 
 TYPE_CHECKING = False
@@ -42,6 +43,7 @@ MASKED_PATHS = (
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 PIDS_LIMIT = 4096
+UMASK = 0o022
 
 SYSCTLS = {
     "net.ipv4.ip_unprivileged_port_start": "0",  # a service need not be root to listen on 80
@@ -127,13 +129,14 @@ def default_config(
     if not privileged:
         linux["seccomp"] = default_profile(capabilities)
     names = list(capabilities)
+    locked = not privileged and lock.fits(capabilities)
     return {
         "ociVersion": "1.2.0",
         "hostname": hostname,
         "root": {"path": "rootfs", "readonly": readonly_rootfs},
         "process": {
             "terminal": terminal,
-            "user": {"uid": uid, "gid": gid, "additionalGids": additional_gids or []},
+            "user": {"uid": uid, "gid": gid, "umask": UMASK, "additionalGids": additional_gids or []},
             "args": args,
             "env": env if env is not None else [PATH],
             "cwd": cwd,
@@ -141,5 +144,6 @@ def default_config(
             "capabilities": {"bounding": names, "effective": names if uid == 0 else [], "permitted": names if uid == 0 else []},
         },
         "mounts": mounts(),
+        "annotations": {lock.ANNOTATION: "on"} if locked else {},
         "linux": linux,
     }

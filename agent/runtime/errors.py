@@ -8,7 +8,7 @@ WharfError
   │     └── WrongState        the container is not in the state that the command needs
   └── Internal
         └── RuntimeFailed     the kernel refused a step of the set-up
-              └── ExecFailed  execve failed; extra.errno, extra.exit_code (127 not found, 126 not executable)
+              └── ExecFailed  execve failed; extra.errno, extra.program, extra.exit_code (127 not found, 126 not executable)
 """
 
 from __future__ import annotations

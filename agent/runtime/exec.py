@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 
 from agent.runtime import channel as wire
-from agent.runtime import child, container, devfs, launch
+from agent.runtime import child, container, devfs, labels, launch
 from agent.runtime.cgroup import Cgroup
 from agent.runtime.container import Init, Stdio
-from agent.runtime.errors import RuntimeFailed, WrongState
-from agent.runtime.plan import CLONE_FLAGS, Plan, ProcessPlan
-from agent.sys import cred, process
+from agent.runtime.errors import InvalidConfig, RuntimeFailed, WrongState
+from agent.runtime.plan import CLONE_FLAGS, Plan
+from agent.runtime.processplan import ProcessPlan
+from agent.sys import cred, process, tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
+    from collections.abc import Mapping
     from typing import Any, NoReturn
+else:
+    import _signal as signal  # the signal module imports enum: 1 MB in the supervisor
 
 
 def exec_in(
@@ -26,25 +31,30 @@ def exec_in(
     start_time: int = 0,
     keep_fds: int = 0,
     ignore_paused: bool = False,
+    below: Mapping[str, str] | None = None,
 ) -> Init:
     """Start `process_config` (an OCI process object) beside the container's init `pid`; it runs when this returns.
 
     Raises ExecFailed as Init.start does (the child is reaped then), WrongState when the container is paused or gone.
-    `start_time` guards against a pid that was reused. The calling process must have one thread.
+    `start_time` guards against a pid that was reused; `below` names cgroups within the container's (see Cgroup.open). The calling
+    process must have one thread.
     """
-    what = ProcessPlan(process_config)
+    what = ProcessPlan(process_config, plan.annotations)
     cgroup = Cgroup(plan.cgroup_path)
     if not ignore_paused and cgroup.frozen():
         raise WrongState(f"container {plan.id} is paused; resume it first")
     target = _open_container(plan, pid, start_time)
     init = Init(plan, cgroup, None)
     try:
-        cgroup.open()
+        cgroup.open(below)
         ours, theirs = wire.pair()
         try:
             wires = child.Wires(theirs, (io.stdin_fd, io.stdout_fd, io.stderr_fd), None)
-            wires.keep_fds = keep_fds
-            wires.joins = [(target, _namespaces(plan))]
+            wires.keep_fds, wires.plain_newlines = keep_fds, io.plain_newlines
+            wires.joins = [(target, _namespaces(plan))] if _namespaces(plan) else []
+            if not plan.new_mount:  # its root is in nobody's mount namespace, so joining does not lead there
+                wires.root = _open_root(plan, pid, target)
+                wires.supplied = [wires.root]
             _spawn(plan, what, cgroup, wires, init)
             theirs.close()
             container.converse(plan, init, ours, staged=True)
@@ -56,6 +66,8 @@ def exec_in(
         finally:
             ours.close()
             theirs.close()
+            if wires.root >= 0:
+                os.close(wires.root)
     finally:
         os.close(target)
         cgroup.close()
@@ -79,6 +91,20 @@ def _open_container(plan: Plan, pid: int, start_time: int) -> int:
     return target
 
 
+def _open_root(plan: Plan, pid: int, pidfd: int) -> int:
+    """The root directory of the process that `pidfd` stands for."""
+    try:
+        root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise WrongState(f"container {plan.id} is not running") from error
+    try:
+        signal.pidfd_send_signal(pidfd, 0)  # still there, so the number was its own
+    except ProcessLookupError as error:
+        os.close(root)
+        raise WrongState(f"container {plan.id} is not running") from error
+    return root
+
+
 def _namespaces(plan: Plan) -> int:
     """Every namespace that the container has of its own or joined."""
     flags = plan.clone_flags
@@ -92,9 +118,24 @@ def _namespaces(plan: Plan) -> int:
 
 
 def _spawn(plan: Plan, what: ProcessPlan, cgroup: Cgroup, wires: child.Wires, init: Init) -> None:
-    init.pid, init.pidfd = process.clone3(0, cgroup.unified_fd)
-    if init.pid == 0:
-        child.guarded(wires, lambda progress: _first_stage(plan, what, cgroup, wires, progress))
+    # spec: on these processors until it is in its cgroup; a child begins where its parent is
+    before = os.sched_getaffinity(0) if what.affinity[0] else set()
+    if before:
+        _run_on(what.affinity[0], "initial")
+    try:
+        init.pid, init.pidfd = process.clone3(0, cgroup.unified_fd)
+        if init.pid == 0:
+            child.guarded(wires, lambda progress: _first_stage(plan, what, cgroup, wires, progress))
+    finally:
+        if before:
+            os.sched_setaffinity(0, before)
+
+
+def _run_on(processors: list[int], key: str) -> None:
+    try:
+        os.sched_setaffinity(0, processors)
+    except OSError as error:
+        raise InvalidConfig(f"process.execCPUAffinity.{key} names no processor that may be used: {error.strerror}") from error
 
 
 def _first_stage(plan: Plan, what: ProcessPlan, cgroup: Cgroup, wires: child.Wires, progress: child.Progress) -> int:
@@ -103,8 +144,13 @@ def _first_stage(plan: Plan, what: ProcessPlan, cgroup: Cgroup, wires: child.Wir
     launch.isolate(what)  # not dumpable before any namespace of the container is entered (CVE-2016-9962)
     progress.stage = "cgroup"
     cgroup.join()
+    if what.affinity[1]:
+        _run_on(what.affinity[1], "final")
     progress.stage = "namespaces"
     child.join(wires)
+    if wires.root >= 0:
+        os.fchdir(wires.root)
+        os.chroot(b".")
     told, tell = os.pipe2(os.O_CLOEXEC)
     pid, pidfd = process.clone3(process.CLONE_PARENT)
     if pid == 0:
@@ -131,18 +177,22 @@ def _launch(plan: Plan, what: ProcessPlan, wires: child.Wires, progress: child.P
         progress.stage = "console"
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         master, slave = devfs.open_console(root)
+        if wires.plain_newlines:
+            tty.plain_newlines(slave)
         wires.channel.send(b"C", b"", [master])
         os.close(master)
     progress.stage = "process"
-    if plan.personality is not None:
-        process.personality(plan.personality)
+    launch.machine(plan)
     launch.enter_directory(what.cwd, create=False)
     launch.limits(what)
     env = launch.with_home(what)
     launch.wire_stdio(what, wires.stdio, slave)
+    labelled = labels.prepare(what.labels)
     progress.stage = "capabilities"
-    launch.drop(what, keep_admin=plan.seccomp is not None and not what.no_new_privs)
+    keep_admin = plan.seccomp is not None and not what.no_new_privs
+    launch.drop(what, keep_admin)
     wires.channel.send(b"R")
+    labels.apply(labelled)
     progress.stage = "seccomp"
 
     def hand_over(fd: int) -> None:
@@ -150,7 +200,7 @@ def _launch(plan: Plan, what: ProcessPlan, wires: child.Wires, progress: child.P
         if wires.channel.receive()[0] != b"S":
             os._exit(1)
 
-    return launch.execute(what, plan.seccomp, plan.seccomp_flags, env, wires.keep_fds, hand_over)
+    return launch.execute(what, plan.seccomp, plan.seccomp_flags, env, wires.keep_fds, hand_over, keep_admin)
 
 
 def _finish(plan: Plan, what: ProcessPlan, init: Init, channel: wire.Channel) -> None:

@@ -1,7 +1,7 @@
 """From a set-up child to the user's program: limits, directory, terminal, identity, capabilities, filter, execve.
 
 The order is fixed (capabilities(7), seccomp(2)): bounding set, KEEPCAPS, groups, ids, capability sets, no_new_privs, filter.
-Without no_new_privs loading needs CAP_SYS_ADMIN, so that one is held until the filter is in and goes with the last capset.
+Without no_new_privs a filter and Landlock need CAP_SYS_ADMIN: that one is held until they are in and goes with the last capset.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import stat
 
 from agent.runtime import caps
 from agent.runtime.errors import InvalidConfig, exit_code
+from agent.runtime.targets import directory_in
 from agent.sys import cred, process, tty
 from agent.sys import mountapi as api
 from agent.sys import seccomp as seccomp_kernel
@@ -20,9 +21,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.runtime.plan import ProcessPlan
+    from agent.runtime.plan import Plan
+    from agent.runtime.processplan import ProcessPlan
 
 DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+_callers_umask = 0o022  # as `isolate` found it
 
 
 def isolate(plan: ProcessPlan) -> None:
@@ -33,7 +38,8 @@ def isolate(plan: ProcessPlan) -> None:
     process.reset_signals()
     process.prctl(process.PR_SET_DUMPABLE, 0)
     os.setsid()
-    os.umask(0)
+    global _callers_umask
+    _callers_umask = os.umask(0)
     if plan.oom_score_adj is not None:
         fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
         os.write(fd, str(plan.oom_score_adj).encode())
@@ -47,12 +53,19 @@ def limits(plan: ProcessPlan) -> None:
         process.ioprio_set(plan.io_priority)
     if plan.scheduler is not None:
         process.sched_setattr(plan.scheduler)
-    os.umask(plan.umask)
+    os.umask(_callers_umask if plan.umask is None else plan.umask)
+
+
+def machine(plan: Plan) -> None:
+    """What the container's every process has of its own: execution domain and NUMA policy."""
+    if plan.personality is not None:
+        process.personality(plan.personality)
+    if plan.memory_policy is not None:
+        process.set_memory_policy(*plan.memory_policy)
 
 
 def enter_directory(path: bytes, create: bool) -> None:
     """chdir without magic links: /proc/self/fd/N could be a directory of the host (CVE-2024-21626)."""
-    from agent.runtime.rootfs import directory_in
 
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     relative = path.strip(b"/") or b"."
@@ -117,7 +130,7 @@ def drop(plan: ProcessPlan, keep_admin: bool) -> None:
     """Become the user with the plan's capabilities. `keep_admin`: hold CAP_SYS_ADMIN until the filter is loaded."""
     sets = plan.caps
     grantable = cred.permitted_capabilities()
-    cred.drop_bounding(sets.bounding, caps.last())
+    cred.drop_bounding(sets.bounding, sets.last)
     process.prctl(process.PR_SET_KEEPCAPS, 1)
     cred.set_ids(plan.uid, plan.gid, plan.groups)
     if keep_admin:
@@ -145,12 +158,16 @@ def execute(
     env: list[bytes],
     keep_fds: int,
     listener: Callable[[int], None],
+    keep_admin: bool,
+    before: Callable[[], None] | None = None,
 ) -> int:
-    """Load the filter and exec. Returns only on failure, with the errno of execve. `keep_fds` descriptors stay open."""
+    """Load the filter and exec. Returns only on failure, with the errno of execve. `keep_fds` descriptors stay open.
+
+    `keep_admin`: as `drop` was told. `before` runs under the filter, as the program will.
+    """
     image = process.ExecImage(plan.args, env)
     candidates = search(plan.args[0], env)
     process.close_on_exec_from(3 + keep_fds)
-    keep_admin = seccomp is not None and not plan.no_new_privs
     grantable = cred.permitted_capabilities() if keep_admin else 0
     if seccomp is not None:
         fd = seccomp.load(flags)
@@ -158,6 +175,8 @@ def execute(
             listener(fd)
     if keep_admin:
         final_capabilities(plan, grantable)
+    if before is not None:
+        before()
     failure = errno.ENOENT
     for path in candidates:
         try:
@@ -168,6 +187,21 @@ def execute(
                 failure = number
             if number not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
                 break
+    return failure
+
+
+def look_up(name: bytes, env: list[bytes]) -> int:
+    """0, or the errno that execve would give for want of such a program, asked as the user that we are by now."""
+    failure = errno.ENOENT
+    for path in search(name, env):
+        try:
+            regular = stat.S_ISREG(os.stat(path).st_mode)
+            if regular and os.access(path, os.X_OK, effective_ids=True):
+                return 0
+            failure = errno.EACCES
+        except OSError as error:
+            if error.errno == errno.EACCES:
+                failure = errno.EACCES
     return failure
 
 

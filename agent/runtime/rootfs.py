@@ -1,4 +1,4 @@
-"""The root filesystem, built inside the child's new mount namespace.
+"""The root filesystem, built inside the child's new mount namespace; without one, as a detached tree that nobody else can reach.
 
 Nothing is mounted by path: a mount is made detached, its target is opened by openat2 with the new root as "/" and without magic
 links, and the one is moved onto the other. A path that another process swaps meanwhile can only miss, never lead outside.
@@ -6,11 +6,14 @@ links, and the one is moved onto the other. A path that another process swaps me
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
 from agent.runtime import cgroupfs, devfs
 from agent.runtime.errors import InvalidConfig
+from agent.runtime.targets import attach_detached, directory_in, target_in
+from agent.sys import fuse
 from agent.sys import mountapi as api
 
 TYPE_CHECKING = False
@@ -19,7 +22,9 @@ if TYPE_CHECKING:
     from agent.runtime.plan import Plan
 
 FSCONFIG_STRING_LIMIT = 255
-ROOT = api.RESOLVE_IN_ROOT | api.RESOLVE_NO_MAGICLINKS
+# figures that a container may be shown its own of, as lxcfs does; runc's list
+_FIGURES = "cpuinfo diskstats meminfo stat swaps uptime loadavg slabinfo net/dev sys/kernel/ns_last_pid sys/crypto/fips_enabled"
+COVERABLE = frozenset(b"proc/" + word.encode() for word in _FIGURES.split())
 
 
 class Supplied:
@@ -32,31 +37,55 @@ class Supplied:
         self.binds: dict[int, int] = {}
         self.sysfs = -1
 
+    def descriptors(self) -> list[int]:
+        """What the child must not close."""
+        return [fd for fd in (self.root, self.sysfs, *self.binds.values()) if fd >= 0]
+
+
+def supply(plan: Plan, supplied: Supplied) -> None:
+    """What the parent makes before the child exists.
+
+    A root on a device, which the child's device cgroup would not let it open, or one served by a program, which must not be a
+    process of the container.
+    """
+    root = plan.rootfs[0]
+    if root.kind == "fs" and root.fstype != b"overlay" and not plan.new_user:
+        supplied.root = root_filesystem(root)
+
 
 def build(plan: Plan, supplied: Supplied) -> int:
     """Assemble everything up to, not including, pivot_root. Returns the descriptor of the new root."""
-    prepare_shared(plan, supplied)
-    api.set_attributes(api.AT_FDCWD, 0, propagation=api.MS_SLAVE, recursive=True, path=b"/")
-    root_mount = supplied.root if supplied.root >= 0 else root_filesystem(plan.rootfs[0])
-    api.attach_at(root_mount, b"/")  # over the old root, in this namespace only: pivot_root wants a mount, and no host directory
+    if any(step.shared for step in plan.mounts):
+        _make_ahead(plan, supplied)
+    if plan.new_mount:
+        api.set_attributes(api.AT_FDCWD, 0, propagation=api.MS_SLAVE, recursive=True, path=b"/")
+    root_mount = supplied.root if supplied.root >= 0 else root_filesystem(plan.rootfs[0], plan.root_propagation[0])
+    if plan.new_mount:
+        # over the old root, in this namespace only: pivot_root wants a mount, and no host directory
+        api.attach_at(root_mount, b"/")
     for step in plan.rootfs[1:]:
         _mount(root_mount, step, -1, plan)
     dev = -1
     for position, step in enumerate(plan.mounts):
-        made = supplied.sysfs if step.fstype == b"sysfs" else supplied.binds.get(position, -1)
+        made = supplied.binds.get(position, supplied.sysfs if step.fstype == b"sysfs" else -1)
         mount = _mount(root_mount, step, made, plan)
-        if step.target == b"dev":
+        if step.target == b"dev" and mount >= 0:
             dev = mount
     devfs.populate(root_mount, dev, plan, bind_only=plan.new_user)
     return root_mount
 
 
-def root_filesystem(step: MountStep) -> int:
-    """A detached mount of the root: an overlay of layers, or a copy of a directory's mount."""
+def root_filesystem(step: MountStep, propagation: int = 0) -> int:
+    """A detached mount of the root: an overlay of layers, a device's file system, or a copy of a directory's mount."""
     if step.kind == "bind":
         # recursive as runc has it, so that what is mounted below the directory is seen, too
         mount = api.clone_tree(api.AT_FDCWD, step.source, True)
-        api.set_attributes(mount, 0, propagation=api.MS_PRIVATE, recursive=True)
+        # a slave goes on hearing of what the host mounts below the directory
+        keep = api.MS_SLAVE if propagation == api.MS_SLAVE else api.MS_PRIVATE
+        api.set_attributes(mount, 0, propagation=keep, recursive=True)
+    elif step.fstype == fuse.OVERLAY:
+        options = [key if value is None else key + b"=" + value for _, key, value, _ in step.params if key != b"source"]
+        mount = fuse.overlay(step.lowers, options, step.attr_set)
     else:
         mount = new_filesystem(step)
     _attributes(mount, step)
@@ -70,7 +99,21 @@ def new_filesystem(step: MountStep) -> int:
             (command, key, _short(value) if value and key in (b"upperdir", b"workdir") else value, fd)
             for command, key, value, fd in params
         ]
-    return api.new_filesystem(step.fstype, params, step.attr_set & ~api.MOUNT_ATTR_IDMAP)
+    later = api.MOUNT_ATTR_IDMAP | (api.MOUNT_ATTR_RDONLY if _later_readonly(step) else 0)
+    attributes = step.attr_set & ~later
+    try:
+        return api.new_filesystem(step.fstype, params, attributes)
+    except OSError as error:
+        if not step.lowers or error.errno != 22:  # EINVAL: before 6.5 only at the very end, and without naming lowerdir+
+            raise
+    from agent.runtime import stacked  # only where the kernel is older than 6.7
+
+    return stacked.overlay(step, attributes)
+
+
+def _later_readonly(step: MountStep) -> bool:
+    """A read-only /dev has to be filled first, the console included."""
+    return step.target == b"dev" and step.kind == "fs" and bool(step.attr_set & api.MOUNT_ATTR_RDONLY)
 
 
 def _short(path: bytes) -> bytes:
@@ -80,34 +123,120 @@ def _short(path: bytes) -> bytes:
     return b"/proc/self/fd/%d" % os.open(path, os.O_PATH | os.O_CLOEXEC)
 
 
-def prepare_shared(plan: Plan, supplied: Supplied) -> None:
-    """Copies that stay peers of the host's mount have to be taken before "/" becomes a slave."""
+def _make_ahead(plan: Plan, supplied: Supplied) -> None:
+    """Copies that stay peers of the host's mounts have to be taken before "/" becomes a slave; and then all others, too, since
+    the kernel lists mounts in the order in which they were made, and the spec wants the listed one."""
     for position, step in enumerate(plan.mounts):
-        if step.kind == "bind" and step.shared and position not in supplied.binds:
-            supplied.binds[position] = bind(step)
+        given = position in supplied.binds or (step.fstype == b"sysfs" and supplied.sysfs >= 0)
+        if step.kind in ("bind", "fs") and not (given or step.remount or step.copy_link):
+            supplied.binds[position] = make(step)
+
+
+def make(step: MountStep) -> int:
+    return bind(step) if step.kind == "bind" else new_filesystem(step)
 
 
 def bind(step: MountStep) -> int:
-    return api.clone_tree(api.AT_FDCWD, step.source, step.recursive)
+    return api.clone_tree(api.AT_FDCWD, step.source, step.recursive, follow=not step.keep_source_link)
 
 
 def _mount(root: int, step: MountStep, made: int, plan: Plan) -> int:
-    """Make one mount (unless `made` is one already) and put it in place. Returns its descriptor."""
+    """Make one mount (unless `made` is one already) and put it in place. Returns its descriptor, -1 if nothing was mounted."""
+    if step.remount:
+        _remount(root, step)
+        return -1
+    if step.copy_link and _copy_link(root, step):
+        return -1
     if step.kind == "cgroup":
         return cgroupfs.mount(root, step, plan)
-    mount = made if made >= 0 else bind(step) if step.kind == "bind" else new_filesystem(step)
+    if made < 0 and step.fstype == b"tmpfs":
+        _inherit_mode(root, step)
+    mount = made if made >= 0 else make(step)
     directory = step.kind != "bind" or stat.S_ISDIR(os.fstat(mount).st_mode)
     # proc and sysfs behind a link would leave what programs trust as /proc to the image (CVE-2019-19921)
     plain = step.fstype in (b"proc", b"sysfs")
-    target = target_in(root, step.target, directory, plain)
+    target = target_in(root, step.target, directory, plain, follow=not step.keep_target_link)
+    _spare_proc(step, mount, target)
     if step.copy_up:
         _copy_up(target, mount)
     _attributes(mount, step)
-    api.attach(mount, target)
+    if not plan.new_mount:
+        _propagate(mount, step)  # later the kernel would say that the mount is in nobody's namespace
+        attach_detached(mount, target)
+    else:
+        api.attach(mount, target)
+        _propagate(mount, step)
     os.close(target)
+    return mount
+
+
+def _propagate(mount: int, step: MountStep) -> None:
     for flag, recursive in step.propagation:
         api.set_attributes(mount, 0, propagation=flag, recursive=recursive)
-    return mount
+
+
+def _remount(root: int, step: MountStep) -> None:
+    """Change what an earlier mount, or the root, has at the target (mount(8), "remount"): with bind its flags alone."""
+    target = api.open_in(root, step.target, os.O_PATH)
+    try:
+        if step.kind != "bind":
+            word = b"ro" if step.attr_set & api.MOUNT_ATTR_RDONLY else b"rw" if step.attr_clr & api.MOUNT_ATTR_RDONLY else b""
+            flags: list[tuple[int, bytes, bytes | None, int]] = [(api.FSCONFIG_SET_FLAG, word, None, 0)] if word else []
+            if flags or step.params:
+                api.reconfigure(target, flags + step.params)
+        if step.attr_set or step.attr_clr:
+            api.set_attributes(target, step.attr_set, step.attr_clr)
+        if step.rec_set or step.rec_clr:
+            api.set_attributes(target, step.rec_set, step.rec_clr, recursive=True)
+        _propagate(target, step)
+    finally:
+        os.close(target)
+
+
+def _copy_link(root: int, step: MountStep) -> bool:
+    """copy-symlink: make a source that is a symbolic link again. False when it is none: then it is mounted as ever."""
+    try:
+        link = os.readlink(step.source)
+    except OSError as error:
+        if error.errno == 22:  # EINVAL: no link
+            return False
+        raise
+    head, _, name = step.target.rpartition(b"/")
+    parent = directory_in(root, head)
+    try:
+        os.symlink(link, name, dir_fd=parent)
+    except FileExistsError:
+        if _link_at(parent, name) != link:
+            raise InvalidConfig(f"/{step.target.decode()} exists and is not the link to {os.fsdecode(link)}") from None
+    finally:
+        os.close(parent)
+    return True
+
+
+def _link_at(parent: int, name: bytes) -> bytes:
+    try:
+        return os.readlink(name, dir_fd=parent)
+    except OSError:
+        return b""
+
+
+def _inherit_mode(root: int, step: MountStep) -> None:
+    """A tmpfs without a mode has that of the directory it covers, as under runc: a /tmp stays one."""
+    if any(key == b"mode" for _, key, _, _ in step.params):
+        return
+    covered = _existing(root, step.target)
+    if covered >= 0:
+        mode = b"%o" % stat.S_IMODE(os.fstat(covered).st_mode)
+        os.close(covered)
+        step.params.append((api.FSCONFIG_SET_STRING, b"mode", mode, 0))
+
+
+def _spare_proc(step: MountStep, mount: int, target: int) -> None:
+    """Nothing but a procfs may stand where programs, and security modules, look for /proc (CVE-2019-16884, CVE-2023-28642)."""
+    if step.target != b"proc" and api.filesystem_magic(target) != api.PROC_SUPER_MAGIC:
+        return
+    if step.target not in COVERABLE and api.filesystem_magic(mount) != api.PROC_SUPER_MAGIC:
+        raise InvalidConfig(f"/{step.target.decode()} is in procfs, which only another procfs may cover; mount it elsewhere")
 
 
 def _attributes(mount: int, step: MountStep) -> None:
@@ -115,51 +244,6 @@ def _attributes(mount: int, step: MountStep) -> None:
         api.set_attributes(mount, step.attr_set, step.attr_clr)
     if step.rec_set or step.rec_clr:
         api.set_attributes(mount, step.rec_set, step.rec_clr, recursive=True)
-
-
-def target_in(root: int, path: bytes, directory: bool, plain: bool = False) -> int:
-    """O_PATH descriptor of a mount target in the new root, made when absent. `plain`: no symbolic link on the way."""
-    resolve = ROOT | (api.RESOLVE_NO_SYMLINKS if plain else 0)
-    try:
-        return api.open_in(root, path, os.O_PATH | (os.O_DIRECTORY if directory else 0), resolve)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        if plain and error.errno in (20, 40):  # ENOTDIR, ELOOP
-            raise InvalidConfig(
-                f"/{path.decode()} in the root filesystem is not an ordinary directory; repair the image"
-            ) from error
-        raise
-    head, _, name = path.rpartition(b"/")
-    parent = directory_in(root, head)
-    try:
-        if directory:
-            os.mkdir(name, 0o755, dir_fd=parent)
-        else:
-            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=parent))
-    finally:
-        os.close(parent)
-    return api.open_in(root, path, os.O_PATH | (os.O_DIRECTORY if directory else 0), resolve)
-
-
-def directory_in(root: int, path: bytes) -> int:
-    """O_PATH descriptor of a directory in the new root; missing parts are made, links stay inside."""
-    try:
-        return api.open_in(root, path, os.O_PATH | os.O_DIRECTORY)
-    except FileNotFoundError:
-        pass
-    parts = path.split(b"/")
-    current = api.open_in(root, b".", os.O_PATH | os.O_DIRECTORY)
-    for count in range(1, len(parts) + 1):
-        here = b"/".join(parts[:count])
-        try:
-            following = api.open_in(root, here, os.O_PATH | os.O_DIRECTORY)
-        except FileNotFoundError:
-            os.mkdir(parts[count - 1], 0o755, dir_fd=current)
-            following = api.open_in(root, here, os.O_PATH | os.O_DIRECTORY)
-        os.close(current)
-        current = following
-    return current
 
 
 def _copy_up(target: int, mount: int) -> None:
@@ -172,6 +256,11 @@ def _copy_up(target: int, mount: int) -> None:
 
 def fence(root: int, plan: Plan) -> None:
     """Read-only and masked paths, after every mount is in place; paths that do not exist need no fence."""
+    for step in plan.mounts:
+        if _later_readonly(step):
+            target = _existing(root, step.target)
+            api.set_attributes(target, api.MOUNT_ATTR_RDONLY)
+            os.close(target)
     for path in plan.readonly:
         target = _existing(root, path)
         if target >= 0:
@@ -239,14 +328,35 @@ def write_sysctls(sysctls: list[tuple[bytes, bytes]]) -> None:
 def enter(root: int, plan: Plan, pivot: bool = True) -> None:
     """Make the new root "/", drop the old one, apply the root's own flags."""
     os.fchdir(root)
-    if pivot:
+    if pivot and plan.new_mount:
         api.pivot_root(b".", b".")  # the old root is now stacked on the new one
         api.unmount(b".")
     else:
-        os.chroot(b".")
+        if plan.new_mount:
+            _bury_procfs()
+        os.chroot(b".")  # in somebody else's mount namespace the old root stays theirs
     os.chdir(b"/")
     flag, recursive = plan.root_propagation
     if flag:
         api.set_attributes(api.AT_FDCWD, 0, propagation=flag, recursive=recursive, path=b"/")
     if plan.readonly_root:
         api.set_attributes(api.AT_FDCWD, api.MOUNT_ATTR_RDONLY, path=b"/")
+
+
+def _bury_procfs() -> None:
+    """Without pivot_root the old root stays below, and with its proc and sysfs in sight the kernel would let a user namespace in
+    the container mount unmasked ones of its own. Before chroot, when paths still lead to the old root."""
+    with open("/proc/self/mountinfo", "rb") as lines:
+        entries = [line.partition(b" - ") for line in lines]
+    points = [before.split()[4] for before, _, after in entries if after.split()[0] in (b"proc", b"sysfs")]
+    for point in reversed(points):  # children first
+        path = point.replace(b"\\040", b" ").replace(b"\\011", b"\t").replace(b"\\012", b"\n").replace(b"\\134", b"\\")
+        try:
+            api.unmount(path)
+        except FileNotFoundError:
+            pass  # of the new root, which has such a path where the old one has none
+        except OSError as error:
+            if error.errno == errno.EPERM:  # locked by a user namespace: covered instead
+                api.attach_at(api.new_filesystem(b"tmpfs", [], api.MOUNT_ATTR_RDONLY), path)
+            elif error.errno != errno.EINVAL:  # gone with its parent, or of the new root
+                raise

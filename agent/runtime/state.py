@@ -4,15 +4,14 @@
 <root>/<id>/state.json    pid, start_time, boot_id, bundle, created, cgroup_path
 <root>/<id>/exec.fifo     there while the container waits to be started
 <root>/<id>/status.fifo   how the child tells `start` that its exec failed
+
+The supervisor writes them, too, for a command line that it serves: what would cost it memory is imported where it is used.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import time
-from typing import Any
 
 from agent.protocol.errors import Conflict, InvalidInput, NotFound
 from agent.runtime import plan as plans
@@ -20,56 +19,54 @@ from agent.runtime.cgroup import Cgroup
 from agent.runtime.plan import Plan
 from agent.sys import process
 
-ID = re.compile(r"[A-Za-z0-9_+.-]{1,1024}")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Loads = Callable[[bytes], Any]
+
 CGROUP_PARENT = "/wharf-runtime"
+_LONGEST = 1024
 
 
 class StateDirectory:
     """One container's directory."""
 
     def __init__(self, root: str, id: str) -> None:
-        if not ID.fullmatch(id) or id in (".", ".."):
+        if not valid(id):
             raise InvalidInput(f"container id {id!r} is not valid; use letters, digits and _ + . -")
         self.id = id
         self.path = os.path.join(root, id)
         self._state: dict[str, Any] | None = None
 
-    def make(self, config: dict[str, Any]) -> None:
+    def make(self, config: bytes) -> None:
+        """`config` is the text of config.json. Raises Conflict when the id is taken."""
         os.makedirs(os.path.dirname(self.path), 0o711, exist_ok=True)
         try:
             os.mkdir(self.path, 0o700)
         except FileExistsError:
-            raise Conflict(f"container with given ID already exists: {self.id}") from None
-        self._write("config.json", config)
+            raise Conflict("container with given ID already exists", id=self.id) from None
+        self.write("config.json", config)
 
     def exists(self) -> bool:
         return os.path.isdir(self.path)
 
-    def config(self) -> dict[str, Any]:
-        return self._read("config.json")
+    def config(self, loads: Loads | None = None) -> dict[str, Any]:
+        return self._read("config.json", loads)
 
-    def state(self) -> dict[str, Any]:
+    def state(self, loads: Loads | None = None) -> dict[str, Any]:
+        """`loads` is json.loads where it is not given."""
         if self._state is None:
-            self._state = self._read("state.json")
+            self._state = self._read("state.json", loads)
         return self._state
 
-    def record(self, pid: int, start_time: int, plan: Plan) -> None:
-        state = {
-            "id": self.id,
-            "pid": pid,
-            "start_time": start_time,
-            "boot_id": boot_id(),
-            "bundle": plan.bundle,
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "cgroup_path": plan.cgroup_path,
-        }
-        self._write("state.json", state)
-        self._state = state
-
-    def plan(self) -> Plan:
+    def plan(self, loads: Loads | None = None) -> Plan:
         """The plan of the config as it was at create."""
-        bundle = self.state()["bundle"]
-        return plans.compile(self.config(), id=self.id, rootfs=None, cgroup_parent=CGROUP_PARENT, bundle=bundle)
+        state = self.state(loads)
+        plan = plans.compile(self.config(loads), id=self.id, rootfs=None, cgroup_parent=CGROUP_PARENT, bundle=state["bundle"])
+        plan.cgroup_path = state["cgroup_path"]  # which whoever created it may have chosen otherwise
+        return plan
 
     def cgroup(self) -> Cgroup:
         return Cgroup(self.state()["cgroup_path"])
@@ -77,6 +74,15 @@ class StateDirectory:
     def alive(self) -> bool:
         state = self.state()
         return state["boot_id"] == boot_id() and is_alive(state["pid"], state["start_time"])
+
+    def kill(self) -> None:
+        """SIGKILL for the init process, whatever cgroup it is in."""
+        state = self.state()
+        if self.alive():
+            try:
+                os.kill(state["pid"], 9)
+            except ProcessLookupError:
+                pass  # ended meanwhile
 
     def status(self) -> str:
         """created, running, paused or stopped."""
@@ -91,23 +97,52 @@ class StateDirectory:
             os.unlink(os.path.join(self.path, name))
         os.rmdir(self.path)
 
-    def _write(self, name: str, value: dict[str, Any]) -> None:
+    def write(self, name: str, data: bytes) -> None:
+        """Whole or not at all; durable."""
         path = os.path.join(self.path, name)
         fd = os.open(path + ".tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, json.dumps(value).encode())
+            os.write(fd, data)
             os.fsync(fd)
         finally:
             os.close(fd)
         os.rename(path + ".tmp", path)
 
-    def _read(self, name: str) -> dict[str, Any]:
+    def _read(self, name: str, loads: Loads | None) -> dict[str, Any]:
         try:
-            with open(os.path.join(self.path, name), encoding="utf-8") as file:
-                found: dict[str, Any] = json.load(file)
+            with open(os.path.join(self.path, name), "rb") as file:
+                text = file.read()
         except FileNotFoundError:
-            raise NotFound(f"container {self.id!r} does not exist") from None
+            raise NotFound("container does not exist", id=self.id) from None
+        if loads is None:
+            import json
+
+            loads = json.loads
+        found: dict[str, Any] = loads(text)
         return found
+
+
+def values(id: str, pid: int, start_time: int, plan: Plan) -> dict[str, Any]:
+    """What state.json holds."""
+    now = time.time_ns()
+    created = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 1_000_000_000))
+    return {
+        "id": id,
+        "pid": pid,
+        "start_time": start_time,
+        "boot_id": boot_id(),
+        "bundle": plan.bundle,
+        "created": f"{created}.{now % 1_000_000_000:09}Z",
+        "cgroup_path": plan.cgroup_path,
+    }
+
+
+def valid(id: str) -> bool:
+    """[A-Za-z0-9_+.-], at most 1024 of them, and not a directory's own names."""
+    plain = id
+    for mark in "_+.-":
+        plain = plain.replace(mark, "")
+    return 0 < len(id) <= _LONGEST and id not in (".", "..") and (not plain or (plain.isascii() and plain.isalnum()))
 
 
 def every(root: str) -> list[StateDirectory]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from agent.runtime import rootfs
-from agent.runtime.errors import InvalidConfig
+from agent.runtime.errors import InvalidConfig, RuntimeFailed
 from agent.sys import cred, process
 from agent.sys import mountapi as api
 
@@ -20,8 +20,62 @@ if TYPE_CHECKING:
     from agent.runtime.plan import Plan
 
 
+def mapped(uid_map: str, gid_map: str) -> int:
+    """A user namespace with these maps and nobody in it: what a mount with mappings of its own is shifted by."""
+    told, tell = os.pipe2(os.O_CLOEXEC)
+    pid, pidfd = process.clone3(process.CLONE_NEWUSER)
+    if pid == 0:
+        os.close(tell)
+        os.read(told, 1)  # until the namespace has been opened, or our parent is gone
+        os._exit(0)
+    try:
+        _write(f"/proc/{pid}/uid_map", uid_map)
+        _write(f"/proc/{pid}/gid_map", gid_map)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(told)
+        os.close(tell)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        os.close(pidfd)
+
+
+def prepare(plan: Plan, supplied: rootfs.Supplied) -> None:
+    """Mounts with mappings of their own, for a container without a user namespace: the maps have to be written by our numbers,
+    which a process in a new pid namespace does not know."""
+    for position, step in enumerate(plan.mounts):
+        if step.uid_map:
+            supplied.binds[position] = _own_maps(step)
+
+
+def _own_maps(step: MountStep) -> int:
+    owner = mapped(step.uid_map, step.gid_map)
+    try:
+        return _shifted(rootfs.make(step), step, owner)
+    finally:
+        os.close(owner)
+
+
+def _shifted(mount: int, step: MountStep, owner: int) -> int:
+    try:
+        api.set_attributes(mount, api.MOUNT_ATTR_IDMAP, userns_fd=owner, recursive=step.idmap_all)
+    except OSError:
+        os.close(mount)
+        raise
+    return mount
+
+
 def serve(plan: Plan, pid: int, channel: Channel) -> None:
-    """Answer a child that waits in its new user namespace."""
+    """Answer a child that waits in its new user namespace. Raises RuntimeFailed for what the kernel refuses."""
+    try:
+        _serve(plan, pid, channel)
+    except OSError as error:
+        what = f"{error.strerror} {error.filename or ''}".strip()
+        raise RuntimeFailed(
+            f"container {plan.id} failed at user namespace: {what}", stage="user namespace", errno=error.errno or 0
+        ) from error
+
+
+def _serve(plan: Plan, pid: int, channel: Channel) -> None:
     _write(f"/proc/{pid}/uid_map", plan.uid_map)
     _write(f"/proc/{pid}/gid_map", plan.gid_map)
     made: list[tuple[bytes, int]] = []
@@ -29,7 +83,9 @@ def serve(plan: Plan, pid: int, channel: Channel) -> None:
     try:
         made.append((b"root", _root(plan, owner)))
         for position, step in enumerate(plan.mounts):
-            if step.kind == "bind":
+            if step.uid_map:
+                made.append((b"%d" % position, _own_maps(step)))
+            elif step.kind == "bind" and not (step.remount or step.copy_link):
                 made.append((b"%d" % position, _bind(step, owner)))
         joined = any(kind == "network" for kind, _, _ in plan.joins)
         if not joined and not plan.clone_flags & process.CLONE_NEWNET:
@@ -43,9 +99,7 @@ def serve(plan: Plan, pid: int, channel: Channel) -> None:
 
 def _bind(step: MountStep, owner: int) -> int:
     mount = rootfs.bind(step)
-    if step.idmap:
-        api.set_attributes(mount, api.MOUNT_ATTR_IDMAP, userns_fd=owner, recursive=step.recursive)
-    return mount
+    return _shifted(mount, step, owner) if step.idmap else mount
 
 
 def _root(plan: Plan, owner: int) -> int:

@@ -6,18 +6,19 @@ import os
 import threading
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import IO, ClassVar
 
 from agent.storage import durable, trees
-from agent.storage.driver import ApplyResult
-from agent.storage.errors import DigestMismatch, LayerInUse, LayerUnknown
+from agent.storage.driver import ApplyResult, Change
+from agent.storage.errors import DigestMismatch, DriverFailed, LayerInUse, LayerUnknown, SizeUnsupported, disk_full_explained
 from agent.storage.extract import Extracted, extract
 from agent.storage.limits import Limits, Rights
 from agent.storage.table import Layer, LayerTable, chain_id, check_container, hex_of
 from agent.sys import fs
 from agent.sys.mount import Mount
+from agent.sys.programs import ProgramFailed
 
 
 class _Turn:
@@ -33,11 +34,20 @@ class DirectoryDriver(ABC):
 
     name: ClassVar[str]
     merged: ClassVar[bool]
+    OPTIONS: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, data_root: str, *, limits: Limits | None = None, rights: Rights | None = None) -> None:
+    def __init__(
+        self,
+        data_root: str,
+        *,
+        limits: Limits | None = None,
+        rights: Rights | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
         self.root = os.path.join(data_root, self.name)
         self.limits = limits or Limits()
         self.rights = rights or Rights()
+        self._configure(options or {})
         for part in ("layers", "containers", "tmp"):
             os.makedirs(os.path.join(self.root, part), mode=0o700, exist_ok=True)
         self.table = LayerTable(os.path.join(data_root, "image", self.name))
@@ -47,20 +57,49 @@ class DirectoryDriver(ABC):
 
     # --- what a driver decides -----------------------------------------------------------------------------------------------
 
+    @classmethod
     @abstractmethod
-    def _layer_directory(self, place: str, parent: str | None) -> str:
-        """Make the directory under `place` that the archive is unpacked into."""
+    def probe(cls, data_root: str, options: Mapping[str, str]) -> None:
+        """Try out what the driver needs of this node, leaving nothing behind; raises `DriverUnsupported` with the reason."""
+
+    def _configure(self, options: Mapping[str, str]) -> None:  # noqa: B027  # most drivers have no options
+        """Read the options, whose names are in OPTIONS. Raises `OptionInvalid`."""
+
+    @abstractmethod
+    def _filling(self, place: str, parent: str | None) -> AbstractContextManager[str]:
+        """Make the directory in or for `place` that an archive is unpacked into; it is durable when the block ends."""
 
     @abstractmethod
     def _finish_layer(self, directory: str, parent: str | None, extracted: Extracted) -> None:
         """What the helper process had no right or view to do."""
 
+    def _size(self, asked: int) -> int:
+        """The size limit of a new container for which `asked` bytes are wanted, 0 = none; raises `SizeUnsupported`."""
+        if asked:
+            raise SizeUnsupported(
+                f"graph driver {self.name} cannot limit a container's size: leave the storage size out,"
+                " or run the node with btrfs, zfs or devicemapper"
+            )
+        return 0
+
     @abstractmethod
-    def _make_container(self, place: str, chain: list[str]) -> None:
-        """Fill the new directory `place` for a container."""
+    def _make_container(self, place: str, chain: list[str], size: int) -> None:
+        """Fill the new directory `place` for a container of at most `size` bytes, 0 = no limit."""
 
     @abstractmethod
     def _container_mounts(self, container_id: str, chain: list[str]) -> list[Mount]: ...
+
+    @abstractmethod
+    def view(self, chain: list[str]) -> list[Mount]: ...
+
+    @abstractmethod
+    def changes(self, container_id: str) -> list[Change]: ...
+
+    @abstractmethod
+    def diff(self, container_id: str) -> Iterator[bytes]: ...
+
+    @abstractmethod
+    def export_layer(self, chain_id: str) -> Iterator[bytes]: ...
 
     # --- layers --------------------------------------------------------------------------------------------------------------
 
@@ -80,18 +119,18 @@ class DirectoryDriver(ABC):
             return self._apply(chain, parent, source, compressed)
 
     def _apply(self, chain: str | None, parent: str | None, source: IO[bytes], compressed: str | None) -> ApplyResult:
-        with self._scratch() as place:
-            directory = self._layer_directory(place, parent)
-            extracted = extract(
-                source, directory, limits=self.limits, rights=self.rights, merged=self.merged, compressed=compressed
-            )
-            found = chain_id(parent, extracted.diff_id)
-            if chain is not None and found != chain:
-                raise DigestMismatch(
-                    f"the unpacked layer has diff_id {extracted.diff_id}, which the image's configuration does not name",
-                    diff_id=extracted.diff_id,
+        with self._explained(), self._scratch() as place:
+            with self._filling(place, parent) as directory:
+                extracted = extract(
+                    source, directory, limits=self.limits, rights=self.rights, merged=self.merged, compressed=compressed
                 )
-            self._finish_layer(directory, parent, extracted)
+                found = chain_id(parent, extracted.diff_id)
+                if chain is not None and found != chain:
+                    raise DigestMismatch(
+                        f"the unpacked layer has diff_id {extracted.diff_id}, which the image's configuration does not name",
+                        diff_id=extracted.diff_id,
+                    )
+                self._finish_layer(directory, parent, extracted)
             layer = Layer(found, parent, extracted.diff_id, extracted.size, extracted.tar_size)
             if chain is not None:
                 self._commit_layer(place, layer)
@@ -107,7 +146,7 @@ class DirectoryDriver(ABC):
         self.table.put(layer)
 
     def remove_layer(self, identifier: str) -> None:
-        with self._exclusive(identifier):
+        with self._explained(), self._exclusive(identifier):
             users = self.table.used_by(identifier)
             if users:
                 raise LayerInUse(
@@ -121,22 +160,23 @@ class DirectoryDriver(ABC):
     def container_path(self, container_id: str) -> str:
         return os.path.join(self.root, "containers", check_container(container_id))
 
-    def prepare(self, container_id: str, chain: list[str]) -> list[Mount]:
-        with self._exclusive(f"container {container_id}"):
+    def prepare(self, container_id: str, chain: list[str], *, size: int = 0) -> list[Mount]:
+        with self._explained(), self._exclusive(f"container {container_id}"):
             known = self.table.container(container_id)
             if known is not None and known != chain:
                 raise LayerInUse(f"container {container_id} already has a file system on other layers: remove it first")
             if known is None:
+                limit = self._size(size)
                 for identifier in chain:
                     self.table.require(identifier)
                 with self._scratch() as place:
-                    self._make_container(place, chain)
+                    self._make_container(place, chain, limit)
                     self._move_in(place, self.container_path(container_id))
                 self.table.put_container(container_id, chain)
         return self._container_mounts(container_id, chain)
 
     def remove_container(self, container_id: str) -> None:
-        with self._exclusive(f"container {container_id}"):
+        with self._explained(), self._exclusive(f"container {container_id}"):
             self.table.delete_container(container_id)
             self._discard(self.container_path(container_id))
 
@@ -152,6 +192,15 @@ class DirectoryDriver(ABC):
         return chain
 
     # --- disk ----------------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Errors of the disk and of programs, as sentences with a code."""
+        try:
+            with disk_full_explained():
+                yield
+        except ProgramFailed as error:
+            raise DriverFailed(f"graph driver {self.name}: {error}") from error
 
     @contextmanager
     def _exclusive(self, key: str) -> Iterator[None]:
@@ -194,13 +243,9 @@ class DirectoryDriver(ABC):
             return
         self._erase(grave)
 
-    @staticmethod
-    def _erase(path: str) -> None:
-        directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            trees.remove(os.fsencode(os.path.basename(path)), directory)
-        finally:
-            os.close(directory)
+    def _erase(self, path: str) -> None:
+        """Remove what a driver made at `path`: a layer's, a container's or a scratch directory."""
+        trees.remove_path(path)
 
     def _sweep(self) -> None:
         for name in os.listdir(os.path.join(self.root, "tmp")):

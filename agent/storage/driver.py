@@ -1,7 +1,8 @@
 """The graph driver: how layers and containers' file systems lie on disk.
 
-One Protocol, one suite (tests/contract/test_graph_drivers.py). Drivers hand out `list[Mount]` and never mount anything: they and
-the runtime meet in that plain datum. All methods block; the agent calls them from threads.
+One Protocol, one suite (tests/contract/test_graph_drivers.py). Drivers hand out `list[Mount]` and attach no mount anywhere: they
+and the runtime meet in that plain datum. A driver whose layers are no directories looks into them through detached mounts, which
+vanish with their descriptor. All methods block; the agent calls them from threads.
 """
 
 from __future__ import annotations
@@ -52,10 +53,10 @@ class GraphDriver(Protocol):
         """
         ...
 
-    def prepare(self, container_id: str, chain: list[str]) -> list[Mount]:
-        """The container's writable root; `chain` topmost first, [] = empty.
+    def prepare(self, container_id: str, chain: list[str], *, size: int = 0) -> list[Mount]:
+        """The container's writable root; `chain` topmost first, [] = empty. At most `size` bytes, 0 = the driver's default.
 
-        Idempotent; `LayerInUse` when the container stands on another chain.
+        Idempotent; `LayerInUse` when the container stands on another chain; `SizeUnsupported`.
         """
         ...
 

@@ -9,28 +9,34 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import ClassVar, Final
 
+from agent.storage import options as given
 from agent.storage import trees
 from agent.storage.base import DirectoryDriver
 from agent.storage.driver import Change
 from agent.storage.errors import DriverUnsupported
 from agent.storage.extract import Extracted
+from agent.storage.projects import ProjectQuotas
 from agent.storage.tarwrite import END, TreeWriter
 from agent.sys import fs, mountapi
 from agent.sys.mount import Mount
 
 OPAQUE_XATTR: Final = "trusted.overlay.opaque"
+_SIZE: Final = "overlay2.size"
 _OPTIONS: Final = ("redirect_dir=off", "metacopy=off", "index=off")
 
 
 class Overlay2(DirectoryDriver):
     name: ClassVar[str] = "overlay2"
     merged: ClassVar[bool] = False
+    # The first is Docker's, and without effect in Docker, too.
+    OPTIONS: ClassVar[frozenset[str]] = frozenset({"overlay2.override_kernel_check", _SIZE})
 
-    @staticmethod
-    def probe(root: str) -> None:
+    @classmethod
+    def probe(cls, root: str, options: Mapping[str, str]) -> None:
         """Make a throwaway overlay superblock over directories in `root`; raises `DriverUnsupported` with the kernel's reason."""
         place = os.path.join(root, f".probe-{os.getpid()}")
         try:
@@ -48,15 +54,29 @@ class Overlay2(DirectoryDriver):
                 " and the agent CAP_SYS_ADMIN; choose vfs otherwise"
             ) from error
         finally:
-            DirectoryDriver._erase(place)
+            trees.remove_path(place)
+
+    def _configure(self, options: Mapping[str, str]) -> None:
+        self._quotas = ProjectQuotas(self.root)
+        self._default_size = given.size(options[_SIZE], _SIZE) if _SIZE in options else 0
+        if self._default_size:
+            os.makedirs(self.root, mode=0o700, exist_ok=True)
+            self._quotas.require(self.name)
+
+    def _size(self, asked: int) -> int:
+        size = asked or self._default_size
+        if size:
+            self._quotas.require(self.name)
+        return size
 
     # --- layers --------------------------------------------------------------------------------------------------------------
 
-    def _layer_directory(self, place: str, parent: str | None) -> str:
+    @contextmanager
+    def _filling(self, place: str, parent: str | None) -> Iterator[str]:
         directory = os.path.join(place, "diff")
         os.mkdir(directory)
         os.chmod(directory, 0o755)  # noqa: S103  # what a root directory has; mkdir would obey the umask
-        return directory
+        yield directory
 
     def _finish_layer(self, directory: str, parent: str | None, extracted: Extracted) -> None:
         chain = self.table.chain(parent)
@@ -119,7 +139,9 @@ class Overlay2(DirectoryDriver):
 
     # --- mounts --------------------------------------------------------------------------------------------------------------
 
-    def _make_container(self, place: str, chain: list[str]) -> None:
+    def _make_container(self, place: str, chain: list[str], size: int) -> None:
+        if size:
+            self._quotas.bound(place, size)
         upper = os.path.join(place, "upper")
         os.mkdir(upper)
         os.mkdir(os.path.join(place, "work"), 0o700)
@@ -129,6 +151,12 @@ class Overlay2(DirectoryDriver):
             info = os.lstat(below)
             os.chown(upper, info.st_uid, info.st_gid)
             os.chmod(upper, stat.S_IMODE(info.st_mode))
+
+    def _erase(self, path: str) -> None:
+        number = self._quotas.number(path)
+        super()._erase(path)
+        if number:
+            self._quotas.forget(number)
 
     def _container_mounts(self, container_id: str, chain: list[str]) -> list[Mount]:
         place = self.container_path(container_id)

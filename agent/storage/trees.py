@@ -35,6 +35,15 @@ def remove(name: bytes, dir_fd: int) -> None:
         _remove_directory(name, dir_fd)
 
 
+def remove_path(path: str) -> None:
+    """`remove` by the path of something whose parent directory is ours."""
+    directory = open_directory(os.path.dirname(path))
+    try:
+        remove(os.fsencode(os.path.basename(path)), directory)
+    finally:
+        os.close(directory)
+
+
 def _remove_directory(name: bytes, dir_fd: int) -> None:
     pending = [name]
     while pending:

@@ -30,6 +30,7 @@ def everything(house: House, handed: dict[str, Any] | None) -> None:
         except Exception as error:  # noqa: BLE001  # one damaged directory must not keep the others' supervisor from starting
             report(error)
     if handed:
+        house.context.logs.resume(handed.get("lingering", []))
         _connections(house, handed)
 
 
@@ -81,6 +82,7 @@ def _execs(container: Container, handed: dict[str, Any]) -> None:
 
 def _connections(house: House, handed: dict[str, Any]) -> None:
     connections = {dumped["fd"]: house.server.adopt(dumped["fd"], dumped) for dumped in handed["connections"]}
+    house.bundles.restore(handed.get("bundles", []), connections)
     for fd, number, operation, target in handed["pending"]:
         connection = connections.get(fd)
         if connection is None:

@@ -15,7 +15,9 @@ from typing import Any
 
 from agent.protocol.errors import RemoteError, WharfError
 from agent.supervisor import start
+from agent.supervisor.leases import LeaseFile
 from agent.supervisor.link import Answer, Link, LinkLost
+from agent.supervisor.record import boot_id
 from agent.supervisor.start import SupervisorAway
 from agent.supervisor.store import Store
 from agent.sys.mount import Mount
@@ -113,8 +115,12 @@ class Supervisor:
         restart: dict[str, Any] | None = None,
         health: dict[str, Any] | None = None,
         annotations: dict[str, str] | None = None,
+        lease: float = 0.0,
     ) -> dict[str, Any]:
-        """{"pid": n} of a process that waits for `start`. config: OCI; for the others see the files so named."""
+        """{"pid": n} of a process that waits for `start`. config: OCI; for the others see the files so named.
+
+        `lease` > 0 makes it exclusive: it runs at most so many seconds on one granted heartbeat (see `granted`).
+        """
         return await self._tell(
             "create",
             id=id_,
@@ -126,7 +132,12 @@ class Supervisor:
             restart=restart,
             health=health,
             annotations=annotations,
+            lease=lease or None,
         )
+
+    def granted(self, sent: float, length: float) -> None:
+        """A heartbeat sent at `sent` (CLOCK_BOOTTIME, s) was granted a lease of `length` seconds from then. Raises OSError."""
+        LeaseFile(self._rundir, boot_id()).grant(sent, length)
 
     async def start(self, id_: str) -> int:
         """The pid. A program that cannot be executed: `exec_failed`, extra.errno, and the record says 126 or 127."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket
 import os
+import struct
 from collections import deque
 
 from agent.protocol.errors import WharfError
@@ -44,6 +45,11 @@ class Connection:
 
     def fileno(self) -> int:
         return self._sock.fileno()
+
+    def peer_pid(self) -> int:
+        """The process that connected (unix(7), SO_PEERCRED)."""
+        pid: int = struct.unpack("3i", self._sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12))[0]
+        return pid
 
     def send(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
         """Send, or queue for a slow client, or cut off one that is too slow. The descriptors stay the caller's."""

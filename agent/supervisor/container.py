@@ -114,7 +114,7 @@ class Container:
             if grace is not None:
                 self.record.kill_at = time.monotonic() + grace
                 self._arm_kill()
-            self.record.save()
+            self._remember_stop()
             self._send(signal)
 
     def kill(self, signal: int, everything: bool) -> None:
@@ -122,7 +122,7 @@ class Container:
         self._need_process()
         if signal in (SIGKILL, SIGTERM):
             self.record.stopped = True
-            self.record.save()
+            self._remember_stop()
         if not everything:
             self._send(signal)
         elif signal == SIGKILL:
@@ -167,7 +167,7 @@ class Container:
         if self.process is None:
             self._remains.sweep()
         else:
-            self.record.save()
+            self._remember_stop()
             self._send(SIGKILL)
             self.cgroup.kill()
 
@@ -182,7 +182,7 @@ class Container:
         """Also before a launch: a client may attach first."""
         if self._streams is None:
             spec = self.spec
-            self._streams = Streams(self.context.loop, self.directory, spec.log, spec.open_stdin, spec.stdin_once)
+            self._streams = Streams(self.context.logs, self.directory, spec.log, spec.open_stdin, spec.stdin_once)
         return self._streams
 
     def need_running(self) -> None:
@@ -191,8 +191,16 @@ class Container:
         if self.record.state == PAUSED:
             raise ContainerPaused(f"container {self.id} is paused: resume it first")
 
+    def public(self) -> dict[str, Any]:
+        """What clients see of it now."""
+        seen = self.record.public()
+        if self._streams is not None and self._streams.log.dropped:
+            seen["log_dropped"] += self._streams.log.dropped
+            seen["log_fault"] = self._streams.log.fault
+        return seen
+
     def publish(self, kind: str, **more: Any) -> None:
-        self.context.publish({"kind": kind, "id": self.id, "at": time.time_ns(), **more, "container": self.record.public()})
+        self.context.publish({"kind": kind, "id": self.id, "at": time.time_ns(), **more, "container": self.public()})
 
     def adopt(self, process: Process | None) -> None:
         """Go on with what another supervisor began. `process` None: there is none any more."""
@@ -256,6 +264,7 @@ class Container:
         """created, exited or restarting → running. Raises WharfError; the record then says exited, and why."""
         record = self.record
         try:
+            self.context.leases.need(self.spec.lease)
             if self._init is None or self.process is None:
                 self._discard_init()
                 self._remains.clear()
@@ -294,14 +303,14 @@ class Container:
     def ended(self, exit_: Exit) -> None:
         """The process ended and is not yet reaped."""
         was = self.record.state
+        kills = self._oom_count() if self.is_lost else self._oom.check()
         self.is_lost = False
-        self._oom.check()
         self._stop_watching()
         self._drop_streams(finish=True)
         self._set_timer(None)
         self._init = None
-        self.record.oom_killed = exit_.signal == SIGKILL and self._oom_since_start()
-        self.record.write_exit(exit_.code, exit_.signal, exit_.known)
+        self.record.oom_killed = exit_.signal == SIGKILL and kills > self.record.oom_seen
+        self.record.write_exit(exit_.code, exit_.signal, exit_.known, keep=not self.deleting)
         self.process = None
         self.context.loop.later(0, self._remains.sweep)  # once the caller has reaped it
         if was == CREATED:
@@ -343,7 +352,9 @@ class Container:
     def _rest(self) -> None:
         self._set_timer(None)
         self.record.restart_at = 0.0
-        self._enter(EXITED)
+        self.record.state = EXITED
+        if not self.deleting:
+            self.record.save()
         self.publish("exit")
         self._settle()
 
@@ -361,6 +372,11 @@ class Container:
     def _need_process(self) -> None:
         if self.process is None or self.record.state not in (RUNNING, PAUSED):
             raise NotRunning(f"container {self.id} is {self.record.state}: start it first")
+
+    def _remember_stop(self) -> None:
+        """On record, where another supervisor would do otherwise without: restart, or forget the end of the grace."""
+        if self.record.kill_at or self.spec.restart.get("name", "no") != "no":
+            self.record.save()
 
     def _send(self, signal: int) -> None:
         if self.process is not None:
@@ -397,25 +413,36 @@ class Container:
         if self._health is not None:
             self._health.begin()
         self._oom.begin(self.cgroup)
+        self.context.leases.watch(self.id, self.spec.lease, self._lease_over)
 
     def _stop_watching(self) -> None:
         if self._health is not None:
             self._health.end()
         self._oom.end()
+        self.context.leases.forget(self.id)
+
+    def _lease_over(self) -> None:
+        """No grace: another node may start this workload any moment now."""
+        self.record.stopped = True
+        self.record.error = "the node's lease ran out, so this exclusive container was killed"
+        self.cgroup.kill()
+        self._send(SIGKILL)
+        self.record.save()
 
     def _oom_happened(self) -> None:
         self.publish("oom")
 
-    def _oom_since_start(self) -> bool:
+    def _oom_count(self) -> int:
         try:
-            return self.cgroup.oom_count() > self.record.oom_seen
+            return self.cgroup.oom_count()
         except OSError:
-            return False  # the cgroup is gone: nobody saw an OOM kill
+            return 0  # the cgroup is gone: nobody saw an OOM kill
 
     def _drop_streams(self, finish: bool = False) -> None:
         if self._streams is not None:
             streams, self._streams = self._streams, None
             streams.finish() if finish else streams.close()
+            self.record.note_drops(streams.log.dropped, streams.log.fault)
 
     def _discard_init(self) -> None:
         if self.process is not None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from agent.supervisor.compressor import Compressor
+from agent.supervisor.leases import Leases
+from agent.supervisor.log import LogParts
 from agent.supervisor.loop import Loop
 from agent.supervisor.processes import Processes
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 class Context:
     """Passed down, never changed."""
 
-    __slots__ = ("entrust", "loop", "processes", "publish", "runtime", "statedir")
+    __slots__ = ("entrust", "leases", "logs", "loop", "processes", "publish", "runtime", "statedir")
 
     def __init__(
         self,
@@ -27,10 +30,13 @@ class Context:
         statedir: str,
         publish: Callable[[dict[str, Any]], None],
         entrust: Callable[[Container], None],
+        leases: Leases,
     ) -> None:
         self.loop = loop
+        self.logs = LogParts(loop, Compressor(loop, processes).want)
         self.processes = processes
         self.runtime = runtime
         self.statedir = statedir
         self.publish = publish
         self.entrust = entrust
+        self.leases = leases

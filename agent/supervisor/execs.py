@@ -193,6 +193,7 @@ class Execs:
 
     def _save(self, session: Exec) -> None:
         try:
+            os.makedirs(os.path.join(self._container.directory, "exec"), 0o700, exist_ok=True)
             durable.write(self._path(session.id), session.public(), sync=False)
         except OSError as error:
             report(error)  # a full disk: known until the next upgrade only

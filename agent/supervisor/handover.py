@@ -28,6 +28,7 @@ VERSION = 1
 def leave(house: House) -> None:
     """Become the program on disk. Returns only by raising OSError, with everything as before."""
     fds: list[int] = []
+    image = house.image()
     memfd = sealed(jsontext.dumps(dump(house, fds)))
     fds.append(memfd)
     # between execve and the new program's own handlers the default action of these would end us
@@ -35,13 +36,15 @@ def leave(house: House) -> None:
     for fd in fds:
         os.set_inheritable(fd, True)
     try:
-        os.execv(house.command[0], [*house.command, "--handover", str(memfd)])  # noqa: S606  # replacing ourselves is the point
+        words = [*house.command, "--handover", str(memfd)]
+        os.execve(image, words, os.environ)  # noqa: S606  # replacing ourselves is the point
     finally:
         for fd in fds:
             os.set_inheritable(fd, False)
         for number, handler in before.items():
             signal.signal(number, handler)
         os.close(memfd)
+        os.close(image)
 
 
 def load(fd: int) -> dict[str, Any]:
@@ -64,11 +67,14 @@ def dump(house: House, fds: list[int]) -> dict[str, Any]:
         "lock": house.lock,
         "connections": [connection.dump() for connection in server.connections.values()],
         "pending": [[p.connection.fileno(), p.number, p.operation, p.target] for p in server.pending if p.connection.alive],
+        "lingering": house.context.logs.dump(),
         "containers": {container.id: _container(container) for container in house.roster.containers.values()},
     }
+    state["bundles"] = house.bundles.dump(set(server.connections), fds)
     fds += [state["listener"], state["lock"], *_connection_fds(state["connections"])]
     for dumped in state["containers"].values():
         fds += _container_fds(dumped)
+    fds += [sink["fd"] for _id, _log, sink in state["lingering"] if sink["fd"] >= 0]
     return state
 
 
@@ -103,6 +109,8 @@ def _container_fds(dumped: dict[str, Any]) -> list[int]:
         fds += [fd for _name, fd in streams["sources"]] + streams["early"]
         for attachment in streams["attachments"]:
             fds += [fd for fd, _backlog in attachment.values()]
+        if streams["log"] is not None:
+            fds.append(streams["log"]["fd"])
         if streams["inlet"] is not None:
             fds += [streams["inlet"]["fd"], *streams["inlet"]["clients"]]
     return [fd for fd in fds if fd >= 0]

@@ -9,16 +9,20 @@ import sys
 
 from agent.protocol.errors import Unavailable
 from agent.supervisor import execs, handover
+from agent.supervisor.bundles import Bundles
 from agent.supervisor.container import Container
 from agent.supervisor.context import Context
+from agent.supervisor.leases import LeaseFile, Leases
 from agent.supervisor.loop import Loop, report
 from agent.supervisor.processes import Exit, Processes
+from agent.supervisor.record import boot_id
 from agent.supervisor.roster import Roster
 from agent.supervisor.server import Pending, Server, entrust
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Callable
     from typing import Any
 
     from agent.supervisor.connection import Connection
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 else:
     import _signal as signal
 
+_MANY = 64  # removed containers, with their parts some 3 kB of cycles each, until the collector runs on their account
 _COLLECT = 300.0  # s between two runs of the collector, which is off otherwise
 
 
@@ -39,18 +44,30 @@ class House:
     """`command` starts this program anew, without the handover's own arguments."""
 
     def __init__(
-        self, loop: Loop, runtime: Runtime, statedir: str, listener: _socket.socket, lock: int, command: list[str], instance: str
+        self,
+        loop: Loop,
+        runtime: Runtime,
+        rundir: str,
+        statedir: str,
+        listener: _socket.socket,
+        lock: int,
+        command: list[str],
+        instance: str,
     ) -> None:
         self.loop = loop
         self.lock = lock
         self.command = command
+        self.image: Callable[[], int] = lambda: os.open(command[0], os.O_RDONLY | os.O_CLOEXEC)  # what to run it from
         self.instance = instance  # one value from start to death, upgrades included
         self.generation = 1
         self.processes = Processes(loop)
-        self.context = Context(loop, self.processes, runtime, statedir, self._publish, self._entrust)
+        leases = Leases(loop, LeaseFile(rundir, boot_id()))
+        self.context = Context(loop, self.processes, runtime, statedir, self._publish, self._entrust, leases)
         self.roster = Roster(self.context)
         self.server = Server(self, listener)
+        self.bundles = Bundles(loop, self.processes)
         self._checking = False
+        self._removed = 0  # containers since the last collection on their account
 
     def run(self) -> None:
         """Until told to end."""
@@ -68,7 +85,7 @@ class House:
         self.server.pending.append(pending)
 
         def settle() -> None:
-            self.server.settle(pending, {"container": container.record.public()})
+            self.server.settle(pending, {"container": container.public()})
 
         if fresh or container.record.active:
             container.waiters.append(settle)
@@ -148,14 +165,23 @@ class House:
 
     def _publish(self, event: dict[str, Any]) -> None:
         self.server.publish(event)
+        if event["kind"] == "delete":
+            self._removed += 1
+            if self._removed == _MANY:
+                self.loop.later(0, _collect)
+                self._removed = 0
 
     def _entrust(self, container: Container) -> None:
         self.server.entrust(container)
 
     def _tidy(self) -> None:
-        """Cycles (a removed container and its parts) are rare: collect them now and then, in one short step."""
+        """Other cycles are rare: collect them now and then, in one short step."""
         gc.collect()
         self.loop.later(_COLLECT, self._tidy)
+
+
+def _collect() -> None:
+    gc.collect()
 
 
 def say(text: str) -> None:

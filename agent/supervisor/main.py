@@ -14,7 +14,7 @@ from agent.supervisor import adopt, handover
 from agent.supervisor.house import House, say
 from agent.supervisor.loop import Loop
 from agent.supervisor.roster import RESERVED
-from agent.sys import process
+from agent.sys import process, sealing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,11 +71,20 @@ def main(argv: list[str], runtime: Callable[[str], Runtime] | None = None) -> in
         from agent.supervisor import launch  # not at the top: a unit test's double needs no kernel
 
         runtime = launch.OciRuntime
+        if not arguments.check and not sealing.runs_sealed():
+            _seal(argv, arguments.root)
         if not arguments.check and arguments.handover < 0:
             launch.enter_own_cgroup(f"{arguments.cgroup_parent.rstrip('/')}/{RESERVED[0]}")
     if arguments.check:
         return 0  # everything could be imported
     return _serve(argv[0], arguments, runtime(arguments.cgroup_parent))
+
+
+def _seal(argv: list[str], root: str) -> None:
+    """Begin again from a copy of the interpreter that no container can write to. `handover.leave` does so by itself."""
+    os.makedirs(root, 0o700, exist_ok=True)
+    image = sealed_python(root)
+    os.execve(image, [sys.executable, "-I", "-S", *argv], os.environ)  # noqa: S606  # ourselves
 
 
 def _serve(program: str, arguments: Arguments, runtime: Runtime) -> int:
@@ -98,7 +107,8 @@ def _serve(program: str, arguments: Arguments, runtime: Runtime) -> int:
     words = ["--root", arguments.root, "--state", arguments.state, "--cgroup-parent", arguments.cgroup_parent]
     command = [sys.executable, "-I", "-S", os.path.abspath(program), *words]
     loop = Loop()
-    house = House(loop, runtime, arguments.state, listener, lock, command, instance)
+    house = House(loop, runtime, arguments.root, arguments.state, listener, lock, command, instance)
+    house.image = lambda: sealed_python(arguments.root)
     house.generation = handed["generation"] + 1 if handed else 1
     adopt.everything(house, handed)
     gc.collect()
@@ -107,6 +117,13 @@ def _serve(program: str, arguments: Arguments, runtime: Runtime) -> int:
     house.run()
     house.server.close()
     return 0
+
+
+def sealed_python(root: str) -> int:
+    """A descriptor to run the interpreter from. Raises OSError."""
+    empty = os.path.join(root, "empty")
+    os.makedirs(empty, 0o700, exist_ok=True)
+    return sealing.sealed_executable(sys.executable, empty, "supervisor")
 
 
 def _lock(root: str) -> int:

@@ -35,17 +35,18 @@ class OomWatch:
         if self._fd >= 0:
             self._loop.watch(self._fd, events, lambda _events: self._notified())
 
-    def check(self) -> None:
-        """Look now: the exit of the killed process may be seen before the notification."""
+    def check(self) -> int:
+        """Look now: the exit of the killed process may be seen before the notification. The cgroup's count of kills."""
         if self._cgroup is None:
-            return
+            return 0
         try:
             count = self._cgroup.oom_count()
         except OSError:
-            return  # it was removed: nobody saw more
+            return self._seen  # it was removed: nobody saw more
         if count > self._seen:
             self._seen = count
             self._happened()
+        return count
 
     def end(self) -> None:
         self._cgroup = None

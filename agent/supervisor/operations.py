@@ -59,12 +59,13 @@ def create(call: Call) -> None:
     spec = {
         "config": call.get("config", dict),
         "rootfs": call.get("rootfs", list),
-        "log": call.get("log", dict, None) or {"driver": "json-file", "max-size": 10 << 20, "max-file": 3},
+        "log": call.get("log", dict, None) or {"driver": "json-file"},
         "open_stdin": call.get("open_stdin", bool, False),
         "stdin_once": call.get("stdin_once", bool, False),
         "restart": call.get("restart", dict, None) or {"name": "no"},
         "health": call.get("health", dict, None) or {},
         "annotations": call.get("annotations", dict, None) or {},
+        "lease": call.get("lease", (int, float), 0.0),
     }
     call.answer({"pid": call.house.roster.create(call.get("id", str), spec)})
 
@@ -121,7 +122,7 @@ def delete(call: Call) -> None:
 
 
 def state(call: Call) -> None:
-    call.answer({"container": call.container.record.public()})
+    call.answer({"container": call.container.public()})
 
 
 def config(call: Call) -> None:
@@ -214,6 +215,14 @@ def shutdown(call: Call) -> None:
     call.house.loop.stop()
 
 
+def bundle_run(call: Call) -> None:
+    call.house.bundles.run(call)
+
+
+def bundle_exec(call: Call) -> None:
+    call.house.bundles.exec(call)
+
+
 def _signal(call: Call) -> int:
     number: int = call.get("signal", int)
     if not 0 < number < 65:
@@ -248,6 +257,8 @@ TABLE: dict[str, Callable[[Call], None]] = {
     "exec_state": exec_state,
     "exec_kill": exec_kill,
     "resize": resize,
+    "bundle_run": bundle_run,
+    "bundle_exec": bundle_exec,
     "subscribe": subscribe,
     "give": give,
     "upgrade": upgrade,

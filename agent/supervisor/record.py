@@ -29,6 +29,8 @@ _FIELDS: dict[str, Any] = {
     "oom_killed": False,
     "restart_count": 0,
     "error": "",  # why the last start failed
+    "log_dropped": 0,  # bytes of output that a full disk, or a log service slow or away, cost; of runs that have ended
+    "log_fault": "",  # why the last of them were
     "health": None,  # {status, failing, log[]} or None without a check
     # private to the supervisor
     "boot_id": "",
@@ -60,6 +62,8 @@ class Record:
         oom_killed: bool
         restart_count: int
         error: str
+        log_dropped: int
+        log_fault: str
         health: dict[str, Any] | None
         boot_id: str
         backoff: float
@@ -114,8 +118,8 @@ class Record:
         except FileNotFoundError:
             pass  # the first run
 
-    def write_exit(self, code: int | None, signal: int | None, known: bool) -> None:
-        """Store how the process ended, durably, and take it over."""
+    def write_exit(self, code: int | None, signal: int | None, known: bool, *, keep: bool = True) -> None:
+        """Store how the process ended, durably, and take it over. keep=False: its files are about to go, spare the disk."""
         ended = {
             "pid": self.pid,
             "start_time": self.start_time,
@@ -125,7 +129,8 @@ class Record:
             "oom_killed": self.oom_killed,
             "finished_at": time.time_ns(),
         }
-        self._store("exit", ended, True)
+        if keep:
+            self._store("exit", ended, True)
         self.ended(ended)
 
     def ended(self, ended: dict[str, Any]) -> None:
@@ -136,6 +141,12 @@ class Record:
         self.kill_at = 0.0
         if self.state in (RUNNING, PAUSED):
             self.state = EXITED
+
+    def note_drops(self, count: int, why: str) -> None:
+        """Of a run that has ended."""
+        if count:
+            self.log_dropped += count
+            self.log_fault = why
 
     def _store(self, name: str, values: dict[str, Any], sync: bool) -> None:
         """A disk that is full or broken is told, and life goes on in memory: the container did end, or start, all the same."""

@@ -1,7 +1,7 @@
 """Why the supervisor says no.
 
 NotFound       NoSuchContainer · NoSuchExec
-Conflict       ContainerExists · NotRunning · AlreadyRunning · ContainerPaused · NotPaused · ContainerActive
+Conflict       ContainerExists · NotRunning · AlreadyRunning · ContainerPaused · NotPaused · ContainerActive · NotHere
 InvalidInput   InvalidRequest · UnknownOperation
 Denied         PeerDenied
 """
@@ -43,6 +43,12 @@ class ContainerActive(Conflict):
     """Delete without force of a container that still has a process or waits for its restart."""
 
     code = "container_active"
+
+
+class NotHere(Conflict):
+    """The command line has to do this itself."""
+
+    code = "not_here"
 
 
 class InvalidRequest(InvalidInput):

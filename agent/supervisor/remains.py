@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from agent.protocol.errors import WharfError
 from agent.supervisor.loop import report
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 _PAUSE = 0.02  # s between two attempts to remove a cgroup that the kernel still holds
 _ATTEMPTS = 1500
+_CLEAR = 1.0  # s
 
 
 class Remains:
@@ -23,11 +26,21 @@ class Remains:
         self._swept = swept
 
     def clear(self) -> None:
-        """Before another run: one attempt; the runtime uses again what the kernel still holds."""
-        try:
-            self._remove()
-        except OSError as error:
-            report(error)
+        """Before another run. It waits a moment for what the last one left: nearly always nothing, for `sweep` came first.
+
+        The old cgroup must go: Linux kills whatever is cloned into a cgroup that cgroup.kill was ever written to (seen on 6.18;
+        it compares that cgroup's count of kills with the one of the cgroup that the parent is in).
+        """
+        deadline = time.monotonic() + _CLEAR
+        while True:
+            try:
+                self._remove()
+                return
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    report(error)
+                    return
+                time.sleep(_PAUSE / 10)
 
     def sweep(self, attempt: int = 0) -> None:
         """Kill what is left in the cgroup and remove it, in the background: the kernel empties it some time after the reaping."""
@@ -44,9 +57,13 @@ class Remains:
             self._swept()
 
     def _remove(self) -> None:
+        """Raises OSError while something is left; that is killed, and gone soon."""
         cgroup = self._container.cgroup
-        cgroup.kill()
-        cgroup.remove()
+        try:
+            cgroup.remove()
+        except OSError:
+            cgroup.kill()
+            raise
 
 
 def exit_code_of(error: Exception) -> int:

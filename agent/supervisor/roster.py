@@ -45,7 +45,7 @@ class Roster:
         check(spec)
         directory = os.path.join(self.context.statedir, id_)
         durable.remove_tree(directory)  # of a creation that a crash cut short: it has no state.json
-        os.makedirs(os.path.join(directory, "exec"), 0o700)
+        os.makedirs(directory, 0o700)
         os.chmod(directory, 0o700)
         record = Record(directory, {"id": id_, "created_at": time.time_ns()})
 
@@ -71,7 +71,7 @@ class Roster:
         del self.containers[id_]
 
     def records(self) -> list[dict[str, Any]]:
-        return [container.record.public() for container in self.containers.values()]
+        return [container.public() for container in self.containers.values()]
 
 
 def _check_id(id_: str) -> None:

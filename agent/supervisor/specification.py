@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 
-from agent.supervisor import durable, health, logs, restart
+from agent.protocol.logoptions import LogSettings
+from agent.supervisor import durable, health, restart
 from agent.supervisor.refusals import InvalidRequest
 
 TYPE_CHECKING = False
@@ -16,9 +17,21 @@ if TYPE_CHECKING:
 
 
 class Specification:
-    """config.json: {config (OCI), rootfs [[type, source, target, [option…]]…], log, open_stdin, stdin_once, restart, health}."""
+    """config.json: {config (OCI), rootfs [[type, source, target, [option…]]…], log, open_stdin, stdin_once, restart, health,
+    lease (s that an exclusive container may run on one granted heartbeat; 0 = not exclusive)}."""
 
-    __slots__ = ("_path", "cgroups_path", "health", "log", "oom_score_adj", "open_stdin", "restart", "stdin_once", "terminal")
+    __slots__ = (
+        "_path",
+        "cgroups_path",
+        "health",
+        "lease",
+        "log",
+        "oom_score_adj",
+        "open_stdin",
+        "restart",
+        "stdin_once",
+        "terminal",
+    )
 
     def __init__(self, directory: str, values: dict[str, Any]) -> None:
         process = values["config"]["process"]
@@ -30,12 +43,14 @@ class Specification:
         self.restart: dict[str, Any] = values["restart"]
         self.health: dict[str, Any] = values["health"]
         self.open_stdin = bool(values.get("open_stdin"))
+        self.lease = float(values.get("lease") or 0.0)
         self.stdin_once = bool(values.get("stdin_once"))
 
     @classmethod
     def create(cls, directory: str, values: dict[str, Any]) -> Specification:
         """Write it; `sync` makes it durable. Raises OSError."""
         values["config"]["process"].setdefault("oomScoreAdj", 0)  # unset means inherited, and ours is low
+        values["config"]["process"].setdefault("user", {}).setdefault("umask", 0o022)  # the same: ours closes everything
         durable.write(_path(directory), values, sync=False)
         return cls(directory, values)
 
@@ -76,7 +91,9 @@ def check(values: dict[str, Any]) -> None:
         raise InvalidRequest("config.process.args is missing: say what to run")
     if not isinstance(values.get("rootfs"), list):
         raise InvalidRequest("rootfs has to be a list of mounts [type, source, target, [option…]]")
-    for key, validate in (("log", logs.validate), ("restart", restart.validate), ("health", health.validate)):
+    if values["lease"] < 0:
+        raise InvalidRequest(f"lease is {values['lease']!r}: give seconds, or 0 for a container that is not exclusive")
+    for key, validate in (("log", LogSettings), ("restart", restart.validate), ("health", health.validate)):
         if not isinstance(values[key], dict):
             raise InvalidRequest(f"{key} has to be an object")
         validate(values[key])

@@ -10,8 +10,9 @@ import errno
 import os
 
 from agent.supervisor.attachments import Attachment, Inlet, Outlet
-from agent.supervisor.logs import LogFile, Splitter
-from agent.supervisor.loop import READ, Loop
+from agent.supervisor.log import Log, LogParts
+from agent.supervisor.loop import READ
+from agent.supervisor.splitter import Splitter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,15 +53,15 @@ class Source:
 class Streams:
     """Everything between a container's file descriptors 0, 1, 2 and the world."""
 
-    def __init__(self, loop: Loop, directory: str, log: dict[str, Any], open_stdin: bool, stdin_once: bool) -> None:
-        self._loop = loop
+    def __init__(self, parts: LogParts, directory: str, log: dict[str, Any], open_stdin: bool, stdin_once: bool) -> None:
+        self._loop = parts.loop
         self._directory = directory
         self._open_stdin = open_stdin
         self._stdin_once = stdin_once
         self._early: list[int] = []  # clients' inputs that came before the container was launched
         logs = os.path.join(directory, "logs")
         os.makedirs(logs, 0o700, exist_ok=True)
-        self.log = LogFile(logs, log)
+        self.log = Log(parts, logs, os.path.basename(directory), log, self._ease)
         self.sources: list[Source] = []
         self.attachments: list[Attachment] = []
         self.inlet: Inlet | None = None
@@ -149,10 +150,12 @@ class Streams:
             "attachments": [attachment.dump() for attachment in self.attachments],
             "inlet": self.inlet.dump() if self.inlet else None,
             "early": self._early,
+            "log": self.log.dump(),
         }
 
     def restore(self, dumped: dict[str, Any]) -> None:
         """The other half of `dump`, in the process after execv."""
+        self.log.resume(dumped.get("log"))
         for attachment in dumped["attachments"]:
             self.resume(attachment)
         for name, fd in dumped["sources"]:
@@ -172,6 +175,7 @@ class Streams:
         for attachment in self.attachments:
             attachment.end()
         self.attachments = []
+        self.log.end()
         self.close()
 
     def close(self) -> None:
@@ -234,15 +238,18 @@ class Streams:
         self.log.write(source.name, lines)
         source.splitter.save()
 
+    def _full(self) -> bool:
+        return self.log.full or any(attachment.full for attachment in self.attachments)
+
     def _ease_off(self) -> bool:
-        if not self._paused and any(attachment.full for attachment in self.attachments):
+        if not self._paused and self._full():
             self._paused = True
             for source in self.sources:
                 self._loop.forget(source.fd)
         return self._paused
 
     def _ease(self) -> None:
-        if self._paused and not any(attachment.full for attachment in self.attachments):
+        if self._paused and not self._full():
             self._paused = False
             for source in self.sources:
                 self._loop.watch(source.fd, READ, lambda _events, source=source: self._pump(source, _ROUNDS))  # type: ignore[misc]  # bound now

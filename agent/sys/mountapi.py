@@ -25,6 +25,9 @@ FSCONFIG_SET_FLAG = 0
 FSCONFIG_SET_STRING = 1
 FSCONFIG_SET_FD = 5
 FSCONFIG_CMD_CREATE = 6
+FSCONFIG_CMD_RECONFIGURE = 7
+FSPICK_CLOEXEC = 1
+FSPICK_EMPTY_PATH = 8
 
 MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
@@ -70,11 +73,13 @@ class _MountAttr(ctypes.Structure):
 _fsopen = libc.syscall(nr.FSOPEN, libc.STR, libc.UINT)
 _fsconfig = libc.syscall(nr.FSCONFIG, libc.INT, libc.UINT, libc.STR, libc.STR, libc.INT)
 _fsmount = libc.syscall(nr.FSMOUNT, libc.INT, libc.UINT, libc.UINT)
+_fspick = libc.syscall(nr.FSPICK, libc.INT, libc.STR, libc.UINT)
 _open_tree = libc.syscall(nr.OPEN_TREE, libc.INT, libc.STR, libc.UINT)
 _move_mount = libc.syscall(nr.MOVE_MOUNT, libc.INT, libc.STR, libc.INT, libc.STR, libc.UINT)
 _mount_setattr = libc.syscall(nr.MOUNT_SETATTR, libc.INT, libc.STR, libc.UINT, libc.PTR, libc.SIZE)
 _openat2 = libc.syscall(nr.OPENAT2, libc.INT, libc.STR, libc.PTR, libc.SIZE)
 _pivot_root = libc.syscall(nr.PIVOT_ROOT, libc.STR, libc.STR)
+_mount = libc.function("mount", libc.STR, libc.STR, libc.STR, libc.ULONG, libc.STR)
 _umount2 = libc.function("umount2", libc.STR, libc.INT)
 _fstatfs = libc.function("fstatfs", libc.INT, libc.PTR)
 
@@ -83,14 +88,29 @@ def new_filesystem(fstype: bytes, params: list[tuple[int, bytes, bytes | None, i
     """A detached mount of a new filesystem instance. `params` are fsconfig steps (command, key, value, fd)."""
     context = libc.check(_fsopen(fstype, 1), "fsopen", fstype)
     try:
-        for command, key, value, fd in params:
-            if _fsconfig(context, command, key, value, fd) < 0:
-                raise _explained(context, "fsconfig " + os.fsdecode(key) + ("=" + os.fsdecode(value) if value else ""))
+        _configure(context, params)
         if _fsconfig(context, FSCONFIG_CMD_CREATE, None, None, 0) < 0:
             raise _explained(context, "mount " + os.fsdecode(fstype))
         return libc.check(_fsmount(context, 1, attributes), "fsmount", fstype)
     finally:
         os.close(context)
+
+
+def reconfigure(mount: int, params: list[tuple[int, bytes, bytes | None, int]]) -> None:
+    """Change a mounted filesystem by a descriptor of its root: what `mount -o remount` does to the superblock."""
+    context = libc.check(_fspick(mount, b"", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH), "fspick")
+    try:
+        _configure(context, params)
+        if _fsconfig(context, FSCONFIG_CMD_RECONFIGURE, None, None, 0) < 0:
+            raise _explained(context, "remount")
+    finally:
+        os.close(context)
+
+
+def _configure(context: int, params: list[tuple[int, bytes, bytes | None, int]]) -> None:
+    for command, key, value, fd in params:
+        if _fsconfig(context, command, key, value, fd) < 0:
+            raise _explained(context, "fsconfig " + os.fsdecode(key) + ("=" + os.fsdecode(value) if value else ""))
 
 
 def _explained(context: int, what: str) -> OSError:
@@ -103,9 +123,18 @@ def _explained(context: int, what: str) -> OSError:
     return OSError(error.errno, f"{what}: {message[2:]}")
 
 
-def clone_tree(directory: int, path: bytes = b"", recursive: bool = False) -> int:
-    """A detached copy of the mount at `path` (at `directory` itself when empty): what a bind mount is made of."""
+def mount_with_options(source: bytes, target: bytes, fstype: bytes, options: bytes) -> None:
+    """mount(2): for what the new interface cannot say on old kernels. `options`: at most a page."""
+    libc.check(_mount(source, target, fstype, 0, options), "mount", target)
+
+
+def clone_tree(directory: int, path: bytes = b"", recursive: bool = False, follow: bool = True) -> int:
+    """A detached copy of the mount at `path` (at `directory` itself when empty): what a bind mount is made of.
+
+    Not to `follow` a symbolic link at the end of the path copies the link itself.
+    """
     flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (AT_RECURSIVE if recursive else 0) | (0 if path else AT_EMPTY_PATH)
+    flags |= 0 if follow else AT_SYMLINK_NOFOLLOW
     return libc.check(_open_tree(directory, path, flags), "open_tree", path)
 
 

@@ -31,6 +31,8 @@ NLM_F_DUMP_INTR = 0x10
 NLA_F_NESTED = 0x8000
 NLA_TYPE_MASK = 0x3FFF
 
+LONGEST = 65531  # a length of 16 bits counts the 4 bytes before the payload
+
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
@@ -60,7 +62,9 @@ class Message(NamedTuple):
 
 
 def attr(kind: int, payload: bytes) -> bytes:
-    """One attribute, padded to 4 bytes."""
+    """One attribute, padded to 4 bytes. Raises ValueError for a payload whose length does not fit (CVE-2021-43784)."""
+    if len(payload) > LONGEST:
+        raise ValueError(f"a netlink attribute holds at most {LONGEST} bytes, not {len(payload)}")
     return _attribute.pack(len(payload) + 4, kind) + payload + b"\0" * (-len(payload) % 4)
 
 

@@ -59,6 +59,7 @@ _setdomainname = libc.function("setdomainname", libc.STR, libc.SIZE)
 _personality = libc.function("personality", libc.ULONG)
 _ioprio_set = libc.syscall(nr.IOPRIO_SET, libc.INT, libc.INT, libc.INT)
 _sched_setattr = libc.syscall(nr.SCHED_SETATTR, libc.INT, libc.PTR, libc.UINT)
+_set_mempolicy = libc.syscall(nr.SET_MEMPOLICY, libc.INT, libc.PTR, libc.ULONG)
 _keyctl = libc.syscall(nr.KEYCTL, libc.INT, libc.STR, libc.LONG, libc.LONG, libc.LONG)
 _pidfd_getfd = libc.syscall(nr.PIDFD_GETFD, libc.INT, libc.INT, libc.UINT)
 _execve = libc.function("execve", libc.STR, libc.PTR, libc.PTR)
@@ -147,6 +148,14 @@ def sched_setattr(attributes: bytes) -> None:
     """Scheduler of the calling process from a packed struct sched_attr (sched_setattr(2))."""
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     libc.check(_sched_setattr(0, ctypes.addressof(buffer), 0), "sched_setattr")
+
+
+def set_memory_policy(mode: int, nodes: int) -> None:
+    """NUMA policy of the calling thread, kept over execve: MPOL_* with flags, and a mask of nodes (set_mempolicy(2))."""
+    size = max(1, (nodes.bit_length() + 63) // 64)
+    mask = (ctypes.c_ulong * size)(*(nodes >> 64 * word & 0xFFFFFFFFFFFFFFFF for word in range(size)))
+    # one bit more than there are: the kernel takes one off
+    libc.check(_set_mempolicy(mode, ctypes.addressof(mask) if nodes else None, size * 64 + 1 if nodes else 0), "set_mempolicy")
 
 
 def join_session_keyring(name: bytes) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import struct
 
+TCGETS, TCSETS, ONLCR = 0x5401, 0x5402, 0x4
 TIOCSCTTY = 0x540E
 TIOCSWINSZ = 0x5414
 TIOCGWINSZ = 0x5413
@@ -24,6 +25,14 @@ def peer(master: int) -> int:
 
 def resize(fd: int, rows: int, columns: int) -> None:
     fcntl.ioctl(fd, TIOCSWINSZ, struct.pack("=4H", rows, columns, 0, 0))
+
+
+def plain_newlines(fd: int) -> None:
+    """Switch off that \\n becomes \\r\\n on output: bit ONLCR of c_oflag, the second word of struct termios."""
+    state = bytearray(fcntl.ioctl(fd, TCGETS, bytes(64)))
+    output = struct.unpack_from("=I", state, 4)[0]
+    struct.pack_into("=I", state, 4, output & ~ONLCR)
+    fcntl.ioctl(fd, TCSETS, bytes(state))
 
 
 def size(fd: int) -> tuple[int, int]:

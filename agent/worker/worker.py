@@ -195,7 +195,11 @@ class Worker:
 
         image_id = await self._puller.ensure(assignment.image, progress)
         container_id = await self._containers.create(
-            task_spec(assignment), image_id=image_id, name=task_name(assignment), task_id=assignment.task_id
+            task_spec(assignment),
+            image_id=image_id,
+            name=task_name(assignment),
+            task_id=assignment.task_id,
+            lease=assignment.lease,
         )
         latest = self._records.get(assignment.task_id) or record
         self._reach(replace(latest, image_id=image_id), TaskState.READY, message="ready", container_id=container_id)

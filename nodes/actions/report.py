@@ -147,7 +147,8 @@ def record_inventory(node_id: str, inventory: Inventory) -> None:
         data = clean(codec.encode(inventory))
         data.pop("epoch", None)
         data = {key: value[:MAX_VALUE] if isinstance(value, str) else value for key, value in data.items()}
-        data["features"], data["problems"] = (clean(_addresses(values)) for values in (inventory.features, inventory.problems))
+        for key in ("features", "graph_drivers", "problems"):
+            data[key] = clean(_addresses(getattr(inventory, key)))
         data["labels"] = clean(_texts(inventory.labels))
         data["addresses"] = clean(_addresses(inventory.addresses))
         changed = {key for key in _TOLD if data.get(key) != node.inventory.get(key)}

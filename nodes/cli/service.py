@@ -11,7 +11,7 @@ import typer
 
 from controlplane.cli.session import Column, Failure, Session
 from nodes.cli.quantities import age_text, parse_cpus, parse_duration, parse_pairs, parse_size
-from nodes.cli.service_options import parse_mount, parse_port, without_empty
+from nodes.cli.service_options import parse_mount, parse_port, parse_storage, without_empty
 
 app = typer.Typer(add_completion=False, help="What should run, and how often.", no_args_is_help=True)
 PATH = "/api/v1/services"
@@ -145,11 +145,16 @@ def create(
     hostname: str = typer.Option(""),
     network: str = typer.Option("", help="bridge, host or none."),
     read_only: bool = typer.Option(False, "--read-only", help="The image's files cannot be changed."),
+    storage_opt: Annotated[
+        Many, typer.Option(help="size=10g: what it may write, on nodes whose graph driver can bound it.")
+    ] = None,
     init: bool = typer.Option(False, "--init", help="A small init is the first process."),
     tty: bool = typer.Option(False, "--tty", "-t", help="With a terminal."),
     cap_add: Annotated[Many, typer.Option()] = None,
     cap_drop: Annotated[Many, typer.Option()] = None,
     stop_grace: str = typer.Option("", help="Time before SIGKILL, such as 30s."),
+    log_driver: str = typer.Option("", "--log-driver", help="json-file, local, journald, syslog or none."),
+    log_opt: Annotated[Many, typer.Option("--log-opt", help="KEY=VALUE, such as max-size=10m.")] = None,
     restart: str = typer.Option("", "--restart-condition", help="none, on-failure or any."),
     restart_delay: str = typer.Option("", help="5s"),
     restart_max: int = typer.Option(0, "--restart-max-attempts", min=0, help="0: any number."),
@@ -186,10 +191,13 @@ def create(
         "resources": resources,
         "stop_grace": parse_duration(stop_grace) if stop_grace else None,
         "read_only": read_only or None,
+        "storage_size": parse_storage(storage_opt or ()),
         "init": init or None,
         "tty": tty or None,
         "cap_add": cap_add,
         "cap_drop": cap_drop,
+        "log_driver": log_driver,
+        "log_options": parse_pairs(log_opt or (), "--log-opt"),
     }
     update = {
         "parallelism": update_parallelism,

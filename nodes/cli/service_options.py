@@ -24,6 +24,17 @@ def _number(text: str, what: str) -> int:
     return int(text)
 
 
+def parse_storage(options: Iterable[str]) -> int | None:
+    """Docker's --storage-opt of a container, which knows one key: "size=10g" -> bytes."""
+    size = None
+    for text in options:
+        key, _, value = text.partition("=")
+        if key != "size":
+            raise Failure(f"--storage-opt: {text!r} is not known; write size=…, such as size=10g.", 2)
+        size = parse_size(value)
+    return size
+
+
 def parse_port(text: str) -> dict[str, Any]:
     """ "8080:80/tcp", "127.0.0.1:8080:80", "80", "published=8080,target=80,mode=host" -> a PortSpec."""
     if "=" in text:

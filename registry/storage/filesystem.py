@@ -18,6 +18,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from agent.protocol.oci import Digest
 from registry.storage.hashing import ALGORITHMS, new_hash, resume
@@ -26,6 +27,16 @@ from registry.storage.store import BlobFile, DigestMismatch, StoreFull, UploadBu
 _REHASH_BYTES = 1 << 20
 _SESSION = re.compile(r"[A-Za-z0-9-]{1,64}")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def _full_explained() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise StoreFull("the registry's disk is full; ask an administrator to run garbage collection or add space") from error
 
 
 class _File:
@@ -70,16 +81,9 @@ class _Writer:
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)
-        try:
+        with _full_explained():  # the row's offset is what counts: a part of a batch in the file is cut off by the next writer
             while view:
                 view = view[os.write(self._fd, view) :]
-        except OSError as error:
-            # The row's offset is what counts: a part of a batch in the file is cut off by the next writer.
-            if error.errno in _FULL:
-                raise StoreFull(
-                    "the registry's disk is full; ask an administrator to run garbage collection or add space"
-                ) from error
-            raise
         if self._hash is not None:
             self._hash.update(data)
         self.offset += len(data)
@@ -98,7 +102,8 @@ class _Writer:
         return fresh.hexdigest()
 
     def sync(self) -> None:
-        os.fdatasync(self._fd)
+        with _full_explained():  # blocks may be allocated as late as this
+            os.fdatasync(self._fd)
 
     def length(self) -> int:
         return os.fstat(self._fd).st_size
@@ -133,7 +138,8 @@ class FilesystemStore:
                 self.discard(session)
                 raise DigestMismatch(f"the uploaded bytes do not hash to {digest}; the upload was dropped, send it again")
             writer.sync()
-            self._publish(self._upload(session), digest)
+            with _full_explained():
+                self._publish(self._upload(session), digest)
         finally:
             writer.close()
 
@@ -143,17 +149,14 @@ class FilesystemStore:
         path = self._upload(f"put-{uuid.uuid4().hex}")
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-            os.fdatasync(fd)
-            self._publish(path, digest)
-        except OSError as error:
+            with _full_explained():
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(fd, view) :]
+                os.fdatasync(fd)
+                self._publish(path, digest)
+        except (OSError, StoreFull):
             self._unlink(path)
-            if error.errno in _FULL:
-                raise StoreFull(
-                    "the registry's disk is full; ask an administrator to run garbage collection or add space"
-                ) from error
             raise
         finally:
             os.close(fd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,9 +22,12 @@ HERE = Path(__file__).resolve().parent
 class Lane:
     """A helper process that does one thing a request; see lane.py and resident.py."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, *words: str, supervisor: str = "") -> None:
+        """`supervisor`: the run directory of the one that our command line may ask; "" for none."""
+        command = [sys.executable, "-I", "-S", *words]
+        environment = {**os.environ, "WHARF_SUPERVISOR": supervisor}
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment
         )
         assert self._read() == "ready\n", f"{words} did not come up"
 
@@ -92,14 +96,13 @@ def make_bundle(directory: Path, config: dict[str, Any], rootfs: Path, cgroup: s
 
 
 def wharf_runtime(directory: Path) -> list[str]:
-    """What pip's console script `wharf-runtime` is, for the tree that is measured."""
-    script = directory / "wharf-runtime"
-    script.write_text(
-        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "from agent.runtime.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
-    )
-    script.chmod(0o755)
-    return [str(script)]
+    """The installed command, in a directory that looks like an environment within the tree that is measured."""
+    place = directory / "environment"
+    (place / "bin").mkdir(parents=True)
+    shutil.copy2(ROOT / "agent/runtime/cli/wharf-runtime", place / "bin/wharf-runtime")
+    (place / "bin/python3").symlink_to(sys.executable)
+    (directory / "agent").symlink_to(ROOT / "agent")
+    return [str(place / "bin/wharf-runtime")]
 
 
 def installed(name: str) -> list[str]:
@@ -113,7 +116,7 @@ def installed(name: str) -> list[str]:
 class Peers:
     """The command lines that are compared, each with its own bundle. `suffix` tells parallel sets apart."""
 
-    def __init__(self, directory: Path, config: dict[str, Any], rootfs: Path, cgroup: str) -> None:
+    def __init__(self, directory: Path, config: dict[str, Any], rootfs: Path, cgroup: str, supervisor: str) -> None:
         self._stack = ExitStack()
         # in memory, as below /run on an ordinary machine
         self._states = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="wharf-bench-", dir="/dev/shm")))
@@ -124,10 +127,11 @@ class Peers:
         self.crun_plain = self._runtime("crun without seccomp", self.crun.program, plain, "--hide-v2")
         self.runc = self._runtime("runc", installed("runc"), config)
         self.cold = self._runtime("wharf-runtime, cold", wharf_runtime(directory), config)
+        self.served = self._runtime("wharf-runtime, by a supervisor", self.cold.program, config, supervisor=supervisor)
 
-    def _runtime(self, name: str, program: list[str], config: dict[str, Any], *options: str) -> Runtime:
+    def _runtime(self, name: str, program: list[str], config: dict[str, Any], *options: str, supervisor: str = "") -> Runtime:
         bundle = make_bundle(self._directory / name.replace(" ", "-").replace(",", ""), config, self._rootfs, self._cgroup)
-        lane = Lane(str(HERE / "lane.py"), *options)
+        lane = Lane(str(HERE / "lane.py"), *options, supervisor=supervisor)
         self._stack.callback(lane.close)
         return Runtime(name, program, bundle, self._states / bundle.name, lane)
 
@@ -139,7 +143,7 @@ class Peers:
         return lane
 
     def all(self) -> list[Runtime]:
-        return [self.cold, self.crun, self.runc, self.crun_plain]
+        return [self.cold, self.served, self.crun, self.runc, self.crun_plain]
 
     def close(self) -> None:
         self._stack.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -14,7 +15,7 @@ import pytest
 
 from agent.protocol.oci import Digest
 from registry.storage.filesystem import FilesystemStore
-from registry.storage.store import BlobStore, DigestMismatch, UploadBusy
+from registry.storage.store import BlobStore, DigestMismatch, StoreFull, UploadBusy
 
 MakeStore = Callable[[], BlobStore]
 
@@ -150,6 +151,35 @@ def test_same_blob_twice(store: BlobStore) -> None:
     writer.write(b"x")
     store.commit("s1", writer, digest(b"x"))
     assert read(store, digest(b"x")) == b"x"
+
+
+@pytest.mark.parametrize("call", ["write", "fdatasync", "rename"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_whenever_it_shows(store: BlobStore, monkeypatch: pytest.MonkeyPatch, call: str, code: int) -> None:
+    """File systems that allocate late refuse as late as at the sync; the upload stays, and goes through once there is room."""
+
+    def refuse(*_arguments: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    data = b"x" * 5000
+    with monkeypatch.context() as full:
+        full.setattr(os, call, refuse)
+        with pytest.raises(StoreFull):
+            store.put(digest(data), data)
+        with pytest.raises(StoreFull):
+            upload(store, data)
+    assert store.open(digest(data)) is None
+    upload(store, data)
+    assert read(store, digest(data)) == data
+
+
+def upload(store: BlobStore, data: bytes) -> None:
+    writer = store.writer("late", 0, "sha256", None)
+    try:
+        writer.write(data)
+        store.commit("late", writer, digest(data))
+    finally:
+        writer.close()
 
 
 def test_discard(store: BlobStore) -> None:

@@ -6,70 +6,112 @@ thread that writes `0` to v1's `tasks` moves only itself and does not wait; on v
 
 from __future__ import annotations
 
+import errno
 import os
-import select
 import time
 
-from agent.protocol.errors import Unavailable
-from agent.runtime.cgroup import devices, files, stats, v1, v2
+from agent.protocol.errors import Unavailable, WharfError
+from agent.runtime.cgroup import delegation, devices, files, stats, tree, v1, v2
 from agent.runtime.cgroup.detect import Hierarchies, hierarchies
+from agent.runtime.cgroup.freezer import Freezer
 from agent.runtime.errors import CgroupRefused, InvalidConfig, RuntimeFailed
 from agent.sys import bpf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
-    from agent.runtime.cgroup.v1 import Write
+    from agent.runtime.cgroup.scope import Scope
 else:
     import _signal as signal  # the signal module imports enum: 1 MB in the supervisor
 
 FREEZE_SECONDS = 5.0
+NO_CGROUP = "none"  # a path: the container stays in its maker's cgroup
+FEW_PIDS = 8  # the set-up may need this many, so a lower limit is written after it
 
 
 class Cgroup:
-    """`path` is absolute under every hierarchy, for example "/wharf/<id>". Nothing touches the kernel before `create`."""
+    """`path` is absolute under every hierarchy, for example "/wharf/<id>"; or systemd's "slice:prefix:name"; or NO_CGROUP.
+    Nothing touches the kernel before `create`."""
 
-    __slots__ = ("path", "tasks_fds", "tree", "unified", "unified_fd", "v1_dirs")
+    __slots__ = ("_late", "path", "scope", "tasks_fds", "tree", "unified", "unified_fd", "v1_dirs")
 
-    def __init__(self, path: str, tree: Hierarchies | None = None) -> None:
+    def __init__(self, path: str, hierarchy: Hierarchies | None = None) -> None:
+        self.tree = hierarchy or hierarchies()
+        self.scope: Scope | None = None
+        if path == NO_CGROUP:
+            self.tree = Hierarchies({}, None, frozenset())
+            path = "/" + path
+        elif ":" in path and not path.startswith("/"):
+            from agent.runtime.cgroup.scope import Scope  # and its D-Bus, only where systemd manages cgroups
+
+            self.scope = Scope(path)
+            path = self.scope.path
         if not path.startswith("/") or ".." in path.split("/") or path.strip("/") == "":
             raise InvalidConfig(f"cgroup path {path!r} is not usable; give an absolute path below the root, without '..'")
         self.path = "/" + path.strip("/")
-        self.tree = tree or hierarchies()
         self.v1_dirs = {point: point + self.path for point in dict.fromkeys(self.tree.v1.values())}
         self.unified = self.tree.v2 + self.path if self.tree.v2 else None
         self.tasks_fds: list[int] = []
         self.unified_fd = -1
+        self._late: dict[str, Any] = {}
 
     # -- making and joining
 
-    def create(self, resources: dict[str, Any] | None = None) -> None:
-        """Make the directories, write the limits, open what the child needs to join. Undone by `remove` if it fails half-way."""
+    def create(self, resources: dict[str, Any] | None = None, owner: int | None = None) -> None:
+        """Make the directories, write the limits, open what the child needs to join. Undone by `remove` if it fails half-way.
+        `owner`: the host's uid that a v2 cgroup is delegated to. CgroupRefused if it is frozen."""
+        resources = dict(resources or {})
+        if "pids" in resources and 0 <= ((resources["pids"] or {}).get("limit") or 0) <= FEW_PIDS:
+            self._late = {"pids": resources.pop("pids")}
+        if self.scope is not None:
+            self.scope.start(resources, v1=bool(self.tree.v1))
+        else:
+            self._refuse_frozen()
         try:
-            for directory in (*self.v1_dirs.values(), *((self.unified,) if self.unified else ())):
-                _make(directory)
+            for directory in self._directories():
+                tree.make(directory)
             self._fill_cpuset()
-            self._enable_v2_controllers(resources or {})
-            self._apply_devices((resources or {}).get("devices"))
-            self.update(resources or {}, creating=True)
+            self._enable_v2_controllers(resources)
+            self._apply_devices(resources.get("devices"))
+            self.update(resources, creating=True)
+            if owner is not None and self.unified:
+                delegation.give(self.unified, owner)
             self.open()
-        except (OSError, CgroupRefused, InvalidConfig) as error:
+        except BaseException as error:  # whatever it is, nothing may be left; it is raised again
             self.close()
             self.remove(seconds=0.1)
             if isinstance(error, OSError):
                 raise RuntimeFailed(f"cannot make the cgroup {self.path}: {error}", stage="cgroup", errno=error.errno) from error
             raise
 
-    def open(self) -> None:
-        """Open the descriptors of an existing cgroup, so that a child can join."""
+    def settle(self) -> None:
+        """The container's process is in and set up: write what would have kept it from that."""
+        if self.scope is not None:
+            self.scope.release()
+        if self._late:
+            self.update(self._late)
+
+    def _refuse_frozen(self) -> None:
+        if self.exists() and self.frozen():
+            raise CgroupRefused("container's cgroup unexpectedly frozen; thaw it, or give another cgroupsPath")
+
+    def open(self, below: Mapping[str, str] | None = None) -> None:
+        """Open the descriptors of an existing cgroup, so that a child can join. `below`: a directory within it by v1 controller,
+        "" for every other hierarchy."""
         self.close()
-        self.tasks_fds = [
-            os.open(directory + "/tasks", os.O_WRONLY | os.O_CLOEXEC) for directory in self.v1_dirs.values() if _exists(directory)
-        ]
-        if self.unified and _exists(self.unified):
-            self.unified_fd = os.open(self.unified, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        wanted = below or {}
+        others = wanted.get("", "")
+        inner = {self.tree.v1[name]: path for name, path in wanted.items() if name}
+        for point, directory in self.v1_dirs.items():
+            if tree.exists(directory):
+                tasks = os.path.join(directory, inner.get(point, others), "tasks")
+                self.tasks_fds.append(os.open(tasks, os.O_WRONLY | os.O_CLOEXEC))
+        if self.unified and tree.exists(self.unified):
+            path = os.path.join(self.unified, others)
+            self.unified_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def close(self) -> None:
         for fd in self.tasks_fds:
@@ -118,39 +160,51 @@ class Cgroup:
 
     def update(self, resources: dict[str, Any], creating: bool = False) -> None:
         """Write the limits named in OCI `resources`; what is not named stays. CgroupRefused names the file."""
-        for write in v1.settings(resources):
-            if write[0] in self.tree.v1:
-                self._write_v1(write)
-            elif write[0] == "blkio" or write[0] in self.tree.v2_controllers:
-                pass  # v2 governs it, below
-            elif write[3]:
-                raise CgroupRefused(f"{write[1]} is asked for, but this machine mounts no {write[0]} cgroup controller")
-        if self.unified:
-            for controller, file, value, required in v2.settings(resources):
-                if controller not in self.tree.v1:
-                    _write(f"{self.unified}/{file}", value, required and self._v2_has(controller, file))
+        if self.scope is not None and not creating:
+            self.scope.update(resources, v1=bool(self.tree.v1))
+        again = []
+        for controller, path, value, required in self._writes(resources):
+            try:
+                _write(path, value, required)
+            except CgroupRefused as error:
+                # memory and its sum with swap, quota and burst: each may have to be moved before the other may
+                if controller not in ("memory", "cpu") or error.extra.get("errno") not in (errno.EINVAL, errno.EBUSY):
+                    raise
+                again.append((path, value, required))
+        for path, value, required in again:
+            _write(path, value, required)
         if not creating and "devices" in resources:
             self._apply_devices(resources["devices"])
 
+    def _writes(self, resources: dict[str, Any]) -> Iterator[tuple[str, str, str, bool]]:
+        """(controller, path, value, whether the file has to exist), in the order to write."""
+        for controller, file, value, required in v1.settings(resources, self._v1("blkio") or ""):
+            if controller in self.tree.v1:
+                yield controller, f"{self.tree.v1[controller]}{self.path}/{file}", value, required
+            elif required and controller != "blkio" and controller not in self.tree.v2_controllers:
+                raise CgroupRefused(f"{file} is asked for, but this machine mounts no {controller} cgroup controller")
+        if self.unified:
+            self._check_usage(resources.get("memory") or {})
+            for controller, file, value, required in v2.settings(v2.governed(resources, self.tree.v1), self.unified):
+                yield controller, f"{self.unified}/{file}", value, required and self._v2_has(controller, file)
+        elif resources.get("unified"):
+            raise CgroupRefused("resources.unified is asked for, but this machine mounts no cgroup v2")
+
+    def _check_usage(self, memory: dict[str, Any]) -> None:
+        """memory.checkBeforeUpdate: v2 kills rather than refuses, so do the refusing of v1's kernel here."""
+        limit = memory.get("limit") or -1
+        if not memory.get("checkBeforeUpdate") or limit < 0 or "memory" in self.tree.v1:
+            return
+        used = files.number(f"{self.unified}/memory.current")
+        if used is not None and used > limit:
+            raise CgroupRefused(f"memory.limit {limit} is below the {used} bytes in use, and memory.checkBeforeUpdate is set")
+
     def _v2_has(self, controller: str, file: str) -> bool:
+        if controller in self.tree.v1:
+            raise CgroupRefused(f"{file} is asked for, but on this machine cgroup v1 has the {controller} controller")
         if controller in self.tree.v2_controllers or controller == "cgroup":
             return True
         raise CgroupRefused(f"{file} is asked for, but cgroup v2 on this machine has no {controller} controller")
-
-    def _write_v1(self, write: Write) -> None:
-        controller, file, value, required = write
-        directory = self.tree.v1[controller] + self.path
-        if file in ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"):
-            self._write_memory(directory, file, value, required)
-        else:
-            _write(f"{directory}/{file}", value, required)
-
-    def _write_memory(self, directory: str, file: str, value: str, required: bool) -> None:
-        """Memory may never exceed memory plus swap, so raise the sum first when the limit passes it."""
-        both = files.number(directory + "/memory.memsw.limit_in_bytes")
-        if file == "memory.limit_in_bytes" and both is not None and (int(value) < 0 or int(value) > both):
-            _write(directory + "/memory.memsw.limit_in_bytes", "-1", False)
-        _write(f"{directory}/{file}", value, required)
 
     def _apply_devices(self, wanted: Any) -> None:
         ordered = devices.rules(wanted)
@@ -165,10 +219,13 @@ class Cgroup:
     def pids(self) -> list[int]:
         """Every process in the cgroup and below it."""
         found: dict[int, None] = {}
-        for directory in self._tree_of(self._any_directory()):
+        for directory in self._any_directory():
             for line in files.read(directory + "/cgroup.procs").split():
                 found[int(line)] = None
         return list(found)
+
+    def freezer(self) -> Freezer:
+        return Freezer(self.unified, self._v1("freezer"))
 
     def freeze(self) -> None:
         """Stop every process; returns when all have stopped. Raises Unavailable after 5 s."""
@@ -178,58 +235,34 @@ class Cgroup:
         self._set_frozen(False)
 
     def frozen(self) -> bool:
-        if self.unified and _exists(self.unified + "/cgroup.freeze"):
-            return files.read(self.unified + "/cgroup.freeze").strip() == "1"
-        directory = self._v1("freezer")
-        return bool(directory) and files.read(f"{directory}/freezer.state").strip() != "THAWED"
+        return self.freezer().frozen()
 
     def _set_frozen(self, frozen: bool) -> None:
-        deadline = time.monotonic() + FREEZE_SECONDS
-        if self.unified and _exists(self.unified + "/cgroup.freeze"):
-            files.write(self.unified + "/cgroup.freeze", "1" if frozen else "0")
-            done = _wait_v2_frozen(self.unified + "/cgroup.events", frozen, deadline)
-        elif directory := self._v1("freezer"):
-            done = _wait_v1_frozen(f"{directory}/freezer.state", "FROZEN" if frozen else "THAWED", deadline)
-        else:
+        freezer = self.freezer()
+        if not freezer.usable():
             raise CgroupRefused("this machine mounts neither cgroup v2 nor the v1 freezer, so containers cannot be paused")
-        if not done:
-            self._thaw_quietly() if frozen else None
+        if not freezer.set(frozen, FREEZE_SECONDS):
+            if frozen:
+                freezer.thaw_now()
             raise Unavailable(
                 f"the processes of {self.path} did not {'stop' if frozen else 'resume'} within {FREEZE_SECONDS:.0f} s"
             )
 
-    def _thaw_quietly(self) -> None:
-        if self.unified and _exists(self.unified + "/cgroup.freeze"):
-            files.write(self.unified + "/cgroup.freeze", "0")
-        elif directory := self._v1("freezer"):
-            files.write(f"{directory}/freezer.state", "THAWED")
-
     def kill(self) -> None:
         """SIGKILL for every process; a fork cannot outrun it. Does not wait for the deaths."""
-        if self.unified and _exists(self.unified + "/cgroup.kill"):
+        freezer = self.freezer()
+        if self.unified and tree.exists(self.unified + "/cgroup.kill"):
             files.write(self.unified + "/cgroup.kill", "1")
-            if self._v1("freezer"):
-                self._thaw_v1()
+            freezer.thaw_v1()
             return
-        frozen = self._v1("freezer") is not None
-        if frozen:
-            try:
-                self._set_frozen(True)
-            except Unavailable:
-                pass  # kill what there is; a frozen half cannot fork
+        if freezer.usable():
+            freezer.set(True, FREEZE_SECONDS)  # if that takes too long, what there is is killed; a frozen half cannot fork
         for pid in self.pids():
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass  # died by itself
-        if frozen:
-            self._thaw_quietly()
-
-    def _thaw_v1(self) -> None:
-        """A task frozen by v1 dies of SIGKILL only after the thaw."""
-        path = f"{self._v1('freezer')}/freezer.state"
-        if files.read(path).strip() not in ("THAWED", ""):
-            files.write(path, "THAWED")
+        freezer.thaw_now()
 
     def stats(self) -> dict[str, Any]:
         """See `stats.collect` for the shape."""
@@ -242,10 +275,12 @@ class Cgroup:
         """Remove the directories, with any that the container made below. The kernel empties a cgroup some time after its last
         process was reaped: retried until `seconds` have passed. False if something is still busy: call again later."""
         self.close()
+        if self.scope is not None:
+            self._stop_scope()
         deadline = time.monotonic() + seconds
         pause = 0.001
         while True:
-            left = [directory for directory in self._directories() if not self._remove_tree(directory)]
+            left = [directory for directory in self._directories() if not tree.remove(directory)]
             if not left:
                 return True
             if time.monotonic() + pause > deadline:
@@ -253,54 +288,34 @@ class Cgroup:
             time.sleep(pause)
             pause = min(pause * 2, 0.05)
 
+    def _stop_scope(self) -> None:
+        if self.scope is not None and self.exists():
+            try:
+                self.scope.stop()
+            except (WharfError, OSError):
+                pass  # systemd ends an empty scope by itself, and without systemd the directories go as any others
+
     def exists(self) -> bool:
-        return any(_exists(directory) for directory in self._directories())
+        return any(tree.exists(directory) for directory in self._directories())
 
     # -- where
-
-    def _remove_tree(self, top: str) -> bool:
-        try:
-            os.rmdir(top)  # the usual case: no children
-            return True
-        except FileNotFoundError:
-            return True
-        except OSError:
-            pass  # has children, or is busy
-        try:
-            for directory in reversed(self._tree_of(top)):
-                os.rmdir(directory)
-            return True
-        except FileNotFoundError:
-            return not _exists(top)
-        except OSError:
-            return False
-
-    def _tree_of(self, top: str) -> list[str]:
-        """`top` and all below, parents first."""
-        found = [top]
-        for directory in found:
-            try:
-                with os.scandir(directory) as entries:
-                    found.extend(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
-            except FileNotFoundError:
-                continue
-        return found
 
     def _directories(self) -> list[str]:
         return [*self.v1_dirs.values(), *((self.unified,) if self.unified else ())]
 
-    def _any_directory(self) -> str:
-        """The directory that lists the processes: v2's, else v1's pids or any other."""
-        if self.unified and _exists(self.unified):
-            return self.unified
-        return self._v1("pids") or next(iter(self.v1_dirs.values()))
+    def _any_directory(self) -> list[str]:
+        """The directories that list the processes: v2's, else v1's pids or any other, and all below."""
+        if self.unified and tree.exists(self.unified):
+            return tree.below(self.unified)
+        top = self._v1("pids") or next(iter(self.v1_dirs.values()), None)
+        return tree.below(top) if top else []
 
     def _v1(self, controller: str) -> str | None:
         point = self.tree.v1.get(controller)
         return point + self.path if point else None
 
     def _unified_or_none(self) -> str | None:
-        return self.unified if self.unified and _exists(self.unified) else None
+        return self.unified if self.unified and tree.exists(self.unified) else None
 
 
 def attach_devices(directory: str, ordered: list[devices.Rule]) -> None:
@@ -320,19 +335,6 @@ def attach_devices(directory: str, ordered: list[devices.Rule]) -> None:
         os.close(cgroup_fd)
 
 
-def _exists(path: str) -> bool:
-    return os.access(path, os.F_OK)
-
-
-def _make(directory: str) -> None:
-    try:
-        os.mkdir(directory)
-    except FileExistsError:
-        pass
-    except FileNotFoundError:
-        os.makedirs(directory, exist_ok=True)
-
-
 def _write(path: str, value: str, required: bool) -> None:
     try:
         files.write(path, value)
@@ -341,30 +343,3 @@ def _write(path: str, value: str, required: bool) -> None:
             raise CgroupRefused(f"the kernel has no {path}, which {value!r} should be written to") from error
     except OSError as error:
         raise CgroupRefused(f"the kernel refuses {value!r} in {path}: {error.strerror}", errno=error.errno) from error
-
-
-def _wait_v2_frozen(events: str, frozen: bool, deadline: float) -> bool:
-    fd = os.open(events, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        poller = select.poll()
-        poller.register(fd, select.POLLPRI)
-        wanted = b"frozen 1" if frozen else b"frozen 0"
-        while wanted not in os.pread(fd, 4096, 0):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            poller.poll(min(left, 0.1) * 1000)
-        return True
-    finally:
-        os.close(fd)
-
-
-def _wait_v1_frozen(path: str, wanted: str, deadline: float) -> bool:
-    """v1 has no notification, and a task between two states has to be asked for again."""
-    while True:
-        files.write(path, wanted)
-        if files.read(path).strip() == wanted:
-            return True
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.001)

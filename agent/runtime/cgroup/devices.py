@@ -32,6 +32,9 @@ def rules(devices: Any) -> list[Rule]:
     """Ordered rules of `linux.resources.devices`, beginning from nothing allowed."""
     found: list[Rule] = [(False, "a", -1, -1, "rwm")]
     for item in devices or ():
+        access = "".join(letter for letter in "rwm" if letter in (item.get("access") or "rwm"))
+        if not access:
+            continue  # other letters mean nothing, as under runc
         major, minor = item.get("major"), item.get("minor")
         found.append(
             (
@@ -39,7 +42,7 @@ def rules(devices: Any) -> list[Rule]:
                 item.get("type") or "a",
                 -1 if major is None else major,
                 -1 if minor is None else minor,
-                item.get("access") or "rwm",
+                access,
             )
         )
     return found + ALWAYS

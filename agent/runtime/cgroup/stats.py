@@ -17,13 +17,15 @@ def collect(directory: Callable[[str], str | None], v2: str | None) -> dict[str,
     """`directory(controller)` is its v1 directory or None. Times in ns, sizes in bytes, a limit of None is unlimited.
 
     {"cpu": {usage, user, system, periods, throttled_periods, throttled}, "memory": {usage, peak, limit, swap, oom_kills, stat},
-     "pids": {current, limit}, "io": [{major, minor, read_bytes, write_bytes, reads, writes}]}
+     "pids": {current, limit}, "io": [{major, minor, read_bytes, write_bytes, reads, writes}],
+     "pressure": {"cpu" | "memory" | "io": {"some" | "full": {avg10, avg60, avg300 in percent, total in us}}}; empty without v2}
     """
     return {
         "cpu": _cpu(directory, v2),
         "memory": _memory(directory("memory"), v2),
         "pids": _pids(directory("pids") or v2),
         "io": _io_v1(blkio) if (blkio := directory("blkio")) else _io_v2(v2),
+        "pressure": _pressure(v2),
     }
 
 
@@ -109,6 +111,23 @@ def _io_v2(directory: str | None) -> list[dict[str, int]]:
         counts = {names[key]: int(value) for key, _, value in (pair.partition("=") for pair in pairs) if key in names}
         entries.append(_io_entry(device, counts))
     return entries
+
+
+def _pressure(v2: str | None) -> dict[str, dict[str, dict[str, float]]]:
+    """Lines as "some avg10=0.00 avg60=0.00 avg300=0.00 total=0"; also on a hybrid machine, whose v2 has no controllers."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name in ("cpu", "memory", "io") if v2 else ():
+        for line in _readable(f"{v2}/{name}.pressure").splitlines():
+            kind, *pairs = line.split()
+            found.setdefault(name, {})[kind] = {key: float(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+    return found
+
+
+def _readable(path: str) -> str:
+    try:
+        return read(path)
+    except OSError:  # EOPNOTSUPP: built in, and off
+        return ""
 
 
 def _io_entry(device: str, counts: dict[str, int]) -> dict[str, int]:

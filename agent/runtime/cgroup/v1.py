@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -9,19 +11,22 @@ if TYPE_CHECKING:
     Write = tuple[str, str, str, bool]  # controller, file, value, required: else a missing file is no error
 
 
-def settings(resources: dict[str, Any]) -> list[Write]:
-    """In the order they have to be written; devices are `devices.v1_rules`."""
+def settings(resources: dict[str, Any], block_directory: str = "") -> list[Write]:
+    """In the order they have to be written; devices are `devices.v1_rules`. `block_directory`: the cgroup under blkio, to see
+    which of two schedulers weighs there."""
     return [
         *_memory(resources.get("memory") or {}),
         *_cpu(resources.get("cpu") or {}),
         *_pids(resources.get("pids")),
-        *_block_io(resources.get("blockIO") or {}),
+        *_block_io(resources.get("blockIO") or {}, block_directory),
         *_others(resources),
     ]
 
 
 def _memory(memory: dict[str, Any]) -> list[Write]:
     writes: list[Write] = []
+    if memory.get("limit") == -1 and not memory.get("swap"):
+        memory = {**memory, "swap": -1}  # no limit of the one is none of the sum
     for key, file, required in (
         ("limit", "memory.limit_in_bytes", True),
         ("swap", "memory.memsw.limit_in_bytes", False),  # absent without swap accounting
@@ -32,6 +37,8 @@ def _memory(memory: dict[str, Any]) -> list[Write]:
         value = memory.get(key)
         if value is not None and not (key != "swappiness" and value == 0):
             writes.append(("memory", file, str(value), required))
+    if memory.get("useHierarchy"):
+        writes.append(("memory", "memory.use_hierarchy", "1", False))  # what kernels since 5.11 do anyway
     if memory.get("disableOOMKiller"):
         writes.append(("memory", "memory.oom_control", "1", True))
     return writes
@@ -62,11 +69,19 @@ def _pids(pids: dict[str, Any] | None) -> list[Write]:
     return [("pids", "pids.max", limit_word(pids["limit"]), True)]
 
 
-def _block_io(block: dict[str, Any]) -> list[Write]:
+def _block_io(block: dict[str, Any], directory: str) -> list[Write]:
     writes: list[Write] = []
+    weight_file = "blkio.bfq.weight" if os.access(directory + "/blkio.bfq.weight", os.F_OK) else "blkio.weight"
     if block.get("weight"):
-        writes.append(("blkio", "blkio.bfq.weight", str(block["weight"]), False))
-        writes.append(("blkio", "blkio.weight", str(block["weight"]), False))
+        writes.append(("blkio", weight_file, str(block["weight"]), True))
+    if block.get("leafWeight"):
+        writes.append(("blkio", "blkio.leaf_weight", str(block["leafWeight"]), True))
+    for item in block.get("weightDevice") or ():
+        device = f"{item['major']}:{item['minor']}"
+        if item.get("weight"):
+            writes.append(("blkio", weight_file + "_device", f"{device} {item['weight']}", True))
+        if item.get("leafWeight"):
+            writes.append(("blkio", "blkio.leaf_weight_device", f"{device} {item['leafWeight']}", True))
     for key, file in (
         ("throttleReadBpsDevice", "blkio.throttle.read_bps_device"),
         ("throttleWriteBpsDevice", "blkio.throttle.write_bps_device"),

@@ -1,5 +1,10 @@
-"""`python -m agent.runtime.cli`."""
+"""`python -I -S …/agent/runtime/cli/__main__.py`, the fast start, or `python -m agent.runtime.cli`."""
 
-from agent.runtime.cli.entry import main
+import sys
 
-main()
+if __name__ == "__main__":
+    if not __package__:
+        sys.path.insert(0, __file__.rsplit("/", 4)[0])
+    from agent.runtime.cli.entry import main
+
+    main()

@@ -1,169 +1,90 @@
-"""Parse the command line and run one command."""
+"""From a parsed command line to the function that does it, and from an error to a message and an exit status."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-import time
+import importlib
+import traceback
 
-from agent.protocol.errors import WharfError
-from agent.runtime.cli import execute, lifecycle, report
+from agent.protocol.errors import InvalidInput, WharfError
+from agent.runtime.cli.arguments import Options
+from agent.runtime.cli.logs import Log
 
-VERSION = "0.1.0"
-SPEC_VERSION = "1.2.0"
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-Options = argparse.Namespace
+    Command = Callable[[Options, Log], int]
+
+# module of this package : function; one module is imported a command
+TABLE = {
+    "checkpoint": "checkpoint:checkpoint",
+    "create": "create:create",
+    "delete": "delete:delete",
+    "events": "events:events",
+    "exec": "execute:execute",
+    "features": "features:features",
+    "kill": "signals:kill",
+    "list": "report:listing",
+    "mounts": "mounting:mounts",
+    "pause": "life:pause",
+    "ps": "processes:processes",
+    "restore": "checkpoint:restore",
+    "resume": "life:resume",
+    "run": "create:run",
+    "spec": "starter:spec",
+    "start": "life:start",
+    "state": "report:state",
+    "update": "limits:update",
+}
+EXEC_FAILED = 255  # both peers' status of an exec that never ran: no program's own is taken for it by conmon
 
 
-def run(argv: list[str]) -> int:
-    """Exit status. An error goes to stderr and, with --log, to the log file."""
-    parser = _parser()
-    options = parser.parse_args(argv)
-    if options.version:
-        print(f"wharf-runtime version {VERSION}\nspec: {SPEC_VERSION}")  # noqa: T201  # the command's output
-        return 0
-    if not options.command:
-        parser.print_help()
-        return 1
+def run(options: Options) -> int:
+    """Exit status."""
     try:
-        status: int = options.function(options)
-    except WharfError as error:
-        return _failed(options, error.detail, int(error.extra.get("exit_code") or 1))
-    except OSError as error:
-        return _failed(options, str(error), 1)
-    return status
+        log = log_of(options)
+    except ValueError as error:
+        Log(options.program).error(str(error))
+        return 1
+    module, _, name = TABLE[options.command].partition(":")
+    try:
+        command: Command = getattr(importlib.import_module(f"agent.runtime.cli.{module}"), name)
+        return command(options, log)
+    except (WharfError, OSError) as error:
+        return report(options, log, error)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # the shape of every value of config.json is not checked beforehand: what stumbles over it says where
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"config.json or another input is not as it should be: {type(error).__name__} {error} ({where.name}: {where.line})"
+        return report(options, log, InvalidInput(text))
 
 
-def _failed(options: Options, detail: str, status: int) -> int:
-    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    if options.log_format == "json":
-        line = json.dumps({"level": "error", "msg": detail, "time": moment})
+def log_of(options: Options) -> Log:
+    """Raises ValueError."""
+    level = "debug" if options.flag("debug") else options.text("log-level")
+    return Log(options.program, options.text("log"), options.text("log-format"), level)
+
+
+def report(options: Options, log: Log, error: WharfError | OSError) -> int:
+    """Say it in runc's form, and give the exit status."""
+    text = words(error)
+    if options.command in ("run", "create", "restore"):
+        text = f"{options.program} {options.command} failed: {text}"
+    elif options.command == "exec":
+        text = f"exec failed: {text}"
+    log.error(text)
+    return EXEC_FAILED if options.command == "exec" else 1
+
+
+def words(error: WharfError | OSError) -> str:
+    """An execve that failed is told as runc tells it: podman and dockerd find the reason by these words."""
+    if not isinstance(error, WharfError) or error.code != "exec_failed":
+        return error.detail if isinstance(error, WharfError) else str(error)
+    program, number = str(error.extra.get("program", "")), int(error.extra.get("errno", 0))
+    if number == 2:  # ENOENT
+        why = f"stat {program}: no such file or directory" if "/" in program else "executable file not found in $PATH"
     else:
-        line = f'time="{moment}" level=error msg={json.dumps(detail)}'
-    if options.log:
-        path = options.log.removeprefix("file:")
-        with open(path, "a", encoding="utf-8") as log:
-            log.write(line + "\n")
-    sys.stderr.write(f"wharf-runtime: {detail}\n")
-    return status
+        import os
 
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="wharf-runtime", description="Run containers from OCI bundles.")
-    parser.add_argument("--root", default="/run/wharf-runtime", help="directory of container state")
-    parser.add_argument("--log", default="", help="append errors to this file")
-    parser.add_argument("--log-format", choices=("text", "json"), default="text")
-    parser.add_argument("--log-level", default="info")
-    parser.add_argument("--debug", action="store_true")
-    parser.add_argument("--systemd-cgroup", action="store_true", help="accepted and refused by create: cgroupfs only")
-    parser.add_argument("--rootless", default="auto", help="accepted for runc's callers")
-    parser.add_argument("-v", "--version", action="store_true")
-    commands = parser.add_subparsers(dest="command")
-    _lifecycle(commands)
-    _exec(commands)
-    _update(commands)
-    _reports(commands)
-    return parser
-
-
-def _lifecycle(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    for name, function, summary in (
-        ("create", lifecycle.create, "create a container; start runs it"),
-        ("run", lifecycle.run, "create, start, wait, delete"),
-    ):
-        command = commands.add_parser(name, help=summary)
-        command.add_argument("-b", "--bundle", default=".")
-        command.add_argument("-f", "--config", default="", help="another file than config.json of the bundle")
-        command.add_argument("--console-socket", default="")
-        command.add_argument("--pid-file", default="")
-        command.add_argument("--no-pivot", action="store_true")
-        command.add_argument("--no-new-keyring", action="store_true")
-        command.add_argument("--no-subreaper", action="store_true", help="accepted for runc's callers")
-        command.add_argument("--preserve-fds", type=int, default=0)
-        if name == "run":
-            command.add_argument("-d", "--detach", action="store_true")
-            command.add_argument("--keep", action="store_true", help="keep the state after the exit")
-        command.add_argument("id")
-        command.set_defaults(function=function)
-    for name, function, summary in (
-        ("start", lifecycle.start, "run a created container"),
-        ("pause", lifecycle.pause, "stop every process of a container"),
-        ("resume", lifecycle.resume, "let a paused container go on"),
-        ("state", report.state, "print a container's OCI state"),
-    ):
-        command = commands.add_parser(name, help=summary)
-        command.add_argument("id")
-        command.set_defaults(function=function)
-    command = commands.add_parser("kill", help="send a signal, SIGTERM by default")
-    command.add_argument("-a", "--all", action="store_true", help="to every process of the container")
-    command.add_argument("id")
-    command.add_argument("signal", nargs="?", default="TERM")
-    command.set_defaults(function=lifecycle.kill)
-    command = commands.add_parser("delete", help="remove a stopped container")
-    command.add_argument("-f", "--force", action="store_true", help="kill it first; no error if it is absent")
-    command.add_argument("id")
-    command.set_defaults(function=lifecycle.delete)
-
-
-def _exec(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("exec", help="run a program in a container")
-    command.add_argument("-p", "--process", default="", help="file with an OCI process object")
-    command.add_argument("-d", "--detach", action="store_true")
-    command.add_argument("-t", "--tty", action="store_true")
-    command.add_argument("-e", "--env", action="append", default=[])
-    command.add_argument("-u", "--user", default="", help="uid[:gid]")
-    command.add_argument("-g", "--additional-gids", action="append", type=int, default=[])
-    command.add_argument("-c", "--cap", action="append", default=[])
-    command.add_argument("--cwd", default="")
-    command.add_argument("--no-new-privs", action="store_true")
-    command.add_argument("--console-socket", default="")
-    command.add_argument("--pid-file", default="")
-    command.add_argument("--preserve-fds", type=int, default=0)
-    command.add_argument("--ignore-paused", action="store_true")
-    command.add_argument("id")
-    command.add_argument("args", nargs=argparse.REMAINDER)
-    command.set_defaults(function=execute.run)
-
-
-def _update(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("update", help="change resource limits")
-    command.add_argument("-r", "--resources", default="", help="file with an OCI resources object, - for standard input")
-    for flag, kind in (
-        ("--blkio-weight", int),
-        ("--cpu-period", int),
-        ("--cpu-quota", int),
-        ("--cpu-burst", int),
-        ("--cpu-share", int),
-        ("--cpuset-cpus", str),
-        ("--cpuset-mems", str),
-        ("--memory", int),
-        ("--memory-reservation", int),
-        ("--memory-swap", int),
-        ("--pids-limit", int),
-    ):
-        command.add_argument(flag, type=kind, default=None)
-    command.add_argument("id")
-    command.set_defaults(function=lifecycle.update)
-
-
-def _reports(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("ps", help="processes of a container")
-    command.add_argument("-f", "--format", choices=("table", "json"), default="table")
-    command.add_argument("id")
-    command.set_defaults(function=report.processes)
-    command = commands.add_parser("list", help="containers under --root")
-    command.add_argument("-f", "--format", choices=("table", "json"), default="table")
-    command.add_argument("-q", "--quiet", action="store_true")
-    command.set_defaults(function=report.listing)
-    command = commands.add_parser("events", help="usage and out-of-memory kills, as lines of JSON")
-    command.add_argument("--interval", default="5s", help="a number of seconds, with or without s")
-    command.add_argument("--stats", action="store_true", help="print once and end")
-    command.add_argument("id")
-    command.set_defaults(function=report.events)
-    command = commands.add_parser("spec", help="write a default config.json")
-    command.add_argument("-b", "--bundle", default=".")
-    command.add_argument("--rootless", action="store_true", help="with a user namespace that maps the caller to root")
-    command.set_defaults(function=report.spec)
-    command = commands.add_parser("features", help="what this runtime can do, as the OCI features document")
-    command.set_defaults(function=report.features)
+        why = os.strerror(number).lower()
+    return f'unable to start container process: exec: "{program}": {why}'

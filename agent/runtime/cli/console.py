@@ -16,11 +16,16 @@ from agent.sys import tty
 
 
 def hand_over(master: int, path: str) -> None:
-    """Send the pty master to whoever listens on `path`, as runc does: one message, its text the pty's name."""
+    """Send the pty master to whoever listens on `path`, and let go of it."""
+    send(master, path, b"/dev/ptmx")
+    os.close(master)
+
+
+def send(fd: int, path: str, name: bytes) -> None:
+    """As runc does: one message to a stream socket, its text a name for the descriptor."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.connect(path)
-        socket.send_fds(sock, [b"/dev/ptmx"], [master])
-    os.close(master)
+        socket.send_fds(sock, [name], [fd])
 
 
 def relay(master: int, pidfd: int) -> None:
@@ -29,6 +34,7 @@ def relay(master: int, pidfd: int) -> None:
     if os.isatty(0):
         saved = termios.tcgetattr(0)
         raw_tty.setraw(0)
+        _newlines()
         follow_size(master)
     try:
         _copy(master, pidfd)
@@ -36,6 +42,13 @@ def relay(master: int, pidfd: int) -> None:
         if saved is not None:
             termios.tcsetattr(0, termios.TCSADRAIN, saved)
         os.close(master)
+
+
+def _newlines() -> None:
+    """The container's terminal leaves \\n as it is, for a pipe behind us: our own has to make \\r\\n of it. As under runc."""
+    state = termios.tcgetattr(0)
+    state[1] |= termios.OPOST | termios.ONLCR
+    termios.tcsetattr(0, termios.TCSANOW, state)
 
 
 def follow_size(master: int) -> None:

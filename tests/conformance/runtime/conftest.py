@@ -20,6 +20,7 @@ from agent.runtime.defaults import default_config
 from agent.runtime.exec import exec_in
 from agent.runtime.plan import Plan
 from agent.sys.mount import Mount
+from tests.conformance.runtime.command import Command
 
 BUSYBOX = "/bin/busybox"
 PARENT = f"/wharf-runtime-test-{os.getpid()}"
@@ -194,7 +195,8 @@ class Runner:
 
 @pytest.fixture
 def runner(busybox_root: Path) -> Iterator[Runner]:
-    before = (_mounts(), _fds())
+    base = str(busybox_root.parent)
+    before = (_mounts(base), _fds())
     made = Runner(busybox_root)
     try:
         yield made
@@ -202,15 +204,15 @@ def runner(busybox_root: Path) -> Iterator[Runner]:
         for running in made.running:
             running.end()
         _remove_parent()
-    assert (_mounts(), _fds()) == before, "mounts or descriptors leaked"
+    assert (_mounts(base), _fds()) == before, "mounts or descriptors leaked"
     with pytest.raises(ChildProcessError):
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
 
 
-def _mounts() -> list[str]:
-    """Those that a container of ours could have left; other programs mount, too, while a test runs."""
+def _mounts(base: str) -> list[str]:
+    """Those that a container of ours could have left; other programs, and other test runs, mount, too, while a test runs."""
     points = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
-    return sorted(point for point in points if point == "/" or "pytest-of" in point)
+    return sorted(point for point in points if point == "/" or point.startswith(base))
 
 
 def _fds() -> set[str]:
@@ -228,3 +230,11 @@ def _remove_parent() -> None:
 
 def kill_with(running: Running, number: signal.Signals) -> None:
     signal.pidfd_send_signal(running.init.pidfd, number)
+
+
+@pytest.fixture
+def command(tmp_path: Path, busybox_root: Path) -> Iterator[Command]:
+    """The command line by itself: no supervisor is asked."""
+    made = Command(tmp_path, busybox_root)
+    yield made
+    made.close()

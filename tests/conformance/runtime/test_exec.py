@@ -65,21 +65,6 @@ def test_other_user_directory_and_environment(runner: Runner) -> None:
     assert outcome.lines == ["uid=1000(alice) gid=1000 groups=9", "/tmp", "/home/alice y"]
 
 
-@pytest.mark.parametrize("number", range(3, 16))
-def test_working_directory_through_a_descriptor_is_refused(runner: Runner, number: int) -> None:
-    """CVE-2024-21626 on exec."""
-    running = runner.start("sleep", "1000")
-    with pytest.raises(RuntimeFailed, match="cwd"):
-        running.exec("true", cwd=f"/proc/self/fd/{number}")
-
-
-def test_working_directory_that_is_a_link_to_a_descriptor_is_refused(runner: Runner) -> None:
-    running = runner.start("sh", "-c", "ln -s /proc/self/fd/7 /dev/shm/trap; echo made; sleep 1000")
-    running.read_line()
-    with pytest.raises(RuntimeFailed, match="cwd"):
-        running.exec("true", cwd="/dev/shm/trap")
-
-
 def test_paused_container_refuses(runner: Runner) -> None:
     running = runner.start("sleep", "1000")
     running.cgroup.freeze()
@@ -102,26 +87,12 @@ def test_pid_of_another_process_refuses(runner: Runner) -> None:
         exec_in(running.plan, running.init.pid, running.plan.config["process"], Stdio(), start_time=running.init.start_time + 1)
 
 
-def test_container_cannot_trace_an_exec(runner: Runner) -> None:
-    """CVE-2016-9962: pid 1 tries to read the descriptors and the program of every process that appears."""
-    spy = (
-        "while :; do for p in /proc/[0-9]*; do n=${p#/proc/}; [ $n = 1 ] || [ $n = $$ ] ||"
-        " { for f in $p/fd/*; do case $(readlink $f) in *work*|/usr*) echo leak $(readlink $f);; esac; done;"
-        " case $(readlink $p/exe) in *python*) echo leak exe;; esac; }; done; done 2>/dev/null"
-    )
-    running = runner.start("sh", "-c", spy)
-    for _ in range(30):
-        assert running.exec("true").status == 0
-    running.cgroup.kill()
-    assert running.wait().output == ""
-
-
 def test_counts_against_the_limits(runner: Runner) -> None:
     def change(config: dict[str, Any]) -> None:
         config["linux"]["resources"]["pids"] = {"limit": 3}
 
     running = runner.start("sleep", "1000", change=change)
-    outcome = running.exec("sh", "-c", "sleep 5 & sleep 5 & sleep 5 & wait")
+    outcome = running.exec("sh", "-c", "sleep 0.1 & sleep 0.1 & sleep 0.1 & wait")
     assert "can't fork" in outcome.output
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -103,23 +102,6 @@ def test_tmpfs_options_and_copy_up(runner: Runner, rootfs: Path) -> None:
     assert "noexec" in outcome.output
 
 
-def test_device_directory_of_the_image_is_never_used(runner: Runner, rootfs: Path, tmp_path: Path) -> None:
-    """CVE-2026-41579: /dev a link to a host directory."""
-    victim = tmp_path / "victim"
-    victim.mkdir()
-    (rootfs / "dev").symlink_to(victim)
-    os.makedirs(rootfs / str(victim).lstrip("/"))
-    runner.sh("ls /dev/", root=rootfs)
-    assert list(victim.iterdir()) == []
-
-
-def test_proc_behind_a_link_is_refused(runner: Runner, rootfs: Path) -> None:
-    """CVE-2019-19921."""
-    (rootfs / "proc").symlink_to("/tmp")
-    with pytest.raises(RuntimeFailed, match="not an ordinary directory"):
-        runner.sh("true", root=rootfs)
-
-
 def test_mount_target_through_an_absolute_link_stays_inside(runner: Runner, rootfs: Path, tmp_path: Path) -> None:
     """CVE-2021-30465, CVE-2024-45310: nothing is created or mounted on the host."""
     victim = tmp_path / "host-victim"
@@ -129,28 +111,6 @@ def test_mount_target_through_an_absolute_link_stays_inside(runner: Runner, root
     change = with_mounts({"destination": "/link/sub/dir", "type": "tmpfs", "source": "tmpfs"})
     assert runner.sh("grep -c /sub/dir /proc/mounts", root=rootfs, change=change).output == "1\n"
     assert list(victim.iterdir()) == []
-
-
-def test_masked_file_replaced_by_a_link_masks_inside_only(runner: Runner, rootfs: Path) -> None:
-    """CVE-2025-31133: the image's /dev/null plays no part in masking."""
-    (rootfs / "dev").mkdir()
-    (rootfs / "dev/null").symlink_to("/proc/sys/kernel/core_pattern")
-    before = Path("/proc/sys/kernel/core_pattern").read_text()
-    assert runner.sh("echo owned > /dev/null; cat /proc/keys", root=rootfs).output == ""
-    assert Path("/proc/sys/kernel/core_pattern").read_text() == before
-
-
-@pytest.mark.parametrize("number", range(3, 16))
-def test_working_directory_through_a_descriptor_is_refused(runner: Runner, number: int) -> None:
-    """CVE-2024-21626, leaky descriptors."""
-    fd = os.open("/", os.O_RDONLY)
-    try:
-        with pytest.raises(RuntimeFailed, match="cwd"):
-            runner.run("true", cwd=f"/proc/self/fd/{number}")
-        with pytest.raises(RuntimeFailed, match="cwd"):
-            runner.run("true", cwd=f"/proc/self/fd/{number}/../..")
-    finally:
-        os.close(fd)
 
 
 def test_working_directory_is_made(runner: Runner, rootfs: Path) -> None:
@@ -208,47 +168,3 @@ def test_unknown_capability_is_an_error() -> None:
 def test_environment_and_home(runner: Runner) -> None:
     outcome = runner.sh("echo $HOME $A; echo $PATH", env=["A=b c", "PATH=/bin"], uid=1000, gid=1000)
     assert outcome.lines == ["/home/alice b c", "/bin"]
-
-
-def test_script_through_proc_self_exe_cannot_reach_the_interpreter(runner: Runner, rootfs: Path) -> None:
-    """CVE-2019-5736: what /proc/self/exe names at exec time is this test's Python; it must not become writable."""
-    (rootfs / "bin/evil").write_text("#!/proc/self/exe\n")
-    (rootfs / "bin/evil").chmod(0o755)
-    python = Path("/proc/self/exe").resolve()
-    before = python.stat()
-    try:
-        runner.run("evil", root=rootfs)
-    except ExecFailed:
-        pass  # refused: as good
-    after = python.stat()
-    assert (after.st_mtime_ns, after.st_size) == (before.st_mtime_ns, before.st_size)
-
-
-def test_rename_race_in_a_shared_volume_never_mounts_outside(runner: Runner, rootfs: Path, tmp_path: Path) -> None:
-    """CVE-2021-30465: another process swaps the target for a link to a host directory all the while."""
-    volume = rootfs / "vol"
-    volume.mkdir()
-    (volume / "target").mkdir()
-    victim = tmp_path / "race-victim"
-    victim.mkdir()
-    (volume / "link").symlink_to(victim)
-    swapper = os.fork()
-    if swapper == 0:
-        import ctypes
-
-        libc = ctypes.CDLL(None)
-        a, b = bytes(volume / "target"), bytes(volume / "link")
-        while True:
-            libc.renameat2(-100, a, -100, b, 2)  # RENAME_EXCHANGE
-    try:
-        change = with_mounts({"destination": "/vol/target/inner", "type": "tmpfs", "source": "tmpfs"})
-        for _ in range(40):
-            try:
-                runner.run("true", root=rootfs, change=change)
-            except RuntimeFailed:
-                pass  # lost the race: an error, nothing outside
-            assert list(victim.iterdir()) == []
-    finally:
-        os.kill(swapper, 9)
-        os.waitpid(swapper, 0)
-        shutil.rmtree(volume)

@@ -34,7 +34,7 @@ from agent.protocol.spec import (
     Resources,
 )
 from agent.protocol.states import ContainerState, Health
-from agent.storage import choose
+from agent.storage import choose, elsewhere
 from agent.supervisor.client import Supervisor
 from agent.volumes.store import VolumeStore
 from tests.nodes import PrivateNode
@@ -73,8 +73,9 @@ class Bench:
         self.name = name
         self.spec = ContainerSpec(image="busybox", args=("sh", "-c", "sleep 1000"), network_mode=NetworkMode.NONE, stop_grace=0.2)
 
-    async def open(self) -> None:
-        driver = choose(str(self.home / "data"))
+    async def open(self, graph_driver: str | None = None) -> None:
+        data = str(self.home / "data")
+        driver = choose(data, graph_driver)
         self.images = ImageStore(
             str(self.home / "data" / "image" / driver.name), ContentStore(str(self.home / "data" / "content")), driver
         )
@@ -89,6 +90,7 @@ class Bench:
             VolumeStore(str(self.home / "volumes")),
             cgroup_parent=f"/{self.name}",
             logs_root=self.home / "supervisor",
+            elsewhere=elsewhere(data, driver.name),
         )
         await self.containers.open()
 

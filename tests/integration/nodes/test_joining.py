@@ -124,6 +124,14 @@ def test_a_node_that_waits_for_approval_links_but_gets_no_tasks(admin: fleet.Act
     assert sum(fleet.running(service).values()) == 1
 
 
+def test_the_inventory_names_the_storage_drivers() -> None:
+    node = fleet.node("one")
+    fleet.link(node)
+    actions.record_inventory(node.pk, fleet.inventory(node.epoch, graph_drivers=("overlay2", "vfs", "x" * 100)))
+    node.refresh_from_db()
+    assert node.inventory["graph_drivers"] == ["overlay2", "vfs", "x" * 64]
+
+
 def test_a_renewed_certificate_replaces_the_old_one_at_its_first_use(admin: fleet.Actor) -> None:
     node = fleet.node("one")
     old = node.fingerprint

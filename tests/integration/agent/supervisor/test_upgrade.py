@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.containers.logs import LogQuery, read_logs
 from agent.protocol.errors import RemoteError
 from agent.runtime.defaults import default_config
 from agent.supervisor.processes import start_time
@@ -151,3 +152,33 @@ async def test_a_program_that_does_not_start_is_not_taken(tmp_path: Path, rootfs
     script.write_text(good)
     assert (await home.client.upgrade())["generation"] == 2
     await home.close()
+
+
+async def test_a_container_cannot_reach_the_hosts_interpreter_through_the_supervisor(home: Home) -> None:
+    """CVE-2019-5736: containers descend from a program on a read-only filesystem, mounted nowhere. Host root may not write."""
+    for _generation in range(2):
+        pid = await home.pid()
+        assert not os.path.exists(os.readlink(f"/proc/{pid}/exe")), "it is no file of this host"
+        with pytest.raises(OSError, match="Read-only file system"):
+            os.open(f"/proc/{pid}/exe", os.O_WRONLY)
+        await home.client.upgrade()
+
+
+async def test_rounds_of_upgrades(home: Home) -> None:
+    """WHARF_UPGRADES says how many (100 are asked of a release): every one under load, no byte lost, nobody restarted."""
+    rounds = int(os.environ.get("WHARF_UPGRADES", "10"))
+    supervisor, started = await home.pid(), start_time(await home.pid())
+    script = "i=0; while :; do echo $i; i=$((i+1)); usleep 300; done"
+    pids = {id_: await home.sh(id_, script, log={"driver": driver}) for id_, driver in (("a", "json-file"), ("b", "local"))}
+    ages = {id_: start_time(pid) for id_, pid in pids.items()}
+    for generation in range(2, rounds + 2):
+        assert await home.client.upgrade() == {"generation": generation, "pid": supervisor}
+    assert start_time(supervisor) == started
+    for id_, pid in pids.items():
+        record = await home.client.state(id_)
+        assert (record["pid"], record["start_time"], start_time(pid)) == (pid, ages[id_], ages[id_])
+        await home.client.stop(id_, signal.SIGKILL, 20)
+        entries = read_logs(Path(home.statedir, id_, "logs"), LogQuery())
+        numbers = [int(entry.text) async for entry in entries]
+        assert numbers == list(range(len(numbers)))
+        assert len(numbers) > rounds

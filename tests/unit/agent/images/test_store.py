@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from agent.images.errors import BlobUnknown
 from agent.images.store import ContentStore, IngestBusy
 from agent.protocol.oci import Digest
-from agent.storage.errors import DigestMismatch
+from agent.storage.errors import DigestMismatch, NoSpace
 
 DATA = b"some bytes" * 1000
 
@@ -69,6 +70,24 @@ def test_arrivals_go_on_after_breaks(tmp_path_factory: pytest.TempPathFactory, c
         assert ingest.offset == len(DATA)
         ingest.commit()
     assert store.read(digest) == DATA
+
+
+@pytest.mark.parametrize("call", ["fdatasync", "replace"])
+def test_a_disk_that_fills_at_the_commit(store: ContentStore, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """The bytes stay for another try."""
+    digest = Digest.of(b"late")
+
+    def refuse(*_arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with store.ingest(digest) as ingest:
+        ingest.write(b"late")
+        with monkeypatch.context() as full:
+            full.setattr(os, call, refuse)
+            with pytest.raises(NoSpace):
+                ingest.commit()
+        ingest.commit()
+    assert store.read(digest) == b"late"
 
 
 def test_a_spoilt_arrival_is_forgotten(store: ContentStore) -> None:

@@ -54,9 +54,9 @@ def test_cgroups_path() -> None:
         ("process__env", ["A=\0"], "NUL"),
         ("process__rlimits", [{"type": "RLIMIT_X", "soft": 1, "hard": 1}], "RLIMIT_X"),
         ("process__rlimits", [{"type": "RLIMIT_CPU", "soft": 1, "hard": 1}] * 2, "twice"),
-        ("process__capabilities", {"bounding": ["CAP_X"]}, "CAP_X"),
+        ("process__capabilities", {"bounding": "CAP_KILL"}, "a list"),
         ("process__apparmorProfile", "p", "AppArmor"),
-        ("linux__namespaces", [{"type": "pid"}], "mount"),
+        ("linux__namespaces", [{"type": "mount"}] * 2, "twice"),
         ("linux__namespaces", [{"type": "mount"}, {"type": "what"}], "what"),
         ("linux__sysctl", {"kernel.core_pattern": "|/x"}, "core_pattern"),
         ("linux__sysctl", {"net..x": "1"}, "not a name"),
@@ -66,7 +66,8 @@ def test_cgroups_path() -> None:
         ("linux__personality", {"domain": "BSD"}, "BSD"),
         ("hooks", {"prestart": [{"path": "relative"}]}, "absolute"),
         ("mounts", [{"destination": "/x"}], "no type"),
-        ("ociVersion", "2.0", "1.x"),
+        ("ociVersion", "2.0.0", "1.x"),
+        ("ociVersion", "1.2", "a version"),
     ],
 )
 def test_mistakes_are_named(path: str, value: Any, word: str) -> None:
@@ -101,7 +102,7 @@ def test_cgroup_v2_conversion() -> None:
     written = {file: value for _, file, value, _ in v2.settings(resources)}
     assert written == {
         "memory.swap.max": "50", "memory.max": "100", "memory.low": "50", "cpu.weight": "100", "cpu.max": "5000 10000",
-        "pids.max": "max", "io.bfq.weight": "1000", "io.weight": "10000", "memory.high": "9",
+        "pids.max": "max", "io.weight": "10000", "memory.high": "9",
     }  # fmt: skip
     assert [v2.weight_of_shares(shares) for shares in (2, 1024, 262144)] == [1, 100, 10000]
     with pytest.raises(InvalidConfig, match=r"memory\.swap"):

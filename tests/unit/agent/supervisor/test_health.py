@@ -12,9 +12,10 @@ import pytest
 from agent.supervisor import health
 from agent.supervisor.container import Container
 from agent.supervisor.context import Context
+from agent.supervisor.leases import LeaseFile, Leases
 from agent.supervisor.loop import Loop
 from agent.supervisor.processes import Processes
-from agent.supervisor.record import Record
+from agent.supervisor.record import Record, boot_id
 from agent.supervisor.specification import Specification
 from tests.unit.agent.supervisor.plain import PlainRuntime
 
@@ -29,7 +30,8 @@ class Watched:
         self.statuses: list[str] = []
         self.until = ""
         processes = Processes(self.loop)
-        context = Context(self.loop, processes, PlainRuntime("/x"), str(tmp_path), self.publish, lambda _container: None)
+        leases = Leases(self.loop, LeaseFile(str(tmp_path), boot_id()))
+        context = Context(self.loop, processes, PlainRuntime("/x"), str(tmp_path), self.publish, lambda _container: None, leases)
         values = {
             "config": {"process": {"args": ["sleep", "60"]}},
             "rootfs": [],

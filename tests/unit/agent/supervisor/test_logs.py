@@ -9,10 +9,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.supervisor import logs
-from agent.supervisor.logs import CHUNK, LogFile, Splitter
+from agent.protocol.logoptions import InvalidLogOptions, LogSettings
+from agent.supervisor.log import LogParts
+from agent.supervisor.logfile import LogFile
 from agent.supervisor.loop import Loop
+from agent.supervisor.splitter import CHUNK, Splitter
 from agent.supervisor.streams import Streams
+
+
+def log_file(directory: Path, **options: object) -> LogFile:
+    return LogFile(str(directory), LogSettings(options))
 
 
 def entries(path: Path) -> list[dict[str, str]]:
@@ -49,7 +55,7 @@ def test_a_batch_cut_short_by_a_kill_is_done_again_once(tmp_path: Path, stage: s
     """The tail file as a kill leaves it at each point between the read and the end of the batch."""
     loop = Loop()
     (tmp_path / "logs").mkdir()
-    log = LogFile(str(tmp_path / "logs"), {})
+    log = log_file(tmp_path / "logs")
     splitter = Splitter(str(tmp_path / "logs" / "stdout.tail"))
     for data in (b"one\ntw", b"o\nthree\nfo"):
         splitter.journal(data, log.mark())
@@ -61,7 +67,7 @@ def test_a_batch_cut_short_by_a_kill_is_done_again_once(tmp_path: Path, stage: s
     log.close()
     splitter.close()
     read, write = os.pipe()
-    streams = Streams(loop, str(tmp_path), {}, False, False)
+    streams = Streams(LogParts(loop), str(tmp_path), {}, False, False)
     streams.read_from("stdout", read)
     os.write(write, b"ur\n")
     os.close(write)
@@ -80,7 +86,7 @@ def test_a_long_line_is_not_cut_inside_a_character(tmp_path: Path) -> None:
 
 
 def test_entries_are_dockers(tmp_path: Path) -> None:
-    log = LogFile(str(tmp_path), {})
+    log = log_file(tmp_path)
     log.write("stderr", [b'say "hi"\t\xff\n', b"partial"])
     log.close()
     first, second = entries(tmp_path / "json.log")
@@ -93,7 +99,7 @@ def test_entries_are_dockers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("max_file", "names"), [(1, {"json.log"}), (3, {"json.log", "json.log.1", "json.log.2"})])
 def test_rotation(tmp_path: Path, max_file: int, names: set[str]) -> None:
-    log = LogFile(str(tmp_path), {"max-size": 1000, "max-file": max_file})
+    log = log_file(tmp_path, **{"max-size": 1000, "max-file": max_file})
     for number in range(200):
         log.write("stdout", [b"%d\n" % number])
     log.close()
@@ -106,7 +112,7 @@ def test_rotation(tmp_path: Path, max_file: int, names: set[str]) -> None:
 
 def test_a_reopened_log_goes_on(tmp_path: Path) -> None:
     for text in (b"one\n", b"two\n"):
-        log = LogFile(str(tmp_path), {})
+        log = log_file(tmp_path)
         log.write("stdout", [text])
         log.close()
     assert [entry["log"] for entry in entries(tmp_path / "json.log")] == ["one\n", "two\n"]
@@ -114,7 +120,7 @@ def test_a_reopened_log_goes_on(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_counted_and_not_raised(tmp_path: Path) -> None:
     (tmp_path / "json.log").symlink_to("/dev/full")
-    log = LogFile(str(tmp_path), {"max-size": 0})
+    log = log_file(tmp_path, **{"max-size": 0})
     log.write("stdout", [b"lost\n"])
     log.write("stdout", [b"lost too\n"])
     assert log.dropped > 0
@@ -123,8 +129,8 @@ def test_a_full_disk_is_counted_and_not_raised(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"driver": "syslog"}, {"max-size": "10m"}, {"max-size": -1}, {"max-file": 0}, {"max-file": True}]
+    "options", [{"driver": "fluentd"}, {"max-size": "10 apples"}, {"max-size": -2}, {"max-file": 0}, {"max-file": True}]
 )
 def test_options_that_cannot_work(options: dict[str, object]) -> None:
-    with pytest.raises(logs.InvalidLogOptions):
-        logs.validate(options)
+    with pytest.raises(InvalidLogOptions):
+        LogSettings(options)

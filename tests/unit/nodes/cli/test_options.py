@@ -12,7 +12,7 @@ from controlplane.cli.session import Failure
 from nodes.cli.image import _words
 from nodes.cli.quantities import age_text, parse_cpus, parse_duration, parse_moment, parse_pairs, parse_size, size_text
 from nodes.cli.service import _changes, _name_of, _replaces, without_env_loss
-from nodes.cli.service_options import parse_mount, parse_port
+from nodes.cli.service_options import parse_mount, parse_port, parse_storage
 
 
 @pytest.mark.parametrize(
@@ -88,6 +88,14 @@ def test_figures_for_people() -> None:
 def test_ports(text: str, port: dict[str, Any]) -> None:
     assert parse_port(text) == port
     codec.decode(PortSpec, port)
+
+
+def test_storage_size() -> None:
+    assert parse_storage(()) is None
+    assert parse_storage(("size=1g", "size=1.5g")) == 3 << 29
+    for text in ("10g", "colour=red", "size=much"):
+        with pytest.raises(Failure):
+            parse_storage((text,))
 
 
 @pytest.mark.parametrize("text", ["", "x", "80:", "8080:x", "99999:80", "80/sctp", "published=80", "target=80,colour=red"])

@@ -1,0 +1,91 @@
+"""Bytes of one stream into lines, and the file that keeps what is in nobody's log yet.
+
+A line longer than CHUNK is cut in pieces; only the last piece ends in a newline.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+CHUNK = 16 << 10  # bytes of a partial line, as Docker's copier
+_TAIL = struct.Struct("=IQQ")  # length of what follows; inode and size of the log before the batch
+_TAIL_MOST = _TAIL.size + CHUNK + (64 << 10)
+_NO_BATCH = (1 << 64) - 1
+
+
+class Splitter:
+    """Bytes of one stream into lines.
+
+    The tail file keeps what is in nobody's log yet: the unfinished line, and, while a batch is being written, the batch, with the
+    mark of the log (inode, size) from before it. So neither execv nor kill -9 loses or doubles a line, but for the moment between
+    the read from the FIFO and `journal`.
+    """
+
+    def __init__(self, tail_path: str) -> None:
+        self._fd = os.open(tail_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._clean = True  # the file says what `pending` says
+        self.interrupted: tuple[bytes, int, int] | None = None  # a batch that a kill cut short, with the log's mark
+        self.pending = b""
+        data = os.pread(self._fd, _TAIL_MOST, 0)
+        if len(data) >= _TAIL.size:
+            length, inode, size = _TAIL.unpack_from(data)
+            rest = data[_TAIL.size : _TAIL.size + length]
+            if inode == _NO_BATCH:
+                self.pending = rest
+            else:
+                self.interrupted = (rest, inode, size)
+
+    def journal(self, data: bytes, mark: tuple[int, int]) -> None:
+        """Before a batch: keep it until `save`."""
+        self._write(self.pending + data, *mark)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Lines and full chunks that `data` completes."""
+        pieces = (self.pending + data).split(b"\n") if self.pending else data.split(b"\n")
+        self.pending = pieces.pop()
+        lines: list[bytes] = []
+        for piece in pieces:
+            if len(piece) >= CHUNK:
+                piece = _chunks(piece, lines)
+            lines.append(piece + b"\n")
+        if len(self.pending) >= CHUNK:
+            self.pending = _chunks(self.pending, lines)
+        return lines
+
+    def flush(self) -> list[bytes]:
+        """The unfinished line, at the end of the stream."""
+        rest, self.pending = self.pending, b""
+        self._clean = False
+        return [rest] if rest else []
+
+    def save(self) -> None:
+        """After a batch: its lines are in the log, only the unfinished one is kept."""
+        if not self._clean:
+            self._write(self.pending, _NO_BATCH, 0)
+            self._clean = True
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _write(self, data: bytes, inode: int, size: int) -> None:
+        self._clean = False
+        try:
+            os.pwrite(self._fd, _TAIL.pack(len(data), inode, size) + data, 0)
+        except OSError:
+            pass  # a full disk: a kill may now lose this batch
+
+
+def _chunks(line: bytes, into: list[bytes]) -> bytes:
+    """Cut full chunks off a long line, never inside a UTF-8 character; returns the rest."""
+    start = 0
+    while len(line) - start >= CHUNK:
+        end = start + CHUNK
+        back = end
+        while back > end - 4 and back < len(line) and line[back] & 0xC0 == 0x80:
+            back -= 1
+        if back == end - 4:
+            back = end  # not UTF-8 anyway
+        into.append(line[start:back])
+        start = back
+    return line[start:]
