@@ -91,7 +91,6 @@ def ps(
     ctx: typer.Context, service: Service, everything: bool = typer.Option(False, "--all", "-a", help="All ended ones too.")
 ) -> None:
     """List a service's tasks, with the newest ended one of each slot."""
-
     session = Session.of(ctx)
     rows = list(session.pages(f"{service_path(session, service)}/ps"))
     rows.sort(key=lambda row: (row["slot"], row["hostname"] if not row["slot"] else "", row["created_at"]))
