@@ -6,8 +6,9 @@ import os
 
 from agent.runtime import channel as wire
 from agent.runtime import child, hooks, netdevices, rootfs, spec, userns
-from agent.runtime.cgroup import Cgroup, delegation
+from agent.runtime.cgroup import Cgroup
 from agent.runtime.errors import ExecFailed, InvalidConfig, RuntimeFailed, exit_code
+from agent.runtime.ownership import cgroup_owner
 from agent.sys import mountapi as api
 from agent.sys import process
 
@@ -119,7 +120,7 @@ def create(
     child sets itself up; what it raises undoes the creation. The calling process must have one thread.
     """
     cgroup = Cgroup(plan.cgroup_path)
-    cgroup.create(plan.resources, delegation.owner(plan))
+    cgroup.create(plan.resources, cgroup_owner(plan))
     init = Init(plan, cgroup, None)
     try:
         ours, theirs = wire.pair()

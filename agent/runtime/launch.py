@@ -12,6 +12,7 @@ import stat
 
 from agent.runtime import caps
 from agent.runtime.errors import InvalidConfig, exit_code
+from agent.runtime.targets import directory_in
 from agent.sys import cred, process, tty
 from agent.sys import mountapi as api
 from agent.sys import seccomp as seccomp_kernel
@@ -67,7 +68,6 @@ def machine(plan: Plan) -> None:
 
 def enter_directory(path: bytes, create: bool) -> None:
     """chdir without magic links: /proc/self/fd/N could be a directory of the host (CVE-2024-21626)."""
-    from agent.runtime.rootfs import directory_in
 
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     relative = path.strip(b"/") or b"."

@@ -50,7 +50,8 @@ class VolumeStore:
         self._root = root
         self._protect = tuple(protect)
         self._lock = threading.RLock()
-        os.makedirs(root, mode=0o711, exist_ok=True)
+        os.makedirs(root, mode=0o700, exist_ok=True)
+        os.chmod(root, 0o700)  # a container's root may leave a setuid program in a volume, which no user of the node shall reach
         self._sweep()
 
     # -- volumes

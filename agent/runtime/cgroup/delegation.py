@@ -1,5 +1,7 @@
-"""Cgroups in other hands than root's: a container that may manage its own (runtime-spec config-linux.md, "Cgroup ownership"), a
-user to whom a part of the tree was given."""
+"""Cgroups in other hands than root's: one that its container may manage, a part of the tree that was given to a user.
+
+Runtime-spec config-linux.md, "Cgroup ownership"; kernel admin-guide/cgroup-v2.rst, "Delegation".
+"""
 
 from __future__ import annotations
 
@@ -7,28 +9,10 @@ import os
 
 from agent.runtime.cgroup import files
 from agent.runtime.cgroup.detect import hierarchies, own_path
-from agent.sys import mountapi as api
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from agent.runtime.plan import Plan
 
 DELEGATE = "/sys/kernel/cgroup/delegate"
 # where a kernel does not say (before 4.15)
 ALWAYS = ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads")
-
-
-def owner(plan: Plan) -> int | None:
-    """The host's uid of the container's user, if the cgroup is to be its own: the container sees it as its root, may write to it,
-    and its user is another one outside."""
-    writable = any(step.kind == "cgroup" and not step.attr_set & api.MOUNT_ATTR_RDONLY for step in plan.mounts)
-    if not (writable and plan.new_cgroup and plan.new_user):
-        return None
-    for line in plan.uid_map.splitlines():
-        inside, outside, size = (int(word) for word in line.split())
-        if inside <= plan.process.uid < inside + size:
-            return int(outside + plan.process.uid - inside)
-    return None
 
 
 def give(directory: str, uid: int) -> None:

@@ -15,6 +15,7 @@ import pytest
 from agent.runtime import cgroup as cgroups
 from tests.conformance.runtime.command import PROGRAM
 from tests.conformance.runtime.conftest import wait_for
+from tests.nodes import remove_pretended_cgroups
 from tests.pace import patience
 
 # a rlimit above this process's own cannot be given without CAP_SYS_RESOURCE, and podman's default is
@@ -60,9 +61,7 @@ class Podman:
         self("rm", "-f", "-a", "-t", "0")
         self("rmi", "-f", "-a")
         wait_for(lambda: cgroups.Cgroup(self.parent).remove(seconds=1), "the cgroups' removal")
-        for top in Path("/sys/fs/cgroup").glob(f"*{self.parent}"):  # for controllers not mounted podman makes plain directories
-            for path in sorted((top, *top.rglob("*")), reverse=True):
-                path.rmdir() if path.is_dir() else path.unlink()
+        remove_pretended_cgroups(self.parent[1:])
 
 
 @pytest.fixture

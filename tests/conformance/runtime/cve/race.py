@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 
-from agent.runtime import rootfs
+from agent.runtime import targets
 from agent.sys import mountapi as api
 from agent.sys import process
 
@@ -74,7 +74,7 @@ def main() -> None:
             target = (
                 naive_target(os.fsencode(root), b"vol/target")
                 if mode == "naive"
-                else rootfs.target_in(directory, b"vol/target", True)
+                else targets.target_in(directory, b"vol/target", True)
             )
         except OSError:
             failed += 1  # the path was gone for a moment: nothing was mounted
