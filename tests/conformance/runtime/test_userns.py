@@ -46,7 +46,8 @@ def test_an_older_kernel_takes_the_layers_by_mount_alone(runner: Runner, tmp_pat
         raise OSError(errno.EINVAL, "before Linux 6.13")
 
     monkeypatch.setattr(userns, "_by_descriptor", refused)
-    script = "stat -c %u /bin /etc/passwd; echo x > /made; rm /etc/passwd; mv /home /moved; stat -c %u /made /moved; test -e /etc/passwd || echo gone"
+    script = "stat -c %u /bin /etc/passwd; echo x > /made; rm /etc/passwd; mv /home /moved; stat -c %u /made /moved;"
+    script += " test -e /etc/passwd || echo gone"
     assert runner.start_plan(shifted_plan(runner, tmp_path, "sh", "-c", script)).wait().lines == ["0", "0", "0", "0", "gone"]
     assert (tmp_path / "container/upper/made").stat().st_uid == 0
 
