@@ -11,6 +11,7 @@ import os
 from agent.runtime import schema, shape, subids
 from agent.runtime.cgroup import NO_CGROUP, delegation, hierarchies
 from agent.runtime.errors import CgroupRefused, InvalidConfig
+from agent.runtime.privilege import privileged
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,8 +73,9 @@ def place(plan: Plan, lenient: bool) -> None:
     """Choose the container's cgroup. `lenient`: without permission for any it does with none, as a warning of the plan says.
     Raises CgroupRefused, in runc's words, where a limit or a cgroup was asked for."""
     wanted = plan.config["linux"].get("cgroupsPath") or ""
-    name = plan.cgroup_path if wanted.startswith("/") else wanted or plan.id
-    for path in [name] if wanted.startswith("/") else [f"{parent}/{name}" for parent in delegation.parents()]:
+    fixed = wanted.startswith("/") or privileged()
+    name = plan.cgroup_path if fixed else wanted or plan.id
+    for path in [name] if fixed else [f"{parent}/{name}" for parent in delegation.parents()]:
         if hierarchies().usable(path).may_enter(path):
             plan.cgroup_path = path
             return

@@ -73,8 +73,9 @@ def _begin(options: Options, detached: bool) -> tuple[StateDirectory, Bundle]:
 def _create(options: Options, log: Log, directory: StateDirectory, found: Bundle, gate: tuple[int, int] | None) -> Init:
     try:
         plan = found.plan(options.id, handles.manager(options))
-        if handles.manager(options) == "cgroupfs" and not privileged():
-            rootless.place(plan, handles.lenient(options))
+        lenient = handles.lenient(options)
+        if handles.manager(options) == "cgroupfs" and (lenient or not privileged()):
+            rootless.place(plan, lenient)
         for text in plan.warnings:
             log.warning(text)
     except BaseException:

@@ -200,3 +200,17 @@ def test_same_bundle_behaves_as_under_runc(command: Command) -> None:
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=patience(60), check=False,
     ).stdout  # fmt: skip
     assert ours == theirs
+
+
+def test_rootless_root_goes_without_a_cgroup_that_cannot_be_written(command: Command) -> None:
+    """As in a container whose cgroup mounts are read-only."""
+    config = command.configure("cat", "/proc/self/cgroup")
+    del config["linux"]["cgroupsPath"], config["linux"]["resources"]
+    command.write(config)
+    script = 'for m in $(findmnt -rno TARGET -t cgroup,cgroup2); do mount -o remount,bind,ro $m || exit 1; done; exec "$@"'
+    sealed = ("unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh")
+    assert "Read-only file system" in command.run(behind=sealed, check=1).stdout
+    words = command.words("--rootless", "true", "run", "-b", str(command.bundle), "box")
+    done = subprocess.run([*sealed, *words], capture_output=True, text=True, env=command.environment, check=True)
+    assert "no cgroup is delegated" in done.stderr
+    assert "0::/\n" in done.stdout
