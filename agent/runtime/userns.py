@@ -159,7 +159,7 @@ def _shifted_overlay(step: MountStep, owner: int) -> int:
     try:
         return _by_descriptor(step, places, owner)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # before Linux 6.13
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # before Linux 6.13, and before 6.5
             raise
     return stacked.overlay(step, step.attr_set, owner)
 
