@@ -25,7 +25,7 @@ async def test_an_exit_code_and_both_streams_are_recorded(home: Home) -> None:
     assert 0 < record["created_at"] < record["started_at"] < record["finished_at"]
     assert home.output("c1") == b"out\n"
     assert home.output("c1", "stderr") == b"err\n"
-    assert gone(pid, None), open(f"/proc/{pid}/stat").read() + repr(record)
+    assert gone(pid, None)
 
 
 async def test_a_created_container_waits(home: Home) -> None:
@@ -61,7 +61,7 @@ async def test_stop_escalates_after_the_grace(home: Home) -> None:
     await until(lambda: home.output("c1"), "it is ready")
     record = await home.client.stop("c1", signal.SIGTERM, 0.2)
     assert (record["exit_code"], record["signal"]) == (137, 9)
-    assert gone(pid, None), open(f"/proc/{pid}/stat").read() + repr(record)
+    assert gone(pid, None)
 
 
 async def test_stop_of_a_paused_container_thaws_it(home: Home) -> None:
