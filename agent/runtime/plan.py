@@ -139,7 +139,7 @@ def _cgroup_path(path: str, id: str, parent: str, manager: str) -> str:
     if manager == "disabled":
         return NO_CGROUP
     if manager == "systemd":
-        return path or f"system.slice:wharf:{id}"
+        return path or f":wharf:{id}"
     return path if path.startswith("/") else f"{parent.rstrip('/')}/{path or id}"
 
 

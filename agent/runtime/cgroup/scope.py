@@ -13,6 +13,7 @@ from agent.protocol.errors import Unavailable
 from agent.runtime.cgroup import properties
 from agent.runtime.dbus import Connection, DBusError
 from agent.runtime.errors import CgroupRefused, InvalidConfig
+from agent.runtime.privilege import privileged
 from agent.sys import process
 
 TYPE_CHECKING = False
@@ -26,13 +27,15 @@ else:
 
 # systemd itself, which answers root without a message bus; else the bus
 SOCKETS = (("/run/systemd/private", False), ("/run/dbus/system_bus_socket", True))
+PROPERTIES = "org.freedesktop.DBus.Properties"
 BUS_NAME, OBJECT, MANAGER = "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"
 JOB_SECONDS = 30.0
 DEFAULT_PREFIX = "wharf"
 
 
 class Scope:
-    """`unit` is the scope's name, `path` where systemd puts it below each hierarchy. No call is made before `start`."""
+    """`unit` is the scope's name, `path` where systemd puts it below each hierarchy. No call is made before `start`, but for an
+    ordinary user: his own systemd is asked where its cgroup is."""
 
     __slots__ = ("_placeholder", "path", "slice", "unit")
 
@@ -43,11 +46,15 @@ class Scope:
                 f'expected cgroupsPath to be of format "slice:prefix:name" for systemd cgroups, got "{text}" instead'
             )
         parent, prefix, name = parts
-        self.slice = parent or "system.slice"
+        ordinary = not privileged()
+        self.slice = parent or ("user.slice" if ordinary else "system.slice")
         self.unit = name if name.endswith(".slice") else f"{prefix}-{name}.scope" if prefix else f"{name}.scope"
         if not name or "/" in self.unit:
             raise InvalidConfig(f"cgroupsPath {text!r} names no unit; the last part must be a name without a slash")
         self.path = f"{expand(self.slice)}/{self.unit}".removeprefix("/-.slice")
+        if ordinary:
+            with _Manager() as manager:
+                self.path = manager.cgroup() + self.path
         self._placeholder: tuple[int, int] | None = None
 
     def start(self, resources: dict[str, Any], v1: bool) -> None:
@@ -139,6 +146,11 @@ class _Manager:
         except TimeoutError as error:
             raise Unavailable(f"systemd does not answer {member}: {error}") from error
 
+    def cgroup(self) -> str:
+        """The manager's own, without a slash at the end: below it lies every unit's."""
+        found = self._connection.call(BUS_NAME, OBJECT, PROPERTIES, "Get", "ss", MANAGER, "ControlGroup")
+        return str(found[0][1]).rstrip("/")
+
     def start(self, unit: str, wanted: list[tuple[str, tuple[str, Any]]]) -> None:
         self._listen()
         deadline = time.monotonic() + JOB_SECONDS
@@ -193,12 +205,26 @@ class _Manager:
             pass  # it had not failed
 
 
+def _users_sockets() -> tuple[tuple[str, bool], ...]:
+    """Of the systemd that a user's session has (systemd.unit(5), user@.service)."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    bus = os.environ.get("DBUS_SESSION_BUS_ADDRESS", "").removeprefix("unix:path=").partition(",")[0]
+    found = [(f"{runtime}/systemd/private", False), (f"{runtime}/bus", True)] if runtime.startswith("/") else []
+    return (*found, *([(bus, True)] if bus.startswith("/") else []))
+
+
 def _connect() -> tuple[Connection, bool]:
-    for path, bus in SOCKETS:
+    ordinary = not privileged()
+    for path, bus in _users_sockets() if ordinary else SOCKETS:
         try:
             return Connection(path, bus=bus), bus
         except (FileNotFoundError, ConnectionRefusedError, PermissionError):
             continue
+    if ordinary:
+        raise CgroupRefused(
+            "no systemd of this user is running, cannot use systemd cgroups manager; log in with a session that has one, or leave"
+            " out --systemd-cgroup"
+        )
     raise CgroupRefused(
         "systemd is not running as init on this host, cannot use systemd cgroups manager;"
         " leave out --systemd-cgroup and give cgroupsPath as an absolute path"

@@ -25,7 +25,7 @@ def features(options: Options, log: Log) -> int:
             "linux": {
                 "namespaces": list(oci.NAMESPACES),
                 "capabilities": list(caps.NAMES),
-                "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": False, "rdma": True},
+                "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": True, "rdma": True},
                 "seccomp": {
                     "enabled": True,
                     "actions": list(seccomp.ACTIONS),

@@ -9,6 +9,7 @@ import struct
 import time
 
 from agent.runtime.dbus.marshal import Reader, Writer
+from agent.runtime.privilege import outer_uid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Connection:
                 self._signals.append(Signal(fields, values))
 
     def _authenticate(self, deadline: float) -> None:
-        identity = str(os.geteuid()).encode().hex()
+        identity = str(outer_uid()).encode().hex()  # the peer sees us from outside of our user namespace
         # BEGIN at once: systemd never looks at a first message that it reads together with a BEGIN of its own (252)
         self._socket.sendall(b"\0AUTH EXTERNAL " + identity.encode() + b"\r\nBEGIN\r\n")
         while b"\r\n" not in self._buffer:

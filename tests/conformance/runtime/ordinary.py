@@ -10,13 +10,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.runtime.cgroup import hierarchies
+from agent.runtime.cgroup import Cgroup, hierarchies
 from tests.conformance.runtime.command import REPOSITORY
+from tests.conformance.runtime.conftest import wait_for
 from tests.pace import patience
 
 NAME, RANGE = "wharftest", (300_000, 65_536)
@@ -47,7 +50,7 @@ class Ordinary:
         for path in (self.home, *self.home.rglob("*")):
             os.chown(path, self.uid, self.uid, follow_symlinks=False)
         self.known({})
-        self._delegated: list[str] = []
+        self._delegated = False
 
     def known(self, ranges: dict[str, tuple[int, int]]) -> None:
         """Write what /etc will hold for him: passwd, group, and `ranges` by "subuid" and "subgid"."""
@@ -71,19 +74,35 @@ class Ordinary:
     def write(self, config: dict[str, Any]) -> None:
         (self.bundle / "config.json").write_text(json.dumps(config))
 
-    def delegate(self) -> None:
-        """Give him a cgroup of every hierarchy, as a login manager does; his calls then come from one within."""
+    def delegate(self, *more: str) -> None:
+        """Give him a cgroup of every hierarchy, as a login manager does; his calls come from "shell" within, and `more` names
+        others there. Version 2 hands its counter of processes down."""
         for point in hierarchies().mount_points():
-            for directory in (point + self.cgroup, f"{point}{self.cgroup}/shell"):
+            top = point + self.cgroup
+            for directory in (top, *(f"{top}/{name}" for name in ("shell", *more))):
                 os.makedirs(directory, exist_ok=True)
-                self._delegated.append(directory)
+                if point == hierarchies().v2 and "pids" in hierarchies().v2_controllers:
+                    Path(directory).parent.joinpath("cgroup.subtree_control").write_text("+pids")
                 for path in (directory, *(f"{directory}/{name}" for name in ("cgroup.procs", "cgroup.subtree_control", "tasks"))):
                     if os.path.exists(path):
                         os.chown(path, self.uid, self.uid)
-            if "cpuset" in hierarchies().v1 and point == hierarchies().v1["cpuset"]:
-                for directory in (point + self.cgroup, f"{point}{self.cgroup}/shell"):
+                if point == hierarchies().v1.get("cpuset"):
                     for name in ("cpuset.cpus", "cpuset.mems"):
                         Path(directory, name).write_text(Path(point, name).read_text())
+        self._delegated = True
+
+    @contextmanager
+    def systemd(self) -> Iterator[str]:
+        """His own systemd, as a session has one, in a cgroup of his, whose path it yields."""
+        self.delegate("manager")
+        words = self._words("exec /lib/systemd/systemd --user", "manager")
+        process = subprocess.Popen(words, env=self._environment, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            wait_for((self.runtime_dir / "systemd" / "private").exists, "his systemd")
+            yield f"{self.cgroup}/manager"
+        finally:
+            process.terminate()
+            process.wait(timeout=patience(30))
 
     def __call__(self, *args: str, check: int | None = 0, env: dict[str, str] | None = None, **options: Any) -> str:
         """What the command says, errors included."""
@@ -93,28 +112,29 @@ class Ordinary:
         return done.stdout
 
     def shell(self, script: str, env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
-        binds = [f"mount --bind {self.home}/{name} /etc/{name}" for name in ("passwd", "group", "subuid", "subgid")]
-        binds.append(f"mkdir -p {self.home}/program/agent && mount --bind {REPOSITORY}/agent {self.home}/program/agent")
-        if self._delegated:
-            shells = [path for path in self._delegated if path.endswith("/shell")]
-            binds += [f"echo 0 > {path}/cgroup.procs" for path in shells]
-        become = f"exec setpriv --reuid {self.uid} --regid {self.uid} --init-groups --inh-caps=-all sh -c {shlex.quote(script)}"
-        # files that do not exist on this machine cannot be covered
-        text = "\n".join(("set -e", "for f in subuid subgid; do [ -e /etc/$f ] || exit 77; done", *binds, become))
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.home),
-            "XDG_RUNTIME_DIR": str(self.runtime_dir),
-            **(env or {}),
-        }
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options}
         done = subprocess.run(
-            ["unshare", "-m", "--propagation", "private", "sh", "-c", text],
-            stdin=subprocess.DEVNULL, text=True, cwd=self.bundle, env=environment, timeout=patience(60), check=False, **options,
+            self._words(script, "shell"), stdin=subprocess.DEVNULL, text=True, cwd=self.bundle,
+            env={**self._environment, **(env or {})}, timeout=patience(60), check=False, **options,
         )  # fmt: skip
         if done.returncode == 77:
             pytest.skip("/etc/subuid and /etc/subgid are missing: install the package uidmap")
         return done
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {"PATH": os.environ["PATH"], "HOME": str(self.home), "XDG_RUNTIME_DIR": str(self.runtime_dir)}
+
+    def _words(self, script: str, cgroup: str) -> list[str]:
+        """A program that runs `script` as he; in his cgroup, if he was given any."""
+        steps = [f"mount --bind {self.home}/{name} /etc/{name}" for name in ("passwd", "group", "subuid", "subgid")]
+        steps.append(f"mkdir -p {self.home}/program/agent && mount --bind {REPOSITORY}/agent {self.home}/program/agent")
+        if self._delegated:
+            steps += [f"echo 0 > {point}{self.cgroup}/{cgroup}/cgroup.procs" for point in hierarchies().mount_points()]
+        become = f"exec setpriv --reuid {self.uid} --regid {self.uid} --init-groups --inh-caps=-all sh -c {shlex.quote(script)}"
+        # files that do not exist on this machine cannot be covered
+        text = "\n".join(("set -e", "for f in subuid subgid; do [ -e /etc/$f ] || exit 77; done", *steps, become))
+        return ["unshare", "-m", "--propagation", "private", "sh", "-c", text]
 
     def pids(self) -> list[int]:
         """Processes of his, and of the ids that are lent to him."""
@@ -129,8 +149,7 @@ class Ordinary:
         return found
 
     def close(self) -> None:
-        for directory in sorted(self._delegated, reverse=True):
-            os.rmdir(directory)
+        assert not self._delegated or Cgroup(self.cgroup).remove(seconds=patience(10)), f"{self.cgroup} stayed busy"
         shutil.rmtree(self.home)
 
 

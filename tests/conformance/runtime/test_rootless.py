@@ -115,6 +115,28 @@ def test_a_delegated_cgroup_limits_and_pauses(user: Ordinary) -> None:
     assert not any(os.path.exists(point + place) for point in hierarchies().mount_points())
 
 
+@pytest.mark.skipif(not os.path.isdir("/run/systemd/system"), reason="systemd is not process 1 here")
+def test_a_scope_of_his_own_systemd(user: Ordinary) -> None:
+    with user.systemd() as place:
+        config = user.configure("sleep", "1000")
+        config["linux"]["resources"] = {"pids": {"limit": 20}}
+        user.write(config)
+        started(user, "--systemd-cgroup")
+        pid = json.loads(user("state", "box"))["pid"]
+        directory = Path(f"{hierarchies().v2}{place}/user.slice/wharf-box.scope")
+        assert f"{place}/user.slice/wharf-box.scope" in Path(f"/proc/{pid}/cgroup").read_text()
+        assert (directory / "pids.max").read_text() == "20\n"
+        user("pause", "box")
+        assert json.loads(user("state", "box"))["status"] == "paused"
+        user("delete", "-f", "box")
+        wait_for(lambda: not directory.exists(), "the scope's end")
+
+
+def test_without_a_systemd_of_his_own_he_is_told(user: Ordinary) -> None:
+    user.configure("true")
+    assert "no systemd of this user is running" in user("--systemd-cgroup", "run", "box", check=1)
+
+
 def test_a_network_of_his_own_or_the_hosts(user: Ordinary) -> None:
     script = "readlink /proc/self/ns/net; ls /sys/class/net; touch /sys/x 2>&1 || true"
     config = user.configure("sh", "-c", script)

@@ -156,3 +156,19 @@ def test_without_systemd_the_error_says_what_to_do(tmp_path: Path, monkeypatch: 
 def _no_children() -> None:
     with pytest.raises(ChildProcessError):
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
+
+
+def test_an_ordinary_user_asks_his_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scope, "privileged", lambda: False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.delenv("DBUS_SESSION_BUS_ADDRESS", raising=False)
+    with pytest.raises(CgroupRefused, match="no systemd of this user"):
+        Scope(":p:n")
+    (tmp_path / "systemd").mkdir()
+    peer = Peer(tmp_path / "systemd/private")
+    peer.answers["Get"] = lambda values: ("v", [("s", "/user.slice/user@7.service" if values[1] == "ControlGroup" else "")])
+    try:
+        found = Scope(":p:n")
+    finally:
+        peer.close()
+    assert found.path == "/user.slice/user@7.service/user.slice/p-n.scope"
