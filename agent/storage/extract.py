@@ -154,6 +154,7 @@ def _converse(child: subprocess.Popen[bytes], go_fd: int, pump: _Pump | None, se
         text = stdout.read(_MAX_ANSWER)
     finally:
         timer.cancel()
+        timer.join()
     if expired.is_set():
         raise ExtractionFailed(f"the layer was not unpacked within {seconds} s")
     if pump:

@@ -38,6 +38,7 @@ class Unpacker:
         self._rights = rights
         self._merged = merged
         self.tree = LayerTree(root_fd, merged=merged)
+        self._mode_bits = 0o7777 if rights.keep_setuid else 0o1777
         self._times: dict[bytes, int] = {}
         self.root_seen = False
         self.entries = 0
@@ -206,7 +207,7 @@ class Unpacker:
         os.mkfifo(name, 0o600, dir_fd=parent)
         os.chown(name, _id(entry.uid), _id(entry.gid), dir_fd=parent, follow_symlinks=False)
         # We made it a moment ago in a directory that only we write, so the name cannot be a link.
-        os.chmod(name, entry.mode & 0o1777, dir_fd=parent)
+        os.chmod(name, entry.mode & self._mode_bits, dir_fd=parent)
         os.utime(name, ns=(_time(entry), _time(entry)), dir_fd=parent, follow_symlinks=False)
 
     def _device(self, entry: Entry, parent: int, name: bytes, path: bytes, reader: TarReader) -> None:
@@ -238,8 +239,7 @@ class Unpacker:
     def _attributes(self, fd: int, entry: Entry) -> None:
         _time(entry)
         os.fchown(fd, _id(entry.uid), _id(entry.gid))
-        keep = 0o7777 if self._rights.keep_setuid or entry.type == tarread.DIRECTORY else 0o1777
-        os.fchmod(fd, entry.mode & keep)
+        os.fchmod(fd, entry.mode & (0o7777 if entry.type == tarread.DIRECTORY else self._mode_bits))
         for key, value in entry.xattrs.items():
             # trusted.*, other security.* and overlayfs' own attributes would speak to our kernel, not to the container.
             ordinary = key.startswith(b"user.") and not key.startswith(b"user.overlay.")
