@@ -44,6 +44,20 @@ def test_the_lists_are_golden() -> None:
     assert set(masked_paths()) == {*MASKED_PATHS, *throttles}
 
 
+@pytest.mark.parametrize("kind", ["pid", "network", "ipc", "uts", "cgroup"])
+def test_each_namespace_is_the_containers_own(runner: Runner, kind: str) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["linux"]["namespaces"].remove({"type": kind})
+        config["linux"].pop("sysctl")
+        del config["hostname"]
+
+    name = {"network": "net"}.get(kind, kind)
+    host = os.readlink(f"/proc/self/ns/{name}")
+    script = f"readlink /proc/self/ns/{name}"
+    assert host not in [outcome.output.strip() for outcome in init_and_exec(runner, script)]
+    assert [outcome.output.strip() for outcome in init_and_exec(runner, script, change)] == [host] * 2
+
+
 READ_MASKED = "for path in {}; do if [ -d $path ]; then ls -A $path; else head -c 20 $path; fi; done | wc -c"
 
 
