@@ -158,10 +158,10 @@ def set_memory_policy(mode: int, nodes: int) -> None:
     libc.check(_set_mempolicy(mode, ctypes.addressof(mask) if nodes else None, size * 64 + 1 if nodes else 0), "set_mempolicy")
 
 
-def join_session_keyring(name: bytes) -> None:
-    """A session keyring of our own, so that the container does not share the host's (keyctl(2))."""
+def new_session_keyring() -> None:
+    """Leave the session keyring for a new one; without a name no other can be meant (KEYCTL_JOIN_SESSION_KEYRING(2const))."""
     keyctl_join_session_keyring = 1
-    libc.check(_keyctl(keyctl_join_session_keyring, name, 0, 0, 0), "keyctl")
+    libc.check(_keyctl(keyctl_join_session_keyring, None, 0, 0, 0), "keyctl")
 
 
 class ExecImage:
