@@ -26,6 +26,11 @@ def of(container: Container) -> dict[str, int]:
     return kept
 
 
+def streams_of(container: Container) -> dict[str, int]:
+    """The same without the pidfd: what a shim keeps, who is the process's parent."""
+    return {kind: fd for kind, fd in of(container).items() if kind != "pidfd"}
+
+
 def take_back(container: Container, pid: int, start_time: int, kept: dict[str, int]) -> None:
     """What a store kept through our predecessor's death. What we have already, or of another run, is not taken."""
     record = container.record
