@@ -90,6 +90,11 @@ class Init:
         init.pid, init.start_time, init.pidfd, init.console_fd = pid, start_time, pidfd, console_fd
         return init
 
+    @property
+    def staged(self) -> bool:
+        """Whether a first process joined namespaces for it: with `sibling`, a child that the caller's parent has to reap."""
+        return _two_stages(self._plan)
+
     def let_go(self) -> list[int]:
         """Descriptors that another process needs in order to go on: pidfd, channel, and the console if there is one."""
         channel = self._channel
@@ -131,9 +136,9 @@ def create(
     """Namespaces, cgroup, root filesystem, identity: everything but the exec, for which the child waits.
 
     Raises RuntimeFailed with extra.stage; nothing of a failed container is left. `gate`: (start, status) pipes through which
-    another process will start it. `look_up`: fail now (ExecFailed) when the program is not there. `sibling`: the container becomes
-    a child of the caller's parent, who alone can reap it. `meanwhile` is called while the child sets itself up; what it raises
-    undoes the creation. The calling process must have one thread.
+    another process will start it. `look_up`: fail now (ExecFailed) when the program is not there. `sibling`: the container
+    becomes a child of the caller's parent, who alone can reap it. `meanwhile` is called while the child sets itself up; what it
+    raises undoes the creation. The calling process must have one thread.
     """
     cgroup = Cgroup(plan.cgroup_path)
     cgroup.create(plan.resources, cgroup_owner(plan))

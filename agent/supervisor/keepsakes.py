@@ -10,25 +10,26 @@ from agent.sys.pidfd import exit_status
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from agent.supervisor.container import Container
+    from agent.supervisor.streams import Streams
 
 
 def of(container: Container) -> dict[str, int]:
-    """By kind: pidfd, console, stdin, stdout, stderr. Empty without a process."""
+    """By kind: pidfd, and streams_of. Empty without a process."""
     streams = container.open_streams
     if container.process is None or streams is None:
         return {}
-    kept = {"pidfd": container.process.pidfd}
+    return {"pidfd": container.process.pidfd, **streams_of(streams)}
+
+
+def streams_of(streams: Streams) -> dict[str, int]:
+    """By kind: console, or stdout, stderr, stdin."""
+    kept: dict[str, int] = {}
     for source in streams.sources:
         kept["console" if os.isatty(source.fd) else source.name] = source.fd
     inlet = streams.inlet
     if inlet is not None and inlet.fd >= 0 and not inlet.once and "console" not in kept:  # once: a duplicate would keep it open
         kept["stdin"] = inlet.fd
     return kept
-
-
-def streams_of(container: Container) -> dict[str, int]:
-    """The same without the pidfd: what a shim keeps, who is the process's parent."""
-    return {kind: fd for kind, fd in of(container).items() if kind != "pidfd"}
 
 
 def take_back(container: Container, pid: int, start_time: int, kept: dict[str, int]) -> None:

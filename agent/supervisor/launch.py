@@ -26,6 +26,9 @@ if TYPE_CHECKING:
         start_time: int
         console_fd: int
 
+        @property
+        def staged(self) -> bool: ...  # made in two steps, whose first was a child of the same parent
+
         def start(self) -> None: ...
         def let_go(self) -> list[int]: ...
 

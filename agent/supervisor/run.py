@@ -59,8 +59,7 @@ class Run:
         self.process = container.context.processes.track(init.pid, init.pidfd, init.start_time, container.ended)
         container.context.entrust(container)
         if self.shim is not None:
-            spec = container.spec
-            self.shim.keep(init.pid, spec.lease, container.id, spec.cgroups_path, keepsakes.streams_of(container))
+            self.shim.keep(self._details(init), init.console_fd)
         return init.pid
 
     def begin(self) -> None:
@@ -101,5 +100,13 @@ class Run:
         if container.spec.isolation != SHIM:
             return container.context.runtime.create(container.id, config, rootfs, stdio, meanwhile)
         wanted = {"id": container.id, "config": config, "rootfs": rootfs}
-        init, self.shim = container.context.shims.create(container.directory, wanted, stdio, meanwhile)
+        kept = keepsakes.streams_of(container.streams)
+        init, self.shim = container.context.shims.create(container.directory, wanted, stdio, kept, meanwhile)
         return init
+
+    def _details(self, init: Init) -> str:
+        """What a shim has to know besides what it holds; "" in the common case (see shim._prepare)."""
+        spec = self._container.spec
+        if init.console_fd < 0 and not spec.lease and not init.staged:
+            return ""
+        return f"{init.pid} {spec.lease} {self._container.id} {spec.cgroups_path}"

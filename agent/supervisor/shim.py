@@ -1,15 +1,16 @@
 """The shim: a process of its own that is one container's parent and outlives the supervisor. What runs in it stands here.
 
-It holds the container's pipes, so that nothing written is lost while no supervisor reads; it never reaps, so that the kernel keeps
-the exit status until somebody has read it; and it kills an exclusive container at the lease's end. It writes no log and answers
-nobody: whatever it holds is taken from it by its descriptors' numbers (pidfd_getfd(2)), and it ends by being killed.
+It holds the container's pipes, so that nothing written is lost while no supervisor reads; it never reaps, so that the kernel
+keeps the exit status until somebody has read it; and it kills an exclusive container at the lease's end. It writes no log and
+answers nobody: what it holds is taken from it by its descriptors' numbers (pidfd_getfd(2)), and it ends by being killed.
 
-    supervisor ──fork──► stem ──clone(PARENT)──► shim ──clone──► creator ──clone(PARENT)──► the container's process
-                                                  ▲ the shim's child                         ▲ the shim's child
+    supervisor ── fork ──> stem ── clone, CLONE_PARENT ──> shim (a child of the supervisor)
+    shim ── clone ──> creator ── clone, CLONE_PARENT ──> the container's process (a child of the shim)
 
-Memory decides this shape. A fork shares pages until one side writes, and Python writes wherever it looks at an object: a shim forked
-from the supervisor would keep, alone, each page that the supervisor has written since the shim before. So shims are cloned from a
-stem, which does nothing else; and the creation of the container, which touches everything, happens in a creator that ends.
+Memory decides this shape. A fork shares pages until one side writes, and Python writes wherever it looks at an object. A shim
+forked from the supervisor would keep, alone, each page that the supervisor has written since; so shims are cloned from a stem,
+which does nothing else, and the creation of the container, which touches everything, happens in a creator that ends. What a shim
+itself does is a few calls of built-in functions: each module that it looks into would be some 50 kB, 200 times.
 """
 
 from __future__ import annotations
@@ -28,77 +29,88 @@ from agent.sys import process, timerfd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from typing import Any
 
     from agent.supervisor.launch import Runtime
+else:
+    import _signal as signal
 
-KEPT = 64  # number of the first descriptor that a shim keeps for the supervisor; the others follow
-STEM_NAME, NAME = b"wharf-stem", b"wharf-shim"  # as ps -o comm shows them
+KEPT = 5  # number of the first descriptor that a shim keeps for the supervisor; the others follow
+NAME = b"wharf-shim"  # as ps -o comm shows them all; the stem has it too, for its children inherit it
+PLAIN, FULL = b"K", b"L"  # the supervisor's last word to a shim
+_CONTROL, _SHIM_CONTROL = 3, KEPT - 1
 SIGKILL = 9
 
 
-def stem(control: Channel, runtime: Runtime, leases: LeaseFile) -> None:
+def stem(control: int, runtime: Runtime, leases: LeaseFile) -> None:
     """Clone shims on demand, until the supervisor is gone. Never returns.
 
-    N with a shim's end of its control → P, the shim's pid, with its pidfd.
+    N with a shim's end of its control and what it keeps -> P, the shim's pid, with its pidfd.
     """
     process.reset_signals()
-    process.close_all_but([control.fileno()])
-    process.set_name(STEM_NAME)
+    os.dup2(control, _CONTROL, False)
+    process.close_all_but([_CONTROL])
+    process.set_name(NAME)
+    channel = Channel.of(_CONTROL)
     while True:
-        kind, _payload, fds = control.receive()
+        kind, _payload, fds = channel.receive()
         if not kind:
             os._exit(0)
+        if fds[0] != _SHIM_CONTROL or fds[-1] != _SHIM_CONTROL + len(fds) - 1:
+            raise Internal(f"descriptors {fds} in the stem: nobody would know what a shim keeps")
         pid, pidfd = process.clone3(process.CLONE_PARENT)
         if not pid:
-            _guarded(Channel.of(fds[0]), runtime, leases)
-        os.close(fds[0])
-        control.send(b"P", b"%d" % pid, [pidfd])
+            _shim(runtime, leases)
+        for fd in fds:
+            os.close(fd)
+        channel.send(b"P", b"%d" % pid, [pidfd])
         os.close(pidfd)
 
 
-def _guarded(control: Channel, runtime: Runtime, leases: LeaseFile) -> None:
-    """The shim. Never returns."""
+def _shim(runtime: Runtime, leases: LeaseFile) -> None:
+    """Never returns. A creator first; then PLAIN or FULL: the supervisor has it on record. End of file before: all is void."""
     try:
-        process.close_all_but([control.fileno()])
-        process.set_name(NAME)
-        _shim(control, runtime, leases)
+        creator, pidfd = process.clone3(0)
+        if not creator:
+            _create(Channel.of(_SHIM_CONTROL), runtime)
+        os.close(pidfd)
+        os.close(_CONTROL)
+        os.waitid(os.P_PID, creator, os.WEXITED)
+        word = os.read(_SHIM_CONTROL, 1)
+        if word == FULL:
+            _prepare(Channel.of(_SHIM_CONTROL), runtime, leases)
+        elif word == PLAIN:
+            os.close(_SHIM_CONTROL)
+        while word:
+            signal.pause()
     except Exception as error:  # noqa: BLE001  # the process's last word: without it nobody would know why the shim is gone
         report(error)
     finally:
-        os._exit(1)
-
-
-def _shim(control: Channel, runtime: Runtime, leases: LeaseFile) -> None:
-    """C (for the creator: what to make), then K: the supervisor has it on record. End of file before K: all of it is void."""
-    creator, pidfd = process.clone3(0)
-    if not creator:
-        _create(control, runtime)
-    os.close(pidfd)
-    os.waitid(os.P_PID, creator, os.WEXITED)
-    kind, payload, fds = control.receive()
-    if kind != b"K":
         os._exit(0)
-    for number, fd in enumerate(fds, KEPT):
-        os.dup2(fd, number, False)
-        os.close(fd)
+
+
+def _prepare(control: Channel, runtime: Runtime, leases: LeaseFile) -> None:
+    """What few shims need: a console to hold, a lease to enforce, a stage of the creation to reap. Returns when that is done."""
+    _kind, payload, fds = control.receive()
     control.close()
+    if fds:
+        os.dup2(fds[0], KEPT, False)
+        os.close(fds[0])
     pid, lease, id_, path = payload.decode().split(" ", 3)
-    _reap_others(int(pid))
+    _reap_stage(int(pid))
     if float(lease):
-        _enforce(int(pid), float(lease), leases)
+        _await_end(float(lease), leases)
         _end(int(pid), runtime, id_, path)
-    while True:
-        select.epoll().poll()
 
 
-def _reap_others(pid: int) -> None:
-    """A stage of the creation that joined namespaces is our child as well; the container's own process is never reaped here."""
+def _reap_stage(pid: int) -> None:
+    """A process that joined namespaces for the container was our child as well; the container's own is never reaped here."""
     while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None and found.si_pid != pid:
         os.waitid(os.P_PID, found.si_pid, os.WEXITED)
 
 
-def _enforce(pid: int, lease: float, leases: LeaseFile) -> None:
+def _await_end(lease: float, leases: LeaseFile) -> None:
     """Return when the lease is over: supervisor and agent may both be dead."""
     timer = timerfd.create()
     epoll = select.epoll()

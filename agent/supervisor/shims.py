@@ -45,9 +45,9 @@ class Shim:
         self.process = processes.track(pid, pidfd, started, self._died)
 
     @classmethod
-    def made(cls, processes: Processes, directory: str, pid: int, pidfd: int, control: Channel) -> Shim:
+    def made(cls, processes: Processes, directory: str, pid: int, pidfd: int, kinds: list[str], control: Channel) -> Shim:
         """One that waits for `keep`, and goes away if it never comes."""
-        made = cls(processes, directory, pid, pidfd, start_time(pid) or 0, [])
+        made = cls(processes, directory, pid, pidfd, start_time(pid) or 0, kinds)
         made._control = control
         return made
 
@@ -67,16 +67,22 @@ class Shim:
     def alive(self) -> bool:
         return self.process.pidfd >= 0
 
-    def keep(self, pid: int, lease: float, id_: str, cgroup: str, kept: dict[str, int]) -> None:
-        """It is on record now: from here on it outlives us. `pid`: the container's. Raises ShimFailed."""
+    def keep(self, details: str, console: int = -1) -> None:
+        """It is on record now: from here on it outlives us. `details`: for shim._prepare, if there is something to prepare.
+
+        Raises ShimFailed.
+        """
         control, self._control = self._control, None
-        self.kinds = list(kept)
         if control is None:
             return
+        if console >= 0:
+            self.kinds = ["console"]
         values = {"pid": self.pid, "start_time": self.process.start_time, "boot_id": boot_id(), "kinds": self.kinds}
         durable.write(self._path, values, sync=False)
         try:
-            control.send(b"K", f"{pid} {lease} {id_} {cgroup}".encode(), list(kept.values()))
+            control.send(shim.FULL if details else shim.PLAIN)
+            if details:
+                control.send(b"D", details.encode(), [console] if console >= 0 else [])
         except OSError as error:
             raise ShimFailed(f"the container's shim died: {error.strerror}; try again") from error
         finally:
@@ -122,18 +128,22 @@ class Shims:
         directory: str,
         wanted: dict[str, Any],
         stdio: Stdio | None,
+        kept: dict[str, int],
         meanwhile: Callable[[], None] | None,
     ) -> tuple[Init, Shim]:
-        """As runtime.create, in a shim of its own. `wanted`: id, config, rootfs. Raises WharfError; nothing is left then."""
+        """As runtime.create, in a shim of its own that holds `kept` (by kind). `wanted`: id, config, rootfs.
+
+        Raises WharfError; nothing is left then.
+        """
         control, theirs = channel.pair()
         try:
-            pid, pidfd = self._clone(theirs)
+            pid, pidfd = self._clone([theirs.fileno(), *kept.values()])
         except BaseException:
             control.close()
             raise
         finally:
             theirs.close()
-        made = Shim.made(self._processes, directory, pid, pidfd, control)
+        made = Shim.made(self._processes, directory, pid, pidfd, list(kept), control)
         init: Init | None = None
         try:
             body = wire.sealed(jsontext.dumps(wanted))
@@ -164,18 +174,18 @@ class Shims:
         pid, started = payload.split()
         return self._runtime.taken(wanted["id"], wanted["config"], wanted["rootfs"], int(pid), int(started), fds)
 
-    def _clone(self, theirs: Channel) -> tuple[int, int]:
+    def _clone(self, fds: list[int]) -> tuple[int, int]:
         """(pid, pidfd) of a new shim, which is our child. A stem that was killed is replaced once."""
         for last in (False, True):
             if self._stem is None:
                 self._stem = self._fork_stem()
             try:
-                self._stem.send(b"N", b"", [theirs.fileno()])
-                kind, payload, fds = self._stem.receive()
+                self._stem.send(b"N", b"", fds)
+                kind, payload, answered = self._stem.receive()
             except OSError:
-                kind, payload, fds = b"", b"", []
+                kind, payload, answered = b"", b"", []
             if kind == b"P":
-                return int(payload), fds[0]
+                return int(payload), answered[0]
             self._stem.close()
             self._stem = None
             if last:
@@ -187,7 +197,7 @@ class Shims:
         pid = os.fork()
         if pid == 0:
             try:
-                shim.stem(theirs, self._runtime, self._leases)
+                shim.stem(theirs.fileno(), self._runtime, self._leases)
             except BaseException as error:  # noqa: BLE001  # a forked copy of the supervisor must end here, whatever it is
                 report(error)
             finally:
