@@ -69,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="an option of the graph driver; may be repeated",
     )
+    running.add_argument(
+        "--image-devices",
+        action="store_true",
+        default=os.environ.get("WHARF_AGENT_IMAGE_DEVICES") == "1",
+        help="unpack images that hold device nodes, instead of refusing them",
+    )
     running.add_argument("--network-prefix", default="wharf", help="of the names of bridges and nft tables")
     running.add_argument(
         "--protect-port", action="append", default=[], type=int, metavar="PORT", help="of this host, closed to containers"
@@ -122,6 +128,7 @@ def _run(arguments: argparse.Namespace) -> None:
         cgroup_parent=arguments.cgroup_parent,
         graph_driver=arguments.graph_driver,
         storage_options=tuple(arguments.storage_opt),
+        image_devices=arguments.image_devices,
         network_prefix=arguments.network_prefix,
         protect_ports=tuple(arguments.protect_port),
         userns_range=_userns_range(arguments.userns_range),

@@ -33,6 +33,7 @@ from agent.protocol.errors import WharfError
 from agent.protocol.spec import ContainerSpec
 from agent.protocol.states import ContainerState
 from agent.storage import choose, elsewhere, working
+from agent.storage.limits import Rights
 from agent.supervisor.client import Supervisor
 from agent.upkeep import Upkeep
 from agent.volumes.store import VolumeStore
@@ -50,6 +51,7 @@ class NodeConfig:
     cgroup_parent: str = "/wharfinger"
     graph_driver: str | None = None  # None: what holds images already, else the best that works
     storage_options: tuple[str, ...] = ()  # "key=value" as Docker's --storage-opt
+    image_devices: bool = False  # whether layers may bring device nodes
     network_prefix: str = "wharf"
     labels: Mapping[str, str] = field(default_factory=dict)
     protect_ports: tuple[int, ...] = ()  # of this host: containers cannot reach them
@@ -71,7 +73,8 @@ class Node:
         config = self._config
         logs_root = config.home / "supervisor"
         self._supervisor = await Supervisor.ensure(str(config.run), str(logs_root), config.cgroup_parent)
-        self._driver = choose(str(self._data), config.graph_driver, options=config.storage_options)
+        rights = Rights(keep_devices=config.image_devices)
+        self._driver = choose(str(self._data), config.graph_driver, rights=rights, options=config.storage_options)
         self._working_drivers = tuple(working(str(self._data)))
         self._images = ImageStore(
             str(self._data / "image" / self._driver.name), ContentStore(str(self._data / "content")), self._driver

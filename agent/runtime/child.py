@@ -211,11 +211,7 @@ def _filesystem(plan: Plan, wires: Wires, supplied: rootfs.Supplied, progress: P
 def _launch(plan: Plan, wires: Wires, slave: int, progress: Progress) -> int:
     progress.stage = "process"
     if wires.keyring:
-        try:
-            process.join_session_keyring(b"_ses." + plan.id.encode())
-        except OSError as error:
-            if error.errno not in (1, 38, 122):  # EPERM, ENOSYS, EDQUOT: the container then has none of its own
-                raise
+        launch.keyring()
     launch.machine(plan)
     launch.enter_directory(plan.process.cwd, create=True)
     launch.limits(plan.process)

@@ -187,6 +187,7 @@ def _launch(plan: Plan, what: ProcessPlan, wires: child.Wires, progress: child.P
         wires.channel.send(b"C", b"", [master])
         os.close(master)
     progress.stage = "process"
+    launch.keyring()
     launch.machine(plan)
     launch.enter_directory(what.cwd, create=False)
     launch.limits(what)

@@ -58,6 +58,15 @@ def limits(plan: ProcessPlan) -> None:
     os.umask(_callers_umask if plan.umask is None else plan.umask)
 
 
+def keyring() -> None:
+    """A session keyring that is neither the caller's nor one that somebody made beforehand under a name of ours."""
+    try:
+        process.new_session_keyring()
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOSYS, errno.EDQUOT):  # the process then has none of its own
+            raise
+
+
 def machine(plan: Plan) -> None:
     """What the container's every process has of its own: execution domain and NUMA policy."""
     if plan.personality is not None:

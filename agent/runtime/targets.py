@@ -25,7 +25,7 @@ def target_in(root: int, path: bytes, directory: bool, plain: bool = False, foll
     except OSError as error:
         if plain and error.errno in (20, 40):  # ENOTDIR, ELOOP
             raise InvalidConfig(
-                f"/{path.decode()} in the root filesystem leads through a link; have an ordinary directory or file there"
+                f"/{path.decode()} must be mounted on ordinary directory, but in the root filesystem it leads through a link"
             ) from error
         raise
     head, _, name = path.rpartition(b"/")

@@ -204,7 +204,7 @@ class Cgroup:
 
     def _v2_has(self, controller: str, file: str) -> bool:
         if controller in self.tree.v1:
-            raise CgroupRefused(f"{file} is asked for, but on this machine cgroup v1 has the {controller} controller")
+            raise CgroupRefused(f"invalid configuration: {file} is asked for, but here cgroup v1 has the {controller} controller")
         if controller in self.tree.v2_controllers or controller == "cgroup":
             return True
         raise CgroupRefused(f"{file} is asked for, but cgroup v2 on this machine has no {controller} controller")

@@ -182,6 +182,19 @@ def test_limits_are_the_caller_s(served: Command) -> None:
     assert done == ["333", "0", Path("/proc/self/oom_score_adj").read_text().strip()]
 
 
+def test_an_umask_that_is_not_given_is_the_caller_s(served: Command) -> None:
+    """The supervisor's own closes everything."""
+    config = served.configure("sh", "-c", "umask")
+    del config["process"]["user"]["umask"]
+    served.write(config)
+    assert served.run(umask=0o027).stdout == "0027\n"
+    config["process"]["args"] = ["sleep", "1000"]
+    served.write(config)
+    served.create("c1")
+    served("start", "c1")
+    assert served("exec", "c1", "sh", "-c", "umask", umask=0o013).stdout == "0013\n"
+
+
 def test_a_terminal_is_relayed(served: Command, supervisor: str) -> None:
     served.configure("sh", "-c", "tty; read x; echo got $x; exit 4", terminal=True)
     master, slave = os.openpty()
