@@ -154,6 +154,8 @@ def create(
                 _supply(plan, supplied)
                 if not plan.new_user:
                     userns.prepare(plan, supplied)
+                elif not io.terminal:
+                    userns.own_streams(plan, plan.process.uid, wires.stdio)
                 wires.supplied = list(supplied.binds.values())
                 for _, flag, path in plan.joins:
                     wires.joins.append((_open_namespace(path), flag))

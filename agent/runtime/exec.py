@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from agent.runtime import channel as wire
-from agent.runtime import child, container, devfs, labels, launch
+from agent.runtime import child, container, devfs, labels, launch, userns
 from agent.runtime.cgroup import Cgroup, files
 from agent.runtime.container import Init, Stdio
 from agent.runtime.errors import InvalidConfig, RuntimeFailed, WrongState
@@ -56,6 +56,8 @@ def exec_in(
                 wires.root = _open_root(plan, pid, target)
                 wires.supplied = [wires.root]
             wires.groups_denied = wires.ordinary and _groups_denied(pid)
+            if not what.terminal:
+                userns.own_streams(plan, what.uid, wires.stdio)
             _spawn(plan, what, cgroup, wires, init)
             theirs.close()
             container.converse(plan, init, ours, staged=True)

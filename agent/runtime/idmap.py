@@ -25,6 +25,15 @@ def write(pid: int, uid_map: str, gid_map: str) -> None:
     _help("newgidmap", pid, gid_map, "/etc/subgid")
 
 
+def outside(id_map: str, inside: int) -> int | None:
+    """The host's id of `inside`; None when it is not mapped."""
+    for line in id_map.splitlines():
+        first, host, size = (int(word) for word in line.split())
+        if first <= inside < first + size:
+            return host + inside - first
+    return None
+
+
 def groups_denied() -> bool:
     """Whether setgroups(2) is denied in our user namespace. /proc must be one to be trusted."""
     with open("/proc/self/setgroups", encoding="ascii") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agent.runtime import idmap
 from agent.sys import mountapi as api
 
 TYPE_CHECKING = False
@@ -15,8 +16,4 @@ def cgroup_owner(plan: Plan) -> int | None:
     writable = any(step.kind == "cgroup" and not step.attr_set & api.MOUNT_ATTR_RDONLY for step in plan.mounts)
     if not (writable and plan.new_cgroup and plan.new_user):
         return None
-    for line in plan.uid_map.splitlines():
-        inside, outside, size = (int(word) for word in line.split())
-        if inside <= plan.process.uid < inside + size:
-            return int(outside + plan.process.uid - inside)
-    return None
+    return idmap.outside(plan.uid_map, plan.process.uid)

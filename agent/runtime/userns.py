@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from agent.runtime import idmap, rootfs
 from agent.runtime.errors import InvalidConfig, RuntimeFailed
@@ -74,6 +75,18 @@ def _shift(mount: int, what: bytes, owner: int, recursive: bool = False) -> None
             f"{os.fsdecode(what)} lies on a file system that this kernel cannot show with shifted ids; move it to ext4, xfs or"
             " btrfs, or leave the user namespace (idmap) out"
         ) from error
+
+
+def own_streams(plan: Plan, uid: int, streams: tuple[int, ...]) -> None:
+    """Give the pipes among `streams` to user `uid` of the container, who may want to open /dev/stdout. In his namespace nobody
+    could: a pipe of the host's root has an owner without a number there."""
+    owner = idmap.outside(plan.uid_map, uid) if plan.new_user and not os.geteuid() else None
+    if owner is None:
+        return
+    for fd in streams:
+        what = os.fstat(fd)
+        if stat.S_ISFIFO(what.st_mode) and what.st_uid != owner:
+            os.fchown(fd, owner, -1)
 
 
 def serve(plan: Plan, pid: int, channel: Channel) -> None:
@@ -144,11 +157,10 @@ def _root(plan: Plan, owner: int) -> int:
 
 def _root_id(id_map: str) -> int:
     """The host's id of the container's 0."""
-    for line in id_map.splitlines():
-        inside, outside, _ = line.split()
-        if inside == "0":
-            return int(outside)
-    raise InvalidConfig("uidMappings and gidMappings must map the container's id 0, for its layers to be shifted")
+    found = idmap.outside(id_map, 0)
+    if found is None:
+        raise InvalidConfig("uidMappings and gidMappings must map the container's id 0, for its layers to be shifted")
+    return found
 
 
 def _shifted_overlay(step: MountStep, owner: int) -> int:

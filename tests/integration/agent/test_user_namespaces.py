@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -92,6 +93,20 @@ async def test_it_serves_on_a_low_port_and_execs(bench: Bench) -> None:
     execution.close()
     assert text.split() == [b"0", str(FIRST).encode(), str(SIZE).encode()]
     assert await bench.output(container_id) == ["0\n"]
+
+
+async def test_its_output_can_be_opened_by_name(bench: Bench) -> None:
+    script = "echo one > /dev/stdout; sleep 1000"  # as servers do with their logs
+    container_id = await started(bench, "red", script, user="web")
+    async with asyncio.timeout(20):
+        while await bench.output(container_id) != ["one\n"]:
+            await asyncio.sleep(0.02)
+    for user in ("root", "web"):
+        execution = await bench.containers.exec(
+            container_id, command=("sh", "-c", "echo two > /dev/stdout"), env={}, user=user, cwd="", tty=False, stdin=False
+        )
+        assert b"".join([data async for _, data in execution.chunks()]) == b"two\n"
+        execution.close()
 
 
 async def test_privileged_is_refused(bench: Bench) -> None:
