@@ -16,6 +16,7 @@ from agent.join import join, leave
 from agent.link.identity import Identity
 from agent.node import Node, NodeConfig
 from agent.protocol.errors import WharfError
+from agent.protocol.spec import Isolation
 
 DEFAULT_HOME = "/var/lib/wharfinger/agent"
 DEFAULT_RUN = "/run/wharfinger"
@@ -67,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="an option of the graph driver; may be repeated",
     )
+    running.add_argument(
+        "--isolation",
+        choices=["shared", "shim"],
+        default=os.environ.get("WHARF_AGENT_ISOLATION") or "shared",
+        help="of containers that do not say: children of the one supervisor, or each of a shim of its own",
+    )
     running.add_argument("--network-prefix", default="wharf", help="of the names of bridges and nft tables")
     running.add_argument(
         "--protect-port", action="append", default=[], type=int, metavar="PORT", help="of this host, closed to containers"
@@ -114,6 +121,7 @@ def _run(arguments: argparse.Namespace) -> None:
         cgroup_parent=arguments.cgroup_parent,
         graph_driver=arguments.graph_driver,
         storage_options=tuple(arguments.storage_opt),
+        isolation=Isolation(arguments.isolation),
         network_prefix=arguments.network_prefix,
         protect_ports=tuple(arguments.protect_port),
         labels=dict(item.partition("=")[::2] for item in arguments.label),

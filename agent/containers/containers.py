@@ -38,7 +38,7 @@ from agent.containers.wiring import Wiring
 from agent.images.images import ImageStore
 from agent.protocol.errors import WharfError
 from agent.protocol.messages import STDERR, STDOUT
-from agent.protocol.spec import ContainerRestart, ContainerSpec, MountSpec, MountType, NetworkMode
+from agent.protocol.spec import ContainerRestart, ContainerSpec, Isolation, MountSpec, MountType, NetworkMode
 from agent.protocol.states import ContainerState
 from agent.storage.driver import GraphDriver
 from agent.supervisor.client import Supervisor
@@ -51,7 +51,8 @@ log = logging.getLogger(__name__)
 class Containers:
     """`home`/containers holds the records; `logs_root` is the supervisor's state directory.
 
-    `elsewhere`: containers of other graph drivers (id -> driver), which are neither shown nor touched.
+    `elsewhere`: containers of other graph drivers (id -> driver), which are neither shown nor touched. `isolation`: of containers
+    whose spec leaves it to the node.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Containers:
         cgroup_parent: str,
         logs_root: Path,
         elsewhere: Mapping[str, str] | None = None,
+        isolation: Isolation = Isolation.SHARED,
     ) -> None:
         self._elsewhere = dict(elsewhere or {})
         self.records = Records(home / "containers", self._elsewhere)
@@ -76,6 +78,7 @@ class Containers:
         self._volumes = volume_store
         self._cgroup_parent = cgroup_parent
         self._logs_root = logs_root
+        self._isolation = isolation
         self._states: dict[str, dict[str, Any]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._listeners: list[Callable[[str], None]] = []
@@ -243,6 +246,7 @@ class Containers:
             restart=_restart_policy(spec),
             health=health_config(spec.health, run_config),
             lease=lease,
+            isolation=spec.isolation or self._isolation,
         )
         self._states[record.id] = await self._supervisor.state(record.id)
 
