@@ -40,7 +40,7 @@ from agent.containers.wiring import Wiring
 from agent.images.images import ImageStore
 from agent.protocol.errors import WharfError
 from agent.protocol.messages import STDERR, STDOUT
-from agent.protocol.spec import ContainerRestart, ContainerSpec, MountSpec, MountType, NetworkMode
+from agent.protocol.spec import ContainerRestart, ContainerSpec, Isolation, MountSpec, MountType, NetworkMode
 from agent.protocol.states import ContainerState
 from agent.storage.driver import GraphDriver
 from agent.supervisor.client import Supervisor
@@ -54,7 +54,8 @@ log = logging.getLogger(__name__)
 class Containers:
     """`home`/containers holds the records; `logs_root` is the supervisor's state directory.
 
-    `elsewhere`: containers of other graph drivers (id -> driver), which are neither shown nor touched.
+    `elsewhere`: containers of other graph drivers (id -> driver), which are neither shown nor touched. `isolation`: of containers
+    whose spec leaves it to the node.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Containers:
         logs_root: Path,
         elsewhere: Mapping[str, str] | None = None,
         id_range: NodeRange | None = None,
+        isolation: Isolation = Isolation.SHARED,
     ) -> None:
         self._id_ranges = IdRanges(home / "idranges.json", id_range or NodeRange())
         self._elsewhere = dict(elsewhere or {})
@@ -81,6 +83,7 @@ class Containers:
         self._volumes = volume_store
         self._cgroup_parent = cgroup_parent
         self._logs_root = logs_root
+        self._isolation = isolation
         self._states: dict[str, dict[str, Any]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._listeners: list[Callable[[str], None]] = []
@@ -263,6 +266,7 @@ class Containers:
             restart=_restart_policy(spec),
             health=health_config(spec.health, run_config),
             lease=lease,
+            isolation=spec.isolation or self._isolation,
         )
         # whichever of the two a crash leaves alone, `open` removes
         await both(made, asyncio.to_thread(self.records.put, record, config["process"]))
