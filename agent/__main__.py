@@ -18,6 +18,7 @@ from agent.link.identity import Identity
 from agent.node import Node, NodeConfig
 from agent.protocol.codec import InvalidSpec
 from agent.protocol.errors import WharfError
+from agent.protocol.spec import Isolation
 
 DEFAULT_HOME = "/var/lib/wharfinger/agent"
 DEFAULT_RUN = "/run/wharfinger"
@@ -75,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
         default=os.environ.get("WHARF_AGENT_IMAGE_DEVICES") == "1",
         help="unpack images that hold device nodes, instead of refusing them",
     )
+    running.add_argument(
+        "--isolation",
+        choices=["shared", "shim"],
+        default=os.environ.get("WHARF_AGENT_ISOLATION") or "shared",
+        help="of containers that do not say: children of the one supervisor, or each of a shim of its own",
+    )
     running.add_argument("--network-prefix", default="wharf", help="of the names of bridges and nft tables")
     running.add_argument(
         "--protect-port", action="append", default=[], type=int, metavar="PORT", help="of this host, closed to containers"
@@ -129,6 +136,7 @@ def _run(arguments: argparse.Namespace) -> None:
         graph_driver=arguments.graph_driver,
         storage_options=tuple(arguments.storage_opt),
         image_devices=arguments.image_devices,
+        isolation=Isolation(arguments.isolation),
         network_prefix=arguments.network_prefix,
         protect_ports=tuple(arguments.protect_port),
         userns_range=_userns_range(arguments.userns_range),

@@ -30,7 +30,7 @@ from agent.network.manager import Networks
 from agent.protocol import messages as m
 from agent.protocol.codec import InvalidSpec, decode
 from agent.protocol.errors import WharfError
-from agent.protocol.spec import ContainerSpec
+from agent.protocol.spec import ContainerSpec, Isolation
 from agent.protocol.states import ContainerState
 from agent.storage import choose, elsewhere, working
 from agent.storage.limits import Rights
@@ -52,6 +52,7 @@ class NodeConfig:
     graph_driver: str | None = None  # None: what holds images already, else the best that works
     storage_options: tuple[str, ...] = ()  # "key=value" as Docker's --storage-opt
     image_devices: bool = False  # whether layers may bring device nodes
+    isolation: Isolation = Isolation.SHARED  # of containers whose spec leaves it to the node
     network_prefix: str = "wharf"
     labels: Mapping[str, str] = field(default_factory=dict)
     protect_ports: tuple[int, ...] = ()  # of this host: containers cannot reach them
@@ -93,6 +94,7 @@ class Node:
             logs_root=logs_root,
             elsewhere=elsewhere(str(self._data), self._driver.name),
             id_range=config.userns_range,
+            isolation=config.isolation,
         )
         await self.containers.open()
         self.link = Link(self._identity, self, Journal(config.home / "state" / "actions"), lambda: self.worker)
@@ -177,6 +179,7 @@ class Node:
                     addresses=live.addresses,
                     ports=live.ports,
                     command=record.command,
+                    isolation=live.isolation,
                 )
             )
         return described

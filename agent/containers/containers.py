@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agent.containers.both import both
 from agent.containers.config import exec_process, health_config, oci_config
 from agent.containers.errors import (
     AmbiguousContainer,
@@ -39,7 +40,7 @@ from agent.containers.wiring import Wiring
 from agent.images.images import ImageStore
 from agent.protocol.errors import WharfError
 from agent.protocol.messages import STDERR, STDOUT
-from agent.protocol.spec import ContainerRestart, ContainerSpec, MountSpec, MountType, NetworkMode
+from agent.protocol.spec import ContainerRestart, ContainerSpec, Isolation, MountSpec, MountType, NetworkMode
 from agent.protocol.states import ContainerState
 from agent.storage.driver import GraphDriver
 from agent.supervisor.client import Supervisor
@@ -53,7 +54,8 @@ log = logging.getLogger(__name__)
 class Containers:
     """`home`/containers holds the records; `logs_root` is the supervisor's state directory.
 
-    `elsewhere`: containers of other graph drivers (id -> driver), which are neither shown nor touched.
+    `elsewhere`: containers of other graph drivers (id -> driver), which are neither shown nor touched. `isolation`: of containers
+    whose spec leaves it to the node.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Containers:
         logs_root: Path,
         elsewhere: Mapping[str, str] | None = None,
         id_range: NodeRange | None = None,
+        isolation: Isolation = Isolation.SHARED,
     ) -> None:
         self._id_ranges = IdRanges(home / "idranges.json", id_range or NodeRange())
         self._elsewhere = dict(elsewhere or {})
@@ -80,6 +83,7 @@ class Containers:
         self._volumes = volume_store
         self._cgroup_parent = cgroup_parent
         self._logs_root = logs_root
+        self._isolation = isolation
         self._states: dict[str, dict[str, Any]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._listeners: list[Callable[[str], None]] = []
@@ -230,11 +234,12 @@ class Containers:
         return container_id
 
     async def _make(self, record: Record, run_config: dict[str, Any], chain: list[str], lease: float) -> None:
-        rootfs = await asyncio.to_thread(partial(self._driver.prepare, record.id, chain, size=record.spec.storage_size))
+        rootfs, (sandbox, etc) = await both(
+            asyncio.to_thread(partial(self._driver.prepare, record.id, chain, size=record.spec.storage_size)),
+            asyncio.to_thread(self._wiring.prepare, record.id, record.spec, record.name, self.records.directory(record.id)),
+        )
         user = await asyncio.to_thread(self._user, user_text(record.spec, run_config), rootfs)
         mounts = await asyncio.to_thread(self._mounts, record, run_config, rootfs)
-        directory = self.records.directory(record.id)
-        sandbox, etc = await asyncio.to_thread(self._wiring.prepare, record.id, record.spec, record.name, directory)
         ids = None
         if record.spec.user_namespace:
             ids = await asyncio.to_thread(self._id_ranges.of, record.tenant, self._tenants)
@@ -250,20 +255,26 @@ class Containers:
             cgroup_parent=self._cgroup_parent,
             ids=ids,
         )
-        self.records.put(record, config["process"])
         spec = record.spec
         log = await asyncio.to_thread(log_choice, record, run_config)
-        await self._supervisor.create(
+        made = self._supervised(
             record.id,
-            config,
-            rootfs,
+            config=config,
+            rootfs=rootfs,
             log=log,
             open_stdin=spec.open_stdin,
             restart=_restart_policy(spec),
             health=health_config(spec.health, run_config),
             lease=lease,
+            isolation=spec.isolation or self._isolation,
         )
-        self._states[record.id] = await self._supervisor.state(record.id)
+        # whichever of the two a crash leaves alone, `open` removes
+        await both(made, asyncio.to_thread(self.records.put, record, config["process"]))
+
+    async def _supervised(self, container_id: str, **wanted: Any) -> None:
+        """Have the supervisor make it."""
+        await self._supervisor.create(container_id, **wanted)
+        self._states[container_id] = await self._supervisor.state(container_id)
 
     def _tenants(self) -> set[str]:
         """Those with a range of ids in use."""

@@ -24,6 +24,7 @@ class Live:
     finished: float = 0.0
     restarts: int = 0
     error: str = ""
+    isolation: str = ""
     addresses: tuple[str, ...] = ()
     ports: tuple[Mapping[str, Any], ...] = ()
 
@@ -45,6 +46,7 @@ def live_from(record: Mapping[str, Any], addresses: tuple[str, ...], ports: tupl
         finished=record["finished_at"] / NANO,
         restarts=record["restart_count"],
         error=record.get("error") or "",
+        isolation=record["isolation"],
         addresses=addresses,
         ports=ports,
     )

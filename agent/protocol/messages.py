@@ -195,6 +195,7 @@ class ContainerInfo:
     addresses: tuple[str, ...] = ()
     ports: tuple[Mapping[str, Any], ...] = ()
     command: str = ""
+    isolation: str = ""  # shared or shim (see spec.Isolation), as it was made
 
 
 @dataclass(frozen=True, slots=True)

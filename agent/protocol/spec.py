@@ -156,6 +156,14 @@ class NetworkMode(StrEnum):
     NONE = "none"
 
 
+class Isolation(StrEnum):
+    """Whose child the container's process is: of the supervisor as all others, or of a shim of its own."""
+
+    NODE = ""  # as the node is told: shared, if nothing else
+    SHARED = "shared"
+    SHIM = "shim"
+
+
 @dataclass(frozen=True, slots=True)
 class ContainerSpec:
     """Everything a node needs to make a container, but for the image's own config, which it merges in underneath."""
@@ -193,6 +201,7 @@ class ContainerSpec:
     log_driver: str = logoptions.DEFAULT
     log_options: Mapping[str, str] = field(default_factory=dict)  # as Docker's --log-opt; see logoptions
     storage_size: int = 0  # bytes that the root file system may hold; 0 = the node's default
+    isolation: Isolation = Isolation.NODE
 
     def __post_init__(self) -> None:
         Reference.parse(self.image)

@@ -131,8 +131,10 @@ class Container:
         """Change limits now and for later runs; change the restart policy. Raises the runtime's refusal."""
         if policy is not None:
             restart.validate(policy)
-        if resources is not None and self.process is not None:
-            self.cgroup.update(resources)
+        if resources is not None:
+            self.context.runtime.check_resources(resources)
+            if self.process is not None:
+                self.cgroup.update(resources)
         self.spec.update(resources, policy)
 
     def delete(self, force: bool) -> None:

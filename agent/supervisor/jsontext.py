@@ -17,15 +17,23 @@ class InvalidJson(InvalidInput):
     code = "invalid_json"
 
 
+def _finite(text: str) -> float:
+    """Not NaN and Infinity, which are not JSON; and no number that would become one."""
+    value = float(text)
+    if value - value != 0:
+        raise ValueError(f"the number {text}")
+    return value
+
+
 class _Rules:
     """What make_scanner reads its options from."""
 
     strict = True
     object_hook = None
     object_pairs_hook = None
-    parse_float = float
+    parse_float = staticmethod(_finite)
     parse_int = int
-    parse_constant = float  # NaN, Infinity
+    parse_constant = staticmethod(_finite)  # NaN, Infinity
 
     memo: dict[str, str] = {}
 

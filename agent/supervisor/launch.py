@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 
-from agent.runtime import container, plan
+from agent.runtime import container, plan, shape
 from agent.runtime import exec as runtime_exec
 from agent.runtime.cgroup import Cgroup as RuntimeCgroup
 from agent.runtime.cgroup import hierarchies
+from agent.runtime.schema import RESOURCES
 from agent.sys.mount import Mount
 
 TYPE_CHECKING = False
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
             stdio: Stdio | None,
         ) -> Init: ...
         def cgroup(self, id_: str, path: str) -> Cgroup: ...
+        def check_resources(self, resources: dict[str, Any]) -> None: ...
 
 
 class ContainerCgroup:
@@ -155,6 +157,10 @@ class OciRuntime:
     def cgroup(self, id_: str, path: str) -> Cgroup:
         """`path` is linux.cgroupsPath; the rule is plan.compile's."""
         return ContainerCgroup(path if path.startswith("/") else f"{self._parent.rstrip('/')}/{path or id_}")
+
+    def check_resources(self, resources: dict[str, Any]) -> None:
+        """Raises InvalidConfig for what cannot be linux.resources."""
+        shape.check(resources, RESOURCES, "linux.resources")
 
     def _plan(self, id_: str, config: dict[str, Any], rootfs: list[list[Any]]) -> plan.Plan:
         mounts = [Mount(kind, source, target, tuple(options)) for kind, source, target, options in rootfs]

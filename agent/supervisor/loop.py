@@ -19,6 +19,7 @@ else:
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 PRIORITY = select.EPOLLPRI
+_LONGEST = 86400.0  # s of one wait: epoll counts milliseconds in an int
 
 
 class Timer:
@@ -104,7 +105,7 @@ class Loop:
     def _wait(self) -> float:
         while self._timers and self._timers[0].call is None:
             heappop(self._timers)
-        return max(0.0, self._timers[0].due - time.monotonic()) if self._timers else -1
+        return min(max(0.0, self._timers[0].due - time.monotonic()), _LONGEST) if self._timers else -1
 
     def _ready(self, ready: list[tuple[int, int]]) -> None:
         for fd, events in ready:

@@ -42,6 +42,8 @@ class Call:
             return value
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise InvalidRequest(f"parameter {name} of operation {self.message['op']} has the wrong type")
+        if isinstance(value, str) and "\0" in value:
+            raise InvalidRequest(f"parameter {name} of operation {self.message['op']} has a NUL character in it")
         return value
 
     @property

@@ -11,6 +11,7 @@ from agent.supervisor import keepsakes, operations
 from agent.supervisor.connection import Connection
 from agent.supervisor.loop import READ, Loop, report
 from agent.supervisor.refusals import PeerDenied, UnknownOperation
+from agent.supervisor.wire import Malformed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,6 +105,9 @@ class Server:
     def _asked(self, connection: Connection, message: dict[str, Any], fds: list[int]) -> None:
         number = message.get("n")
         try:
+            if number is not None and not isinstance(number, int | str):
+                number = None
+                raise Malformed("n is the number of the question: an integer or a text")
             self._run(connection, number, message, fds)
         except WharfError as error:
             connection.refuse(number, error)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SHARED, SHIM = "shared", "shim"  # the process's parent: the supervisor, or a shim of its own
 ISOLATIONS = (SHARED, SHIM)
+LONGEST_LEASE = 86400.0  # s
 
 
 class Specification:
@@ -97,8 +98,10 @@ def check(values: dict[str, Any]) -> None:
         raise InvalidRequest("config.process.args is missing: say what to run")
     if not isinstance(values.get("rootfs"), list):
         raise InvalidRequest("rootfs has to be a list of mounts [type, source, target, [option…]]")
-    if values["lease"] < 0:
-        raise InvalidRequest(f"lease is {values['lease']!r}: give seconds, or 0 for a container that is not exclusive")
+    if not 0 <= values["lease"] <= LONGEST_LEASE:
+        raise InvalidRequest(
+            f"lease is {values['lease']!r}: give seconds, a day at most, or 0 for a container that is not exclusive"
+        )
     if values["isolation"] not in ISOLATIONS:
         raise InvalidRequest(f"isolation is {values['isolation']!r}: use one of {', '.join(ISOLATIONS)}")
     for key, validate in (("log", LogSettings), ("restart", restart.validate), ("health", health.validate)):

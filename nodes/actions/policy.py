@@ -20,7 +20,7 @@ HARMLESS = frozenset(
     {
         "image", "command", "args", "env", "working_dir", "user", "hostname", "labels", "health", "stop_signal", "stop_grace",
         "tty", "open_stdin", "init", "read_only", "cap_drop", "user_namespace", "restart", "restart_max", "log_max_size",
-        "log_max_files", "log_driver", "networks", "ports", "storage_size",
+        "log_max_files", "log_driver", "networks", "ports", "storage_size", "isolation",
     }
 )  # fmt: skip
 

@@ -240,6 +240,7 @@ def _container_values(info: ContainerInfo, task: Task | None, collection_id: str
             "exit_code": None if info.exit_code is None else _small(info.exit_code),
             "oom_killed": info.oom_killed,
             "restarts": max(0, _small(info.restarts)),
+            "isolation": info.isolation[:12],
             "labels": _texts(info.labels),
             "addresses": _addresses(info.addresses),
             "ports": _ports(info.ports),
@@ -258,7 +259,7 @@ def _container_values(info: ContainerInfo, task: Task | None, collection_id: str
 
 _CONTAINER_FIELDS = (
     "task", "service", "collection", "name", "image", "image_id", "command", "state", "health", "pid", "exit_code", "oom_killed",
-    "restarts", "labels", "addresses", "ports", "created_at", "started_at", "finished_at",
+    "restarts", "isolation", "labels", "addresses", "ports", "created_at", "started_at", "finished_at",
 )  # fmt: skip
 
 

@@ -197,8 +197,8 @@ class ContainerSerializer(serializers.ModelSerializer[Container]):
         model = Container
         fields = [
             "id", "container_id", "name", "node", "hostname", "task", "service", "collection", "image", "image_id", "command",
-            "state", "health", "pid", "exit_code", "oom_killed", "restarts", "labels", "addresses", "ports", "created_at",
-            "started_at", "finished_at",
+            "state", "health", "pid", "exit_code", "oom_killed", "restarts", "isolation", "labels", "addresses", "ports",
+            "created_at", "started_at", "finished_at",
         ]  # fmt: skip
         read_only_fields = fields
 

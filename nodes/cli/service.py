@@ -153,6 +153,7 @@ def create(
     stop_grace: str = typer.Option("", help="Time before SIGKILL, such as 30s."),
     log_driver: str = typer.Option("", "--log-driver", help="json-file, local, journald, syslog or none."),
     log_opt: Annotated[Many, typer.Option("--log-opt", help="KEY=VALUE, such as max-size=10m.")] = None,
+    isolation: str = typer.Option("", help="shim: a parent process of its own; shared: the supervisor. Default: the node's."),
     restart: str = typer.Option("", "--restart-condition", help="none, on-failure or any."),
     restart_delay: str = typer.Option("", help="5s"),
     restart_max: int = typer.Option(0, "--restart-max-attempts", min=0, help="0: any number."),
@@ -196,6 +197,7 @@ def create(
         "cap_drop": cap_drop,
         "log_driver": log_driver,
         "log_options": parse_pairs(log_opt or (), "--log-opt"),
+        "isolation": isolation,
     }
     update = {
         "parallelism": update_parallelism,
@@ -300,6 +302,7 @@ def update(
     label_rm: Annotated[Many, typer.Option(help="KEY")] = None,
     memory: str = typer.Option("", help="Limit; 0: none."),
     cpus: str = typer.Option("", help="Limit; 0: none."),
+    isolation: str | None = typer.Option(None, help="shim or shared; empty: the node's default."),
     update_parallelism: int | None = typer.Option(None, min=0),
     update_delay: str = typer.Option(""),
     update_order: str = typer.Option(""),
@@ -323,6 +326,7 @@ def update(
         "env": _changes(env_add, env_rm, "--env-add"),
         "ports": [*ports, *map(parse_port, publish_add or ())] if publish_add or publish_rm else None,
         "mounts": [*mounts, *map(parse_mount, mount_add or ())] if mount_add or mount_rm else None,
+        "isolation": isolation,
         "resources": _given({"memory": parse_size(memory) if memory else None, "nano_cpus": parse_cpus(cpus) if cpus else None}),
     }
     config = {

@@ -42,6 +42,7 @@ class Container(models.Model):
     exit_code = models.IntegerField(null=True)
     oom_killed = models.BooleanField(default=False)
     restarts = models.PositiveIntegerField(default=0)
+    isolation = models.CharField(max_length=12, blank=True, db_default="")  # shared or shim; "" where the agent does not say
     labels = models.JSONField(default=dict)
     addresses = models.JSONField(default=list)
     ports = models.JSONField(default=list)

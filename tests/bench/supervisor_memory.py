@@ -1,4 +1,4 @@
-"""Memory that tending containers costs: the supervisor's PSS with none, 50 and 200 of them. Run as root:
+"""Memory that tending containers costs: the supervisor's PSS with none, 50 and 200 of them, and a shim's. Run as root:
 
 python -m tests.bench.supervisor_memory
 """
@@ -43,16 +43,35 @@ async def figures(path: Path) -> list[int]:
     return found
 
 
+async def of_shims(path: Path) -> list[int]:
+    """PSS of each of COUNTS[-1] shims."""
+    home = Home(path, make_rootfs(path / "root"))
+    await home.open()
+    try:
+        for number in range(COUNTS[-1]):
+            await home.run(f"c{number}", "sleep", "600", isolation="shim")
+        return [pss(record["shim"]) for record in await home.client.list()]
+    finally:
+        await home.close()
+
+
 def measures(rounds: int) -> Iterator[Measure]:
     rows: list[list[int]] = []
+    shims: list[int] = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory(prefix="wharf-bench-") as directory:
             rows.append(asyncio.run(figures(Path(directory))))
+        with tempfile.TemporaryDirectory(prefix="wharf-bench-") as directory:
+            shims += asyncio.run(of_shims(Path(directory)))
     labels = ["no container", *(f"{count} containers" for count in COUNTS), f"{COUNTS[-1]} containers, after an upgrade"]
     totals = [Series(label, [row[index] / 1024 for row in rows]) for index, label in enumerate(labels)]
     yield Measure("runtime", "memory of the supervisor, PSS", "MiB", totals)
     each = [Series(labels[index], [(row[index] - row[0]) / count for row in rows]) for index, count in enumerate(COUNTS, 1)]
     yield Measure("runtime", "the same, for one container", "KiB", each, targets=[Target(f"{COUNTS[-1]} containers", 32.0)])
+    label = f"each of {COUNTS[-1]} shims"
+    yield Measure(
+        "runtime", "memory of a container's own shim, PSS", "KiB", [Series(label, shims)], targets=[Target(label, 600.0)]
+    )
 
 
 if __name__ == "__main__":

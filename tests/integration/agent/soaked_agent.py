@@ -2,7 +2,8 @@
 
     python -m tests.integration.agent.soaked_agent HOME CGROUP
 
-{"do": "run", "name": n} · {"do": "stop", "name": n} · {"do": "start", "name": n} · {"do": "remove", "name": n} · {"do": "list"};
+{"do": "run", "name": n, "isolation": "shim" or not at all} ·
+{"do": "stop", "name": n} · {"do": "start", "name": n} · {"do": "remove", "name": n} · {"do": "list"};
 each is answered by {"ok": what it came to} or {"error": why not}.
 """
 
@@ -15,14 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from agent.protocol.errors import WharfError
-from agent.protocol.spec import NetworkMode
+from agent.protocol.spec import ContainerSpec, Isolation, NetworkMode
 from tests.integration.agent.test_containers import Bench
 
 
 async def obey(bench: Bench, order: dict[str, Any]) -> Any:
     containers, name = bench.containers, order.get("name", "")
     if order["do"] == "run":
-        spec = bench.spec.__class__(image="busybox", args=("sleep", "1000"), network_mode=NetworkMode.BRIDGE, stop_grace=0.0)
+        spec = ContainerSpec(
+            image="busybox",
+            args=("sleep", "1000"),
+            network_mode=NetworkMode.BRIDGE,
+            stop_grace=0.0,
+            isolation=Isolation(order.get("isolation", "")),
+        )
         await containers.start(await containers.create(spec, image_id=bench.image, name=name))
     elif order["do"] == "remove":
         await containers.remove(name, force=True)

@@ -28,6 +28,7 @@ from agent.protocol.oci import Reference
 from agent.protocol.spec import (
     ContainerSpec,
     HealthCheck,
+    Isolation,
     MountSpec,
     MountType,
     NetworkMode,
@@ -73,7 +74,7 @@ class Bench:
         self.name = name
         self.spec = ContainerSpec(image="busybox", args=("sh", "-c", "sleep 1000"), network_mode=NetworkMode.NONE, stop_grace=0.2)
 
-    async def open(self, graph_driver: str | None = None) -> None:
+    async def open(self, graph_driver: str | None = None, isolation: Isolation = Isolation.SHARED) -> None:
         data = str(self.home / "data")
         driver = choose(data, graph_driver)
         self.images = ImageStore(
@@ -91,6 +92,7 @@ class Bench:
             cgroup_parent=f"/{self.name}",
             logs_root=self.home / "supervisor",
             elsewhere=elsewhere(data, driver.name),
+            isolation=isolation,
         )
         await self.containers.open()
 
@@ -149,6 +151,18 @@ async def test_output_exit_code_and_streams(bench: Bench) -> None:
     assert live.exit_code == 3
     assert await bench.output(container_id, stderr=False) == ["out\n"]
     assert await bench.output(container_id, stdout=False) == ["err\n"]
+
+
+async def test_isolation_is_the_specs_else_the_nodes(bench: Bench) -> None:
+    shared = await bench.run()
+    shimmed = await bench.run(isolation=Isolation.SHIM)
+    await bench.close()
+    await bench.open(isolation=Isolation.SHIM)  # the node's default changes: what is made from now on
+    by_default = await bench.run("sh", "-c", "exit 4")
+    refused = await bench.run(isolation=Isolation.SHARED)
+    lives = [bench.containers.live(each) for each in (shared, shimmed, by_default, refused)]
+    assert [live and live.isolation for live in lives] == ["shared", "shim", "shim", "shared"]
+    assert (await bench.ended(by_default)).exit_code == 4
 
 
 async def test_follow_ends_with_the_container(bench: Bench) -> None:

@@ -1,4 +1,6 @@
-"""Start and stop over and over, and kill -9 of agent and supervisor at random: nothing leaks, nobody's container is touched.
+"""Start and stop over and over, and kill -9 of agent, supervisor and shims at random: nothing leaks, no container is touched.
+
+Every third container has a shim.
 
 WHARF_SOAK=1 is the full size: 1,000 cycles; 200 running containers and 40 kills. (pytest -s shows the figures.)
 """
@@ -21,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from agent.supervisor import shim
 from agent.supervisor.processes import start_time
 from tests.bench.supervisor_memory import pss
 from tests.e2e.ledger import descriptors
@@ -61,7 +64,9 @@ class Agent:
 
     def tell(self, do: str, name: str = "") -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"do": do, "name": name}) + "\n")
+        shimmed = name[1:].isdecimal() and int(name[1:]) % 3 == 0
+        order = {"do": do, "name": name, **({"isolation": "shim"} if shimmed else {})}
+        self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
 
     def answer(self) -> Any:
@@ -87,13 +92,21 @@ class Agent:
                 pipe.close()  # type: ignore[union-attr]  # both were asked for
 
     def supervisors(self) -> list[int]:
+        return self._found(shims=False)
+
+    def shims(self) -> list[int]:
+        """With the stems that they are cloned from."""
+        return self._found(shims=True)
+
+    def _found(self, shims: bool) -> list[int]:
         found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
                 words = path.read_bytes().split(b"\0")
                 ours = str(self.node.home / "run").encode() in words and b"--check" not in words
+                alike = (path.with_name("comm").read_bytes().strip() == shim.NAME) is shims
                 # a created container's process, until it execs, looks the same but for its cgroup
-                if ours and f"/{self.node.cgroup}/supervisor\n" in path.with_name("cgroup").read_text():
+                if ours and alike and f"/{self.node.cgroup}/supervisor\n" in path.with_name("cgroup").read_text():
                     found.append(int(path.parent.name))
         return found
 
@@ -180,8 +193,9 @@ def nothing_more(agent: Agent, before: Counter[str]) -> None:
 def warmed(agent: Agent) -> Counter[str]:
     """What is held once everything has been done once."""
     for _ in range(3):
-        agent.ask("run", "warm")
-        agent.ask("remove", "warm")
+        for name in ("w0", "w1"):  # with a shim and without
+            agent.ask("run", name)
+            agent.ask("remove", name)
     looks = [holdings(agent)]
 
     def stands_still() -> bool:
@@ -224,13 +238,15 @@ def test_kills_at_random_touch_nothing_and_leave_nothing(agent: Agent) -> None:
     slowest = 0.0
     for number in range(KILLS):
         began = time.monotonic()
-        what = dice.choice(("agent", "supervisor", "both", "agent in an order", "supervisor in an order"))
+        what = dice.choice(("agent", "supervisor", "both", "agent in an order", "supervisor in an order", "shim"))
         if "order" in what:
             agent.tell(dice.choice(("run", "remove")), f"x{number % 3}")
             time.sleep(dice.random() * 0.08)  # the moment of the kill is the point
-        if what != "agent" and "agent in" not in what:
+        if what == "shim":
+            os.kill(dice.choice(agent.shims()), signal.SIGKILL)
+        elif what != "agent" and "agent in" not in what:
             os.kill(agent.supervisor(), signal.SIGKILL)
-        if what != "supervisor" or "order" in what:
+        if what not in ("supervisor", "shim"):
             agent.kill()
             agent.begin()
         until(lambda: len(agent.supervisors()) == 1, "a supervisor")

@@ -148,11 +148,12 @@ def test_a_removed_node_is_refused_at_once(running: tuple[Node, Task]) -> None:
 
 def test_contents_replace_what_the_node_said_before(running: tuple[Node, Task]) -> None:
     row, task = running
-    mine = ContainerInfo("c" * 64, "web.1", "library/web", "i", "running", 1e9, task_id=task.pk)
+    mine = ContainerInfo("c" * 64, "web.1", "library/web", "i", "running", 1e9, task_id=task.pk, isolation="shim")
     by_hand = ContainerInfo("d" * 64, "hand", "library/web", "i", "exited", 1e9, exit_code=0)
     actions.record_contents(row.pk, Contents(row.epoch, (mine, by_hand), (ImageInfo("i", 5, 1e9, ("a:1",)),)))
     container = Container.objects.get(container_id="c" * 64)
     assert container.service_id == task.service_id
+    assert container.isolation == "shim"
     assert container.collection_id == task.service.collection_id
     assert Container.objects.get(name="hand").collection_id == row.collection_id
     actions.record_contents(row.pk, Contents(row.epoch, (mine,), ()))

@@ -53,6 +53,13 @@ def flag(home: Home, request: pytest.FixtureRequest) -> Iterator[Path]:
     path.unlink(missing_ok=True)
 
 
+async def own_shim(home: Home, id_: str) -> int:
+    """Its pid; never 0, which to kill(2) would be ourselves."""
+    pid = int((await home.client.state(id_))["shim"])
+    assert pid > 1
+    return pid
+
+
 async def bereave(home: Home) -> None:
     """kill -9 of supervisor and agent alike: nobody but shims holds anything now."""
     supervisor = await home.pid()
@@ -169,8 +176,7 @@ async def test_input_stays_open(home: Home) -> None:
 
 async def test_the_death_of_the_shim_leaves_the_container_to_the_supervisor(home: Home) -> None:
     pid = await home.sh("c1", "trap 'echo bye; exit 6' TERM; echo up; while :; do usleep 1000; done", isolation="shim")
-    record = await home.client.state("c1")
-    os.kill(record["shim"], signal.SIGKILL)
+    os.kill(await own_shim(home, "c1"), signal.SIGKILL)
     await until(lambda: parent(pid) == home.supervisor, "the supervisor is its parent")
     await home.client.hello()
     seen = await home.client.state("c1")
@@ -186,7 +192,7 @@ async def test_the_death_of_the_shim_leaves_the_container_to_the_supervisor(home
 async def test_the_death_of_the_shim_while_no_supervisor_lives(home: Home) -> None:
     """As after a crash without shims: the container runs on, and is found again."""
     pid = await home.run("c1", "sleep", "600", isolation="shim")
-    own = (await home.client.state("c1"))["shim"]
+    own = await own_shim(home, "c1")
     started, born = start_time(pid), start_time(own)
     await bereave(home)
     os.kill(own, signal.SIGKILL)
@@ -198,7 +204,7 @@ async def test_the_death_of_the_shim_while_no_supervisor_lives(home: Home) -> No
 
 async def test_a_stem_that_is_killed_is_replaced(home: Home) -> None:
     await home.run("c1", "sleep", "600", isolation="shim")
-    own = (await home.client.state("c1"))["shim"]
+    own = await own_shim(home, "c1")
     stem = next(pid for pid in shims(home) if pid != own and parent(pid) == home.supervisor)
     os.kill(stem, signal.SIGKILL)
     assert await home.run("c2", "sleep", "600", isolation="shim")
@@ -207,7 +213,7 @@ async def test_a_stem_that_is_killed_is_replaced(home: Home) -> None:
 
 async def test_an_upgrade_changes_nothing(home: Home) -> None:
     pid = await home.sh("c1", "trap 'exit 9' TERM; i=0; while :; do echo $i; i=$((i+1)); usleep 500; done", isolation="shim")
-    own = (await home.client.state("c1"))["shim"]
+    own = await own_shim(home, "c1")
     for _ in range(3):
         await home.client.upgrade()
         record = await home.client.state("c1")

@@ -131,6 +131,8 @@ class PlainRuntime:
         init.start()
         return init
 
+    def check_resources(self, resources: dict[str, Any]) -> None: ...
+
     def cgroup(self, id_: str, path: str) -> PlainCgroup:
         return PlainCgroup()
 

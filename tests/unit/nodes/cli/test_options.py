@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agent.protocol import codec
-from agent.protocol.spec import ContainerSpec, MountSpec, PortSpec
+from agent.protocol.spec import ContainerSpec, Isolation, MountSpec, PortSpec
 from controlplane.cli.session import Failure
 from nodes.cli.image import _words
 from nodes.cli.quantities import age_text, parse_cpus, parse_duration, parse_moment, parse_pairs, parse_size, size_text
@@ -58,6 +58,15 @@ def test_moments() -> None:
     assert parse_moment("2026-01-01", 0.0) == 1767225600.0
     with pytest.raises(Failure, match="no time"):
         parse_moment("2026-13-01", 0.0)
+
+
+def test_isolation() -> None:
+    asked = without_env_loss({"name": "web", "container": {"image": "web", "env": {}, "labels": {}, "isolation": "shim"}})
+    assert codec.decode(ContainerSpec, asked["container"]).isolation is Isolation.SHIM
+    left = without_env_loss({"name": "web", "container": {"image": "web", "env": {}, "labels": {}, "isolation": ""}})
+    assert codec.decode(ContainerSpec, left["container"]).isolation is Isolation.NODE
+    with pytest.raises(codec.InvalidSpec, match="isolation"):
+        codec.decode(ContainerSpec, {"image": "web", "isolation": "vm"})
 
 
 def test_pairs() -> None:
