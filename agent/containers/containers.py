@@ -74,6 +74,7 @@ class Containers:
         isolation: Isolation = Isolation.SHARED,
     ) -> None:
         self._id_ranges = IdRanges(home / "idranges.json", id_range or NodeRange())
+        self._making: list[str] = []  # tenants of containers that have no record yet
         self._elsewhere = dict(elsewhere or {})
         self.records = Records(home / "containers", self._elsewhere)
         self._supervisor = supervisor
@@ -223,14 +224,18 @@ class Containers:
             stop_signal=stop_signal(spec, run_config),
             tenant=tenant,
         )
-        async with self._lock(container_id):
-            try:
-                await asyncio.to_thread(self._images.hold, image.id, container_id)
-                self.records.directory(container_id).mkdir(mode=0o700)
-                await self._make(record, run_config, list(image.chain), lease)
-            except BaseException:
-                await self._discard(record)
-                raise
+        self._making.append(tenant)
+        try:
+            async with self._lock(container_id):
+                try:
+                    await asyncio.to_thread(self._images.hold, image.id, container_id)
+                    self.records.directory(container_id).mkdir(mode=0o700)
+                    await self._make(record, run_config, list(image.chain), lease)
+                except BaseException:
+                    await self._discard(record)
+                    raise
+        finally:
+            self._making.remove(tenant)
         return container_id
 
     async def _make(self, record: Record, run_config: dict[str, Any], chain: list[str], lease: float) -> None:
@@ -277,8 +282,8 @@ class Containers:
         self._states[container_id] = await self._supervisor.state(container_id)
 
     def _tenants(self) -> set[str]:
-        """Those with a range of ids in use."""
-        return {record.tenant for record in self.records if record.spec.user_namespace}
+        """Those whose range of ids may be in use."""
+        return {record.tenant for record in self.records if record.spec.user_namespace}.union(self._making)
 
     def _user(self, text: str, rootfs: list[Mount]) -> Any:
         return resolve_user(text, read_text(rootfs, "etc/passwd"), read_text(rootfs, "etc/group"))

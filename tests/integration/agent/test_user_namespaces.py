@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.containers.idranges import SIZE, NodeRange
+from agent.containers.errors import IdRangesExhausted
+from agent.containers.idranges import SIZE, IdRanges, NodeRange
 from agent.protocol.codec import InvalidSpec
 from agent.protocol.spec import ContainerSpec, MountSpec, MountType, NetworkMode
 from tests.integration.agent.test_containers import Bench
@@ -55,6 +56,15 @@ async def test_each_tenant_has_ids_of_its_own_and_keeps_them(bench: Bench) -> No
     await bench.open()
     assert await owner(bench, await started(bench, "blue", "sleep 1000")) == FIRST + SIZE
     assert await owner(bench, await started(bench, "green", "sleep 1000")) == FIRST + 2 * SIZE
+
+
+async def test_two_that_are_made_at_once_never_share(bench: Bench) -> None:
+    bench.containers._id_ranges = IdRanges(bench.home / "one", NodeRange(FIRST, 1))  # room for one tenant
+    made = [
+        bench.containers.create(spec_of(bench, "sleep 1000"), image_id=bench.image, tenant=tenant) for tenant in ("red", "blue")
+    ]
+    results = await asyncio.gather(*made, return_exceptions=True)
+    assert sorted(isinstance(result, IdRangesExhausted) for result in results) == [False, True]
 
 
 async def test_its_files_are_those_of_any_other_container(bench: Bench) -> None:
