@@ -28,6 +28,7 @@ CONTROLLERS = "/sys/fs/cgroup/unified/cgroup.controllers"
 class Peer:
     name: str
     words: tuple[str, ...]
+    supervisor: str = ""  # the run directory of the one that ours may ask
 
     def version(self) -> str:
         """Such as 1.1.5; a distribution's addition is left out."""
@@ -44,8 +45,8 @@ def find(name: str) -> Peer | None:
     return Peer(name, ("unshare", "-m", "sh", "-c", HIDE, "sh", CONTROLLERS, path) if hide else (path,))
 
 
-def ours() -> Peer:
-    return Peer("ours", tuple(OURS))
+def ours(supervisor: str = "") -> Peer:
+    return Peer("ours", tuple(OURS), supervisor)
 
 
 class Bundle:
@@ -67,7 +68,7 @@ class Bundle:
         done = subprocess.run(
             [*self.peer.words, "--root", str(self.directory / "state"), *words],
             **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
-            text=True, timeout=60, check=False, cwd=self.directory, env={**os.environ, "WHARF_SUPERVISOR": ""},
+            text=True, timeout=60, check=False, cwd=self.directory, env={**os.environ, "WHARF_SUPERVISOR": self.peer.supervisor},
         )  # fmt: skip
         assert done.returncode == 0, f"{self.peer.name} {words[0]}: {done.stderr or done.stdout}"
         return str(done.stdout)
