@@ -195,7 +195,7 @@ def _clone(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootfs.Supp
         if pid == 0:
             child.guarded(wires, lambda progress: _first_stage(plan, cgroup, wires, supplied, progress))
         return pid, pidfd
-    pid, pidfd = process.clone3(plan.clone_flags, cgroup.unified_fd)
+    pid, pidfd = process.clone3(child.birth_flags(plan), cgroup.unified_fd)
     if pid == 0:
         child.init(plan, cgroup, wires, supplied, staged=False)
     return pid, pidfd
@@ -216,7 +216,7 @@ def _first_stage(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootf
         # sysfs shows a network namespace, and only its owner's user namespace may mount it
         supplied.sysfs = api.new_filesystem(b"sysfs", [], api.MOUNT_ATTR_RDONLY)
     told, tell = os.pipe2(os.O_CLOEXEC)
-    pid, pidfd = process.clone3(plan.clone_flags | process.CLONE_PARENT)
+    pid, pidfd = process.clone3(child.birth_flags(plan) | process.CLONE_PARENT)
     if pid == 0:
         os.close(tell)
         os.read(told, 1)  # until our pid was sent: no message of ours may overtake that

@@ -64,14 +64,19 @@ class Bundle:
             os.mknod(self.rootfs / "nodes" / name, 0o020666, os.makedev(major, minor))
         self.before = self._paths()
 
-    def _call(self, *words: str, **options: Any) -> str:
+    def _call(self, *words: str, detached: bool = False) -> str:
+        """What it printed. No stream is the host's /dev/null: crun 1.8 gives the streams' files to the container's user."""
+        log = open(self.directory / "log", "w+b") if detached else None  # noqa: SIM115  # a container keeps pipes open
+        streams = log or subprocess.PIPE
         done = subprocess.run(
             [*self.peer.words, "--root", str(self.directory / "state"), *words],
-            **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
-            text=True, timeout=60, check=False, cwd=self.directory, env={**os.environ, "WHARF_SUPERVISOR": self.peer.supervisor},
+            input=b"", stdout=streams, stderr=streams, timeout=60, check=False, cwd=self.directory,
+            env={**os.environ, "WHARF_SUPERVISOR": self.peer.supervisor},
         )  # fmt: skip
-        assert done.returncode == 0, f"{self.peer.name} {words[0]}: {done.stderr or done.stdout}"
-        return str(done.stdout)
+        if log:
+            log.close()
+        assert done.returncode == 0, f"{self.peer.name} {words[0]}: {(done.stderr or done.stdout or b'').decode()}"
+        return (done.stdout or b"").decode()
 
     def starter(self) -> dict[str, Any]:
         """What `spec` of the runtime writes, without its terminal."""
@@ -104,8 +109,7 @@ class Bundle:
         process = self._write(config, "-c", "import signal; signal.pause()")["process"]
         process["args"] = [*INTERPRETER, "/probe/probe.py", "/probe/calls.json"]
         (self.directory / "process.json").write_text(json.dumps(process))
-        # the container keeps the streams: a pipe would never end
-        self._call("run", "--detach", "probe", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._call("run", "--detach", "probe", detached=True)
         try:
             return self._plain(self._call("exec", "--process", str(self.directory / "process.json"), "probe"))
         finally:
