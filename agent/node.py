@@ -14,6 +14,7 @@ from typing import Any
 
 from agent import __version__
 from agent.containers.containers import Containers
+from agent.containers.idranges import NodeRange
 from agent.containers.process import signal_number
 from agent.containers.wiring import Wiring
 from agent.images.images import ImageStore
@@ -54,6 +55,7 @@ class NodeConfig:
     network_prefix: str = "wharf"
     labels: Mapping[str, str] = field(default_factory=dict)
     protect_ports: tuple[int, ...] = ()  # of this host: containers cannot reach them
+    userns_range: NodeRange = field(default_factory=NodeRange)  # host ids for containers with a user namespace
 
 
 class Node:
@@ -90,6 +92,7 @@ class Node:
             cgroup_parent=config.cgroup_parent,
             logs_root=logs_root,
             elsewhere=elsewhere(str(self._data), self._driver.name),
+            id_range=config.userns_range,
         )
         await self.containers.open()
         self.link = Link(self._identity, self, Journal(config.home / "state" / "actions"), lambda: self.worker)

@@ -82,6 +82,13 @@ def remove_cgroups(name: str) -> list[Path]:
         time.sleep(0.02)  # the kernel removes a dead process's cgroup asynchronously: a deadline, not a guess
 
 
+def remove_pretended_cgroups(name: str) -> None:
+    """podman makes plain directories for controllers that are not mounted; gone after a cgroup's own removal."""
+    for top in CGROUPS.glob(f"*/{name}"):
+        for path in sorted((top, *top.rglob("*")), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+
+
 @pytest.fixture
 def private_node() -> Iterator[PrivateNode]:
     """A home and a cgroup for one node; at the end no process may be left in the cgroup and no mount below the home."""

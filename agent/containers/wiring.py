@@ -9,6 +9,7 @@ from typing import Any
 from agent.containers.record import Record
 from agent.network import files
 from agent.network.attach import AttachSpec, Report
+from agent.network.errors import NotAttached
 from agent.network.manager import Networks
 from agent.protocol.spec import ContainerSpec, NetworkMode
 from agent.sys.mount import Mount
@@ -53,9 +54,12 @@ class Wiring:
 
     def addresses(self, record: Record) -> tuple[tuple[str, ...], tuple[Mapping[str, Any], ...]]:
         """Where the container can be reached now: its addresses, and its published ports."""
-        if record.spec.network_mode is not NetworkMode.BRIDGE or not self._networks.known(record.id):
+        if record.spec.network_mode is not NetworkMode.BRIDGE:
             return (), ()
-        sandbox = self._networks.inspect(record.id)
+        try:
+            sandbox = self._networks.inspect(record.id)
+        except NotAttached:  # it has ended, or is about to be attached
+            return (), ()
         ports = tuple(
             {
                 "host_ip": port.host_ip or "0.0.0.0",  # noqa: S104  # what Docker shows for "every address"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from agent.runtime import rootfs
+from agent.runtime import targets
 from agent.runtime.cgroup import NO_CGROUP, Cgroup, hierarchies
 from agent.sys import mountapi as api
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def mount(root: int, step: MountStep, plan: Plan) -> int:
     """With a cgroup namespace of its own a container gets new mounts, rooted by the kernel; without one, binds of its cgroup."""
     tree = hierarchies()
-    target = rootfs.target_in(root, step.target, directory=True, plain=True)
+    target = targets.target_in(root, step.target, directory=True, plain=True)
     attributes = step.attr_set
     if not tree.v1:
         made = _hierarchy(plan, tree.v2 or "", b"cgroup2", [], attributes)
@@ -48,7 +48,7 @@ def _put(plan: Plan, made: int, target: int) -> None:
     if plan.new_mount:
         api.attach(made, target)
     else:
-        rootfs.attach_detached(made, target)
+        targets.attach_detached(made, target)
     os.close(target)
 
 

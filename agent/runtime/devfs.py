@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from agent.runtime import rootfs
+from agent.runtime import targets
 from agent.sys import mountapi as api
 from agent.sys import tty
 
@@ -30,7 +30,7 @@ def populate(root: int, dev: int, plan: Plan, bind_only: bool) -> None:
         directory, slash, name = device.path.rpartition(b"/")
         # the mount's own descriptor, so that the image's /dev, link or not, plays no part (CVE-2026-41579)
         own = dev >= 0 and directory == b"dev"
-        parent = dev if own else rootfs.directory_in(root, directory)
+        parent = dev if own else targets.directory_in(root, directory)
         _node(parent, name if slash else device.path, device, bind_only)
         if not own:
             os.close(parent)
@@ -39,7 +39,7 @@ def populate(root: int, dev: int, plan: Plan, bind_only: bool) -> None:
 
 
 def _links(root: int, dev: int) -> None:
-    parent = dev if dev >= 0 else rootfs.directory_in(root, b"dev")
+    parent = dev if dev >= 0 else targets.directory_in(root, b"dev")
     for name, target in (*LINKS, (b"ptmx", b"pts/ptmx")):
         try:
             os.symlink(target, name, dir_fd=parent)
@@ -109,7 +109,7 @@ def open_console(root: int) -> tuple[int, int]:
 
 def mount_console(root: int, slave: int) -> None:
     """Show the terminal as /dev/console, which a /dev that came with the image may have made a link (CVE-2025-52565)."""
-    target = rootfs.target_in(root, b"dev/console", directory=False, plain=True)
+    target = targets.target_in(root, b"dev/console", directory=False, plain=True)
     copy = api.clone_tree(slave)
     api.attach(copy, target)
     os.close(copy)

@@ -12,6 +12,8 @@ import stat
 
 from agent.runtime import cgroupfs, devfs
 from agent.runtime.errors import InvalidConfig
+from agent.runtime.privilege import privileged
+from agent.runtime.targets import attach_detached, directory_in, target_in
 from agent.sys import fuse
 from agent.sys import mountapi as api
 
@@ -24,7 +26,6 @@ FSCONFIG_STRING_LIMIT = 255
 # figures that a container may be shown its own of, as lxcfs does; runc's list
 _FIGURES = "cpuinfo diskstats meminfo stat swaps uptime loadavg slabinfo net/dev sys/kernel/ns_last_pid sys/crypto/fips_enabled"
 COVERABLE = frozenset(b"proc/" + word.encode() for word in _FIGURES.split())
-ROOT = api.RESOLVE_IN_ROOT | api.RESOLVE_NO_MAGICLINKS
 
 
 class Supplied:
@@ -71,7 +72,8 @@ def build(plan: Plan, supplied: Supplied) -> int:
         mount = _mount(root_mount, step, made, plan)
         if step.target == b"dev" and mount >= 0:
             dev = mount
-    devfs.populate(root_mount, dev, plan, bind_only=plan.new_user)
+    joined = any(kind == "user" for kind, _, _ in plan.joins)
+    devfs.populate(root_mount, dev, plan, bind_only=plan.new_user or joined or not privileged())
     return root_mount
 
 
@@ -170,18 +172,6 @@ def _mount(root: int, step: MountStep, made: int, plan: Plan) -> int:
     return mount
 
 
-def attach_detached(mount: int, target: int) -> None:
-    """Build on a tree that is in no mount namespace."""
-    try:
-        api.attach(mount, target)
-    except OSError as error:
-        if error.errno == 22:  # EINVAL
-            raise InvalidConfig(
-                "a container in a mount namespace that others use needs Linux 6.15 or later; add a new mount namespace"
-            ) from error
-        raise
-
-
 def _propagate(mount: int, step: MountStep) -> None:
     for flag, recursive in step.propagation:
         api.set_attributes(mount, 0, propagation=flag, recursive=recursive)
@@ -258,56 +248,6 @@ def _attributes(mount: int, step: MountStep) -> None:
         api.set_attributes(mount, step.rec_set, step.rec_clr, recursive=True)
 
 
-def target_in(root: int, path: bytes, directory: bool, plain: bool = False, follow: bool = True) -> int:
-    """O_PATH descriptor of a mount target in the new root, made when absent.
-
-    `plain`: no symbolic link on the way. Not to `follow`: a link at the end is itself the target.
-    """
-    resolve = ROOT | (api.RESOLVE_NO_SYMLINKS if plain else 0)
-    # a directory that only O_NOFOLLOW reaches may be a link: whether the kinds match, move_mount says
-    flags = os.O_PATH | (os.O_DIRECTORY if directory and follow else 0) | (0 if follow else os.O_NOFOLLOW)
-    try:
-        return api.open_in(root, path, flags, resolve)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        if plain and error.errno in (20, 40):  # ENOTDIR, ELOOP
-            raise InvalidConfig(
-                f"/{path.decode()} in the root filesystem leads through a link; have an ordinary directory or file there"
-            ) from error
-        raise
-    head, _, name = path.rpartition(b"/")
-    parent = directory_in(root, head)
-    try:
-        if directory:
-            os.mkdir(name, 0o755, dir_fd=parent)
-        else:
-            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=parent))
-    finally:
-        os.close(parent)
-    return api.open_in(root, path, flags, resolve)
-
-
-def directory_in(root: int, path: bytes) -> int:
-    """O_PATH descriptor of a directory in the new root; missing parts are made, links stay inside."""
-    try:
-        return api.open_in(root, path, os.O_PATH | os.O_DIRECTORY)
-    except FileNotFoundError:
-        pass
-    parts = path.split(b"/")
-    current = api.open_in(root, b".", os.O_PATH | os.O_DIRECTORY)
-    for count in range(1, len(parts) + 1):
-        here = b"/".join(parts[:count])
-        try:
-            following = api.open_in(root, here, os.O_PATH | os.O_DIRECTORY)
-        except FileNotFoundError:
-            os.mkdir(parts[count - 1], 0o755, dir_fd=current)
-            following = api.open_in(root, here, os.O_PATH | os.O_DIRECTORY)
-        os.close(current)
-        current = following
-    return current
-
-
 def _copy_up(target: int, mount: int) -> None:
     """tmpcopyup: the new tmpfs begins with what the directory below it holds."""
     import shutil
@@ -373,6 +313,11 @@ def _existing(root: int, path: bytes) -> int:
         if error.errno in (2, 20):  # ENOENT, ENOTDIR
             return -1
         raise
+
+
+def of_network(sysctl: tuple[bytes, bytes]) -> bool:
+    """Whether it is the network namespace's: its owner alone may write it."""
+    return sysctl[0].startswith(b"net/")
 
 
 def write_sysctls(sysctls: list[tuple[bytes, bytes]]) -> None:

@@ -196,7 +196,7 @@ def _refuse_waiting(config: dict[str, Any]) -> None:
 
 
 def _as_if_forked(plan: ProcessPlan, pid: int) -> None:
-    """Limits and OOM score that config.json leaves out are inherited, and not ours to give."""
+    """Limits, OOM score and umask that config.json leaves out are inherited, and not ours to give."""
     named = {limit for limit, _, _ in plan.rlimits}
     for limit in range(_LIMITS):
         if limit not in named:
@@ -204,6 +204,8 @@ def _as_if_forked(plan: ProcessPlan, pid: int) -> None:
             plan.rlimits.append((limit, soft % (1 << 64), hard % (1 << 64)))  # RLIM_INFINITY is -1 to Python
     if plan.oom_score_adj is None:
         plan.oom_score_adj = _oom_score(pid)
+    if plan.umask is None:
+        plan.umask = _umask(pid)
 
 
 def _like_caller(process: dict[str, Any], pid: int) -> dict[str, Any]:
@@ -216,13 +218,25 @@ def _like_caller(process: dict[str, Any], pid: int) -> dict[str, Any]:
         if name not in named:
             soft, hard = resource.prlimit(pid, number)
             limits.append({"type": name, "soft": soft % (1 << 64), "hard": hard % (1 << 64)})
-    return {"oomScoreAdj": _oom_score(pid), **process, "rlimits": limits}
+    user = {**(process.get("user") or {})}
+    if user.get("umask") is None:
+        user["umask"] = _umask(pid)
+    return {"oomScoreAdj": _oom_score(pid), **process, "rlimits": limits, "user": user}
 
 
 def _oom_score(pid: int) -> int:
-    fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_RDONLY | os.O_CLOEXEC)
+    return int(_read(f"/proc/{pid}/oom_score_adj"))
+
+
+def _umask(pid: int) -> int:
+    """proc_pid_status(5)."""
+    return int(_read(f"/proc/{pid}/status").partition(b"\nUmask:")[2].split()[0], 8)
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return int(os.read(fd, 16))
+        return os.read(fd, 4096)
     finally:
         os.close(fd)
 

@@ -22,6 +22,7 @@ CLONE_INTO_CGROUP = 0x200000000
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
+PR_SET_NAME = 15
 PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
@@ -93,6 +94,12 @@ def unshare(flags: int) -> None:
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
     return libc.check(_prctl(option, arg2, arg3, arg4, arg5), "prctl")
+
+
+def set_name(name: bytes) -> None:
+    """The calling thread's name in /proc/<pid>/comm: at most 15 bytes, and a final NUL."""
+    buffer = ctypes.create_string_buffer(name, 16)
+    prctl(PR_SET_NAME, ctypes.addressof(buffer))
 
 
 def getfd(pidfd: int, fd: int) -> int:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import typer
 
 from controlplane.cli.session import Column, Failure, Session
-from nodes.cli.quantities import age_text, parse_pairs
+from nodes.cli.quantities import age_text, parse_pairs, ports_text
 
 app = typer.Typer(add_completion=False, help="Containers on the nodes.", no_args_is_help=True)
 PATH = "/api/v1/containers"
@@ -50,11 +50,6 @@ Container = Annotated[
     str, typer.Argument(help="Name, id, the beginning of the id, or SERVICE.SLOT.", autocompletion=container_names)
 ]
 Containers = Annotated[list[str], typer.Argument(help="Names, ids, or SERVICE.SLOT.", autocompletion=container_names)]
-
-
-def ports_text(row: Mapping[str, Any]) -> str:
-    """ "8080->80/tcp, …" of a container or task."""
-    return ", ".join(f"{port['host_port']}->{port['container_port']}/{port['protocol']}" for port in row["ports"] or ())
 
 
 def _state(row: Mapping[str, Any]) -> str:

@@ -1,11 +1,12 @@
-"""Sizes, shares of cores, durations and times as people write and read them. Every parser raises Failure (wrong usage)."""
+"""Sizes, shares of cores, durations, times and ports as people write and read them. Every parser raises Failure (wrong usage)."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from controlplane.cli.session import Failure
 
@@ -90,3 +91,8 @@ def age_text(moment: str | None, now: float | None = None) -> str:
         if seconds < limit:
             return f"{int(seconds / divisor)} {unit}"
     return f"{int(seconds / 86400)} d"
+
+
+def ports_text(row: Mapping[str, Any]) -> str:
+    """ "8080->80/tcp, …" of a container or task."""
+    return ", ".join(f"{port['host_port']}->{port['container_port']}/{port['protocol']}" for port in row["ports"] or ())

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import typer
 
 from controlplane.cli.session import Column, Failure, Session
-from nodes.cli.quantities import age_text, parse_cpus, parse_duration, parse_pairs, parse_size
+from nodes.cli.quantities import age_text, parse_cpus, parse_duration, parse_pairs, parse_size, ports_text
 from nodes.cli.service_options import parse_mount, parse_port, parse_storage, without_empty
 
 app = typer.Typer(add_completion=False, help="What should run, and how often.", no_args_is_help=True)
@@ -91,8 +91,6 @@ def ps(
     ctx: typer.Context, service: Service, everything: bool = typer.Option(False, "--all", "-a", help="All ended ones too.")
 ) -> None:
     """List a service's tasks, with the newest ended one of each slot."""
-    from nodes.cli.container import ports_text
-
     session = Session.of(ctx)
     rows = list(session.pages(f"{service_path(session, service)}/ps"))
     rows.sort(key=lambda row: (row["slot"], row["hostname"] if not row["slot"] else "", row["created_at"]))

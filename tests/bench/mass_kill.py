@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.bench.measure import Measure, Series, run_alone
+from tests.bench.measure import Measure, Series, Target, run_alone
 from tests.integration.agent.supervisor.home import Home, make_rootfs
 
 COUNT = 200
@@ -53,7 +53,9 @@ def measures(rounds: int) -> Iterator[Measure]:
         Series("deleted by force", [row[1] * 1000 for row in rows]),
     ]
     note = "deleted: cgroups, files and records gone as well; the kernel frees network namespaces in its own time"
-    yield Measure("runtime", f"the end of {COUNT} containers at once", "ms", ends, note=note)
+    yield Measure(
+        "runtime", f"the end of {COUNT} containers at once", "ms", ends, note=note, targets=[Target("killed and reported", 250.0)]
+    )
 
 
 if __name__ == "__main__":

@@ -39,6 +39,15 @@ class Series:
 
 
 @dataclass
+class Target:
+    """What `who` of a measure is meant to reach: at most (a rate: at least) `bound`, in times of `peer` if one is named."""
+
+    who: str
+    bound: float
+    peer: str = ""
+
+
+@dataclass
 class Measure:
     """One question with its answers. `better`: which way is good. `note`: what a reader has to know, printed below."""
 
@@ -48,6 +57,21 @@ class Measure:
     series: list[Series]
     better: str = LOWER
     note: str = ""
+    targets: list[Target] = field(default_factory=list)
+
+    def verdicts(self) -> Iterator[str]:
+        """A line for each target whose subjects were measured: what was wanted, what was found."""
+        medians = {series.who: series.median for series in self.series if series.samples}
+        for target in self.targets:
+            found = medians.get(target.who)
+            if found is None or (target.peer and target.peer not in medians):
+                yield f"target for {target.who}: not measured"
+                continue
+            found /= medians.get(target.peer, 1.0)
+            met = found <= target.bound if self.better == LOWER else found >= target.bound
+            unit = f"x {target.peer}" if target.peer else f" {self.unit}"
+            sign = "<=" if self.better == LOWER else ">="
+            yield f"target for {target.who}: {sign} {target.bound:g}{unit}: {'met' if met else 'MISSED'} ({number(found)})"
 
     def ratios(self, ours: Series) -> str:
         """Our median over each peer's."""
@@ -64,7 +88,8 @@ class Measure:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Measure:
         series = [Series(row["who"], row["samples"], row["peer"]) for row in data["series"]]
-        return cls(data["room"], data["what"], data["unit"], series, data["better"], data["note"])
+        targets = [Target(**row) for row in data["targets"]]
+        return cls(data["room"], data["what"], data["unit"], series, data["better"], data["note"], targets)
 
 
 def percentile(samples: list[float], share: float) -> float:
@@ -95,6 +120,7 @@ def table(measures: list[Measure]) -> str:
             ratios = "" if series.peer else measure.ratios(series)
             median, best = number(series.median), number(series.best(measure.better))
             lines.append(f"    {series.who:44}{median:>9}{best:>9}{len(series.samples):>5}   {ratios}".rstrip())
+        lines += [f"      {verdict}" for verdict in measure.verdicts()]
         if measure.note:
             lines.append(f"      {measure.note}")
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from typing import Any
 from tests.bench.measure import Measure, machine, say, table
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("runtime", "supervisor_memory", "mass_kill", "registry", "fleet", "heartbeats", "product")
+ROOMS = ("runtime", "engines", "supervisor_memory", "mass_kill", "registry", "fleet", "heartbeats", "product")
 BUSY = 1.5  # load above which the figures are those of a busy machine
 
 

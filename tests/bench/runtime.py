@@ -13,14 +13,14 @@ import copy
 import os
 import tempfile
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from agent.runtime.defaults import CAPABILITIES, default_config
-from tests.bench.measure import HIGHER, Measure, Series, run_alone
+from tests.bench.measure import HIGHER, Measure, Series, Target, run_alone
 from tests.bench.peers import Lane, Peers, make_bundle
 from tests.bench.seccomp_profile import podman_profile
 from tests.integration.agent.supervisor.home import Home, make_rootfs
@@ -102,18 +102,28 @@ async def starts(rounds: int, filter_name: str, client: Client, resident: Lane, 
         await sample(peers.crun_plain.name, peers.crun_plain.run)
     rivals = {peers.crun.name, peers.runc.name, peers.crun_plain.name}
 
-    def measure(what: str, key: str, note: str = "") -> Measure:
+    def measure(what: str, key: str, note: str = "", targets: Sequence[Target] = ()) -> Measure:
         series = [
             Series(name, [1000 * sample.get(key, sample["seconds"]) for sample in samples], name in rivals)
             for name, samples in taken.items()
         ]
-        return Measure("runtime", f"{what} ({filter_name})", "ms", series, note=note)
+        return Measure("runtime", f"{what} ({filter_name})", "ms", series, note=note, targets=list(targets))
 
-    cpu = measure("CPU of a start", "cpu", "supervisor: its own, container's and client's; a mean: it is counted in ticks")
+    cpu_note = "supervisor: its own, container's and client's; a mean: it is counted in ticks"
+    cpu = measure("CPU of a start", "cpu", cpu_note, [Target("resident in a process", 6.0)])
     cpu.series[0].samples = [sum(cpu.series[0].samples) / rounds]
     return [
-        measure("start of true to its exit", "seconds", "the command lines return only when the container is deleted: next row"),
-        measure("start of true until it is deleted", "removed"),
+        measure(
+            "start of true to its exit",
+            "seconds",
+            "the command lines return only when the container is deleted: next row",
+            [
+                Target("resident in a process", 0.20, "crun"),
+                Target("resident in a process", 0.14, "runc"),
+                Target("resident in a process", 0.40, "crun without seccomp"),
+            ],
+        ),
+        measure("start of true until it is deleted", "removed", targets=[Target(peers.served.name, 1.0, "crun")]),
         cpu,
     ]
 
@@ -135,7 +145,13 @@ async def execs(rounds: int, client: Client, peers: Peers, sleeper: Path) -> Mea
                 await asyncio.sleep(IDLE)
                 series[one.name].samples.append(1000 * one.exec(id_, "true")["seconds"])
     await client.home.client.delete("sleeper", force=True)
-    return Measure("runtime", "exec of true in a running container, to its exit", "ms", list(series.values()))
+    return Measure(
+        "runtime",
+        "exec of true in a running container, to its exit",
+        "ms",
+        list(series.values()),
+        targets=[Target("supervisor", 0.30, "crun")],
+    )
 
 
 async def throughput(rounds: int, clients: list[Client], residents: list[Lane], pairs: list[Peers]) -> Measure:
@@ -166,7 +182,14 @@ async def throughput(rounds: int, clients: list[Client], residents: list[Lane], 
         note("wharf-runtime, cold", two([peers.cold.run for peers in pairs]))
         note("wharf-runtime, by a supervisor", two([peers.served.run for peers in pairs]))
         note("crun without seccomp", two([peers.crun_plain.run for peers in pairs]), peer=True)
-    return Measure("runtime", "starts, two at a time, each deleted", "per s", list(series.values()), HIGHER)
+    return Measure(
+        "runtime",
+        "starts, two at a time, each deleted",
+        "per s",
+        list(series.values()),
+        HIGHER,
+        targets=[Target("supervisor", 5.0, "crun")],
+    )
 
 
 class Bench:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.bench.measure import Measure, Series, run_alone
+from tests.bench.measure import Measure, Series, Target, run_alone
 from tests.integration.agent.supervisor.home import Home, make_rootfs
 
 COUNTS = (50, 200)
@@ -52,7 +52,7 @@ def measures(rounds: int) -> Iterator[Measure]:
     totals = [Series(label, [row[index] / 1024 for row in rows]) for index, label in enumerate(labels)]
     yield Measure("runtime", "memory of the supervisor, PSS", "MiB", totals)
     each = [Series(labels[index], [(row[index] - row[0]) / count for row in rows]) for index, count in enumerate(COUNTS, 1)]
-    yield Measure("runtime", "the same, for one container", "KiB", each)
+    yield Measure("runtime", "the same, for one container", "KiB", each, targets=[Target(f"{COUNTS[-1]} containers", 32.0)])
 
 
 if __name__ == "__main__":

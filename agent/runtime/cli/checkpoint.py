@@ -7,12 +7,13 @@ import os
 
 from agent.runtime import container, hooks
 from agent.runtime.bundle import Bundle
-from agent.runtime.cgroup import Cgroup, delegation
+from agent.runtime.cgroup import Cgroup
 from agent.runtime.cli import create, delete, handles
 from agent.runtime.container import Init
 from agent.runtime.criu import images
 from agent.runtime.criu.options import Choices
 from agent.runtime.errors import InvalidConfig, WrongState
+from agent.runtime.ownership import cgroup_owner
 from agent.runtime.plan import CLONE_FLAGS
 from agent.runtime.state import StateDirectory, values
 from agent.sys import process
@@ -27,7 +28,7 @@ CGROUP_MODES = ("soft", "full", "strict", "ignore")
 
 
 def checkpoint(options: Options, log: Log) -> int:
-    directory = StateDirectory(options.text("root", handles.ROOT), options.id)
+    directory = StateDirectory(handles.root(options), options.id)
     status = directory.status()
     if status not in ("running", "paused"):
         raise WrongState(f"container cannot be checkpointed in {status} state")
@@ -52,7 +53,7 @@ def restore(options: Options, log: Log) -> int:
     choices.lsm_profile, choices.lsm_mount_context = options.text("lsm-profile"), options.text("lsm-mount-context")
     found = Bundle(options.text("bundle", "."), "", json.loads)
     create.check_console(found.terminal, options, options.flag("detach"))
-    directory = StateDirectory(options.text("root", handles.ROOT), options.id)
+    directory = StateDirectory(handles.root(options), options.id)
     directory.make(found.text)
     try:
         plan = found.plan(options.id, handles.manager(options))
@@ -74,7 +75,7 @@ def restore(options: Options, log: Log) -> int:
 def _restored(plan: Plan, choices: Choices, directory: StateDirectory) -> Init:
     """The process, recorded. Nothing of it is left when it raises."""
     cgroup = Cgroup(plan.cgroup_path)
-    cgroup.create(plan.resources, delegation.owner(plan))
+    cgroup.create(plan.resources, cgroup_owner(plan))
     init = Init(plan, cgroup, None)
 
     def console(master: int) -> None:

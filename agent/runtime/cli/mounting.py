@@ -8,7 +8,7 @@ import stat
 
 from agent.protocol.errors import InvalidInput
 from agent.runtime import mounts as steps
-from agent.runtime import rootfs
+from agent.runtime import rootfs, targets
 from agent.runtime.cli import handles
 from agent.runtime.errors import InvalidConfig, RuntimeFailed, WrongState
 from agent.runtime.state import StateDirectory
@@ -31,7 +31,7 @@ def mounts(options: Options, log: Log) -> int:
     what, id, path = options.words
     if what not in ("add", "remove"):
         raise InvalidInput(f"unknown command mounts {what}; use mounts add or mounts remove")
-    directory = StateDirectory(options.text("root", handles.ROOT), id)
+    directory = StateDirectory(handles.root(options), id)
     wanted = _wanted(path)
     if not directory.alive():
         raise WrongState("container not running")
@@ -74,7 +74,7 @@ def _place(root: int, wanted: list[MountStep], made: list[int]) -> None:
 
 def _place_one(root: int, step: MountStep, mount: int) -> None:
     directory = step.kind != "bind" or stat.S_ISDIR(os.fstat(mount).st_mode)
-    target = rootfs.target_in(root, step.target, directory)
+    target = targets.target_in(root, step.target, directory)
     if step.kind == "bind" and (step.attr_set or step.attr_clr):
         api.set_attributes(mount, step.attr_set, step.attr_clr)
     if step.rec_set or step.rec_clr:

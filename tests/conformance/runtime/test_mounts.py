@@ -52,6 +52,12 @@ def test_mounts_are_listed_in_order_beside_a_shared_one(runner: Runner, tmp_path
     assert points.index("/first") < points.index("/d") < points.index("/later")
 
 
+def test_a_file_system_that_cannot_be_shifted_is_named(runner: Runner) -> None:
+    ids = [{"containerID": 0, "hostID": 5000, "size": 10}]
+    with pytest.raises(InvalidConfig, match="/proc/sys/kernel lies on a file system"):
+        runner.run("true", change=with_mounts(bound(Path("/proc/sys/kernel"), "idmap", uidMappings=ids, gidMappings=ids)))
+
+
 @pytest.mark.skipif(bool(loopdisk.missing("ext4")), reason=loopdisk.missing("ext4"))
 def test_a_read_only_mount_does_not_write_to_its_disk(runner: Runner, tmp_path: Path) -> None:
     """Not even as mounting does, which notes its time. The disk itself is read-only: whoever would write is refused."""

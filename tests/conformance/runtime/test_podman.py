@@ -15,6 +15,8 @@ import pytest
 from agent.runtime import cgroup as cgroups
 from tests.conformance.runtime.command import PROGRAM
 from tests.conformance.runtime.conftest import wait_for
+from tests.nodes import remove_pretended_cgroups
+from tests.pace import patience
 
 # a rlimit above this process's own cannot be given without CAP_SYS_RESOURCE, and podman's default is
 RUN = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "--network", "none", "--cgroup-parent")
@@ -47,7 +49,7 @@ class Podman:
         """What it prints, errors included."""
         done = subprocess.run(
             [*self.words, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, env=self.environment, timeout=60, check=False,
+            text=True, env=self.environment, timeout=patience(60), check=False,
         )  # fmt: skip
         assert done.returncode == check, f"{args}: {done.stdout}"
         return done.stdout.strip()
@@ -59,9 +61,7 @@ class Podman:
         self("rm", "-f", "-a", "-t", "0")
         self("rmi", "-f", "-a")
         wait_for(lambda: cgroups.Cgroup(self.parent).remove(seconds=1), "the cgroups' removal")
-        for top in Path("/sys/fs/cgroup").glob(f"*{self.parent}"):  # for controllers not mounted podman makes plain directories
-            for path in sorted((top, *top.rglob("*")), reverse=True):
-                path.rmdir() if path.is_dir() else path.unlink()
+        remove_pretended_cgroups(self.parent[1:])
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ import pytest
 from agent.runtime import rootfs as building
 from agent.runtime.errors import RuntimeFailed
 from tests.conformance.runtime.conftest import Runner
+from tests.pace import patience
 
 REPOSITORY = Path(__file__).parents[4]
 RACE = Path(__file__).parent / "race.py"
@@ -40,7 +41,7 @@ def test_ten_thousand_mounts_stay_inside(tmp_path: Path, mode: str) -> None:
     trap(root, victim, inside=True)
     done = subprocess.run(
         [sys.executable, RACE, mode, str(root), str(victim), str(MOUNTS)],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=100,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=patience(100),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     outside = done.stdout.split()

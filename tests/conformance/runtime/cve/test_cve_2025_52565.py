@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent.runtime import devfs
-from agent.runtime import rootfs as building
+from agent.runtime import devfs, targets
 from agent.runtime.errors import RuntimeFailed
 from agent.sys import mountapi as api
 from tests.conformance.runtime.conftest import Runner
@@ -19,7 +18,7 @@ TARGET = "/proc/uptime"
 
 def console_through_links(root: int, slave: int) -> None:
     """The naive step."""
-    target = building.target_in(root, b"dev/console", directory=False)
+    target = targets.target_in(root, b"dev/console", directory=False)
     api.attach(api.clone_tree(slave), target)
 
 

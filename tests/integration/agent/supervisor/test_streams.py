@@ -53,7 +53,7 @@ async def test_log_driver_none_keeps_nothing_but_attach_works(home: Home) -> Non
     assert read_all(attachment.stdout_fd) == b"hello\n"
     assert not glob.glob(f"{home.statedir}/c1/logs/json.log*")
     with pytest.raises(RemoteError) as refused:
-        await home.make("c2", "true", log={"driver": "syslog"})
+        await home.make("c2", "true", log={"driver": "gelf"})
     assert refused.value.code == "invalid_log_options"
 
 
