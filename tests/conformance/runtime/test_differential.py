@@ -119,8 +119,10 @@ def idle(found: dict[str, tuple[str, ...]], rows: list[Row]) -> list[Row]:
 
 def check(reports: Reports, *headings: str) -> None:
     found = differences(reports)
-    assert unexplained(found, [row for heading in headings for row in table.rows(heading)]) == []
-    assert idle(found, table.rows(headings[0])) == []
+    lines = unexplained(found, [row for heading in headings for row in table.rows(heading)])
+    assert not lines, "no row explains\n" + "\n".join(lines)
+    rest = idle(found, table.rows(headings[0]))
+    assert not rest, "these rows explain nothing\n" + "\n".join(map(str, rest))
 
 
 def test_the_first_process(bundles: list[Bundle]) -> None:

@@ -14,6 +14,7 @@ from agent.sys import nr
 from tests.conformance.runtime.command import PROGRAM as OURS
 from tests.conformance.runtime.cve import attacker
 from tests.conformance.runtime.differential.calls import Call, table
+from tests.pace import patience
 
 HERE = Path(__file__).parent
 # device nodes that stand in the image; which of them can be opened is the device controller's to say
@@ -32,7 +33,9 @@ class Peer:
 
     def version(self) -> str:
         """Such as 1.1.5; a distribution's addition is left out."""
-        shown = subprocess.run([*self.words, "--version"], check=True, capture_output=True, text=True, timeout=30).stdout
+        shown = subprocess.run(
+            [*self.words, "--version"], check=True, capture_output=True, text=True, timeout=patience(30)
+        ).stdout
         return shown.split()[2].partition("+")[0]
 
 
@@ -70,7 +73,7 @@ class Bundle:
         streams = log or subprocess.PIPE
         done = subprocess.run(
             [*self.peer.words, "--root", str(self.directory / "state"), *words],
-            input=b"", stdout=streams, stderr=streams, timeout=60, check=False, cwd=self.directory,
+            input=b"", stdout=streams, stderr=streams, timeout=patience(60), check=False, cwd=self.directory,
             env={**os.environ, "WHARF_SUPERVISOR": self.peer.supervisor},
         )  # fmt: skip
         if log:
