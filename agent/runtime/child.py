@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from agent.runtime.plan import Plan
 
 
+# made by the container's root: before the maps are written, /proc/net and /dev/mqueue would belong to an id that it does not have
+_AFTER_THE_MAPS = process.CLONE_NEWNET | process.CLONE_NEWIPC
+
+
 class Wires:
     """The child's descriptors. `gate`: (start, status) of a container whose start is given by another process, or None."""
 
@@ -90,6 +94,11 @@ def guarded(wires: Wires, body: Callable[[Progress], int]) -> NoReturn:
         finally:
             os._exit(1)
     os._exit(1)
+
+
+def birth_flags(plan: Plan) -> int:
+    """The namespaces to be born in."""
+    return plan.clone_flags & ~_AFTER_THE_MAPS if plan.new_user else plan.clone_flags
 
 
 def init(plan: Plan, cgroup: Cgroup, wires: Wires, supplied: rootfs.Supplied, staged: bool) -> NoReturn:
@@ -159,6 +168,8 @@ def _become_root(wires: Wires, supplied: rootfs.Supplied) -> None:
 
 
 def _own_namespaces(plan: Plan) -> None:
+    if plan.new_user and plan.clone_flags & _AFTER_THE_MAPS:
+        process.unshare(plan.clone_flags & _AFTER_THE_MAPS)
     if plan.new_cgroup:
         process.unshare(process.CLONE_NEWCGROUP)  # after joining: the cgroup we are in becomes the root
     if plan.new_time:

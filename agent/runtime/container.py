@@ -219,7 +219,7 @@ def _clone(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootfs.Supp
         if pid == 0:
             child.guarded(wires, lambda progress: _first_stage(plan, cgroup, wires, supplied, progress))
         return pid, pidfd
-    pid, pidfd = process.clone3(plan.clone_flags | parent, cgroup.unified_fd)
+    pid, pidfd = process.clone3(child.birth_flags(plan) | parent, cgroup.unified_fd)
     if pid == 0:
         child.init(plan, cgroup, wires, supplied, staged=False)
     return pid, pidfd
@@ -242,7 +242,7 @@ def _first_stage(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootf
         progress.stage = "sysctl"
         rootfs.write_sysctls([item for item in plan.sysctls if rootfs.of_network(item)])
     told, tell = os.pipe2(os.O_CLOEXEC)
-    pid, pidfd = process.clone3(plan.clone_flags | process.CLONE_PARENT)
+    pid, pidfd = process.clone3(child.birth_flags(plan) | process.CLONE_PARENT)
     if pid == 0:
         os.close(tell)
         os.read(told, 1)  # until our pid was sent: no message of ours may overtake that

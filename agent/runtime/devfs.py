@@ -56,7 +56,7 @@ def _node(parent: int, name: bytes, device: Device, bind_only: bool) -> None:
         except FileExistsError:
             pass  # the image has a file to mount over
         target = api.open_in(parent, name, os.O_PATH | os.O_NOFOLLOW, api.RESOLVE_BENEATH | api.RESOLVE_NO_SYMLINKS)
-        copy = api.clone_tree(api.AT_FDCWD, b"/" + device.path)
+        copy = _of_the_host(device)
         api.attach(copy, target)
         os.close(copy)
         os.close(target)
@@ -65,11 +65,28 @@ def _node(parent: int, name: bytes, device: Device, bind_only: bool) -> None:
     try:
         os.mknod(name, device.mode, number, dir_fd=parent)
     except FileExistsError:
-        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        if stat.S_IFMT(found.st_mode) != stat.S_IFMT(device.mode) or found.st_rdev != number:
+        if not _is(device, os.stat(name, dir_fd=parent, follow_symlinks=False)):
             raise OSError(17, f"/{device.path.decode()} exists and is another device") from None
     if device.uid or device.gid:
         os.chown(name, device.uid, device.gid, dir_fd=parent, follow_symlinks=False)
+
+
+def _of_the_host(device: Device) -> int:
+    """A detached mount of the host's node of the same path, which has to be this device: a path could name anything."""
+    node = os.open(b"/" + device.path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        if not _is(device, os.fstat(node)):
+            raise OSError(19, f"/{device.path.decode()} of this node is not the device {device.major}:{device.minor}")
+        copy = api.clone_tree(node)
+    finally:
+        os.close(node)
+    api.set_attributes(copy, api.MOUNT_ATTR_NOSUID | api.MOUNT_ATTR_NOEXEC)
+    return copy
+
+
+def _is(device: Device, found: os.stat_result) -> bool:
+    same_kind = stat.S_IFMT(found.st_mode) == stat.S_IFMT(device.mode)
+    return same_kind and found.st_rdev == os.makedev(device.major, device.minor)
 
 
 def open_console(root: int) -> tuple[int, int]:

@@ -16,10 +16,13 @@ from typing import Any
 import pytest
 
 from agent.runtime import cgroup as cgroups
+from agent.runtime.defaults import default_config
 from agent.supervisor import start
 from agent.supervisor.main import SOCKET
 from tests.conformance.runtime.command import PROGRAM, REPOSITORY, Command
 from tests.conformance.runtime.conftest import wait_for
+from tests.conformance.runtime.differential import peers
+from tests.conformance.runtime.differential.peers import Bundle
 from tests.pace import patience
 
 
@@ -256,3 +259,19 @@ def test_modules_of_the_fast_path(served: Command) -> None:
     allowed |= {"agent.protocol", "agent.protocol.errors", "agent.runtime.errors"}
     assert {name for name in modules if not name.startswith("_")} <= allowed
     assert not {"_struct", "_ctypes", "_datetime", "_sre"} & set(modules)
+
+
+@pytest.mark.parametrize("process", ["report", "report_of_exec"])
+def test_a_process_sees_the_same_container(supervisor: str, tmp_path: Path, busybox_root: Path, process: str) -> None:
+    """Whoever makes it: everything that the probe of test_differential reports."""
+    config = default_config(["true"], hostname="probe")
+    reports = []
+    for name in ("", supervisor):
+        directory = tmp_path / f"place{len(reports)}"
+        directory.mkdir()
+        bundle = Bundle(peers.ours(name), directory, busybox_root, f"/wharf-runtime-cli-{os.getpid()}")
+        reports.append(getattr(bundle, process)(config))
+    assert cgroups.Cgroup(f"/wharf-runtime-cli-{os.getpid()}").remove(seconds=10)
+    alone, served = reports
+    assert {what: (value, served.get(what)) for what, value in alone.items() if served.get(what) != value} == {}
+    assert served.keys() == alone.keys()

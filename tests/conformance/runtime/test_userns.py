@@ -11,6 +11,7 @@ import pytest
 
 from agent.runtime import plan as plans
 from agent.runtime import userns
+from agent.runtime.errors import RuntimeFailed
 from agent.sys.mount import Mount
 from tests.conformance.runtime.conftest import PARENT, RELEASE, Runner
 
@@ -112,3 +113,19 @@ def test_host_network(runner: Runner, tmp_path: Path) -> None:
 
     plan = shifted_plan(runner, tmp_path, "readlink", "/proc/self/ns/net", change=change)
     assert runner.start_plan(plan).wait().output.strip() == os.readlink("/proc/self/ns/net")
+
+
+def test_what_its_namespaces_show_belongs_to_its_root(runner: Runner, tmp_path: Path) -> None:
+    """The network's files and the message queues; root inside could not read ip_tables_names, say, if they were the host's."""
+    plan = shifted_plan(runner, tmp_path, "stat", "-c", "%u:%g", "/dev/mqueue", "/proc/net/tcp", "/proc/sys/net/ipv4/ip_forward")
+    assert runner.start_plan(plan).wait().lines == ["0:0"] * 3
+
+
+def test_a_device_of_another_number_is_refused(runner: Runner, tmp_path: Path) -> None:
+    """What is shown is the host's node of that path, whatever that may be: here a file."""
+
+    def change(config: dict[str, Any]) -> None:
+        config["linux"]["devices"] = [{"path": "/etc/passwd", "type": "c", "major": 1, "minor": 3}]
+
+    with pytest.raises(RuntimeFailed, match="is not the device 1:3"):
+        runner.start_plan(shifted_plan(runner, tmp_path, "cat", "/etc/passwd", change=change))

@@ -221,6 +221,8 @@ def once(entries: list[layers.Member]) -> list[layers.Member]:
         target = kept.get(info.linkname)
         if ".." in info.name or (info.issym() and not info.linkname) or (info.islnk() and (target is None or target[0].isdir())):
             continue  # refused by us
+        if info.islnk() and target is not None and target[0].issym():
+            continue  # a copy to tarfile, if the link leads nowhere
         under = [known for known, (other, _) in kept.items() if name.startswith(known + "/") and not other.isdir()]
         over = [known for known in kept if known.startswith(name + "/")]
         if name not in kept and not under and not (over and not info.isdir()):

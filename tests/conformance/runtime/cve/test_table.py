@@ -27,7 +27,8 @@ def functions(file: Path) -> set[str]:
 
 def named() -> list[tuple[Path, str]]:
     found = []
-    for cells in [row[3:] for row in rows("Containers")] + [row[1:] for row in rows("Defaults")]:
+    beside = [row[2:] for row in rows("Neighbours of the control plane")]
+    for cells in [row[3:] for row in rows("Containers")] + [row[1:] for row in rows("Defaults")] + beside:
         for cell in cells:
             file, _, function = cell.partition("::")
             place = REPOSITORY / file if "/" in file else HERE / file

@@ -14,6 +14,7 @@ from agent.sys import nr
 from tests.conformance.runtime.command import PROGRAM as OURS
 from tests.conformance.runtime.cve import attacker
 from tests.conformance.runtime.differential.calls import Call, table
+from tests.pace import patience
 
 HERE = Path(__file__).parent
 # device nodes that stand in the image; which of them can be opened is the device controller's to say
@@ -28,10 +29,13 @@ CONTROLLERS = "/sys/fs/cgroup/unified/cgroup.controllers"
 class Peer:
     name: str
     words: tuple[str, ...]
+    supervisor: str = ""  # the run directory of the one that ours may ask
 
     def version(self) -> str:
         """Such as 1.1.5; a distribution's addition is left out."""
-        shown = subprocess.run([*self.words, "--version"], check=True, capture_output=True, text=True, timeout=30).stdout
+        shown = subprocess.run(
+            [*self.words, "--version"], check=True, capture_output=True, text=True, timeout=patience(30)
+        ).stdout
         return shown.split()[2].partition("+")[0]
 
 
@@ -44,8 +48,8 @@ def find(name: str) -> Peer | None:
     return Peer(name, ("unshare", "-m", "sh", "-c", HIDE, "sh", CONTROLLERS, path) if hide else (path,))
 
 
-def ours() -> Peer:
-    return Peer("ours", tuple(OURS))
+def ours(supervisor: str = "") -> Peer:
+    return Peer("ours", tuple(OURS), supervisor)
 
 
 class Bundle:
@@ -63,14 +67,19 @@ class Bundle:
             os.mknod(self.rootfs / "nodes" / name, 0o020666, os.makedev(major, minor))
         self.before = self._paths()
 
-    def _call(self, *words: str, **options: Any) -> str:
+    def _call(self, *words: str, detached: bool = False) -> str:
+        """What it printed. No stream is the host's /dev/null: crun 1.8 gives the streams' files to the container's user."""
+        log = open(self.directory / "log", "w+b") if detached else None  # noqa: SIM115  # a container keeps pipes open
+        streams = log or subprocess.PIPE
         done = subprocess.run(
             [*self.peer.words, "--root", str(self.directory / "state"), *words],
-            **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
-            text=True, timeout=60, check=False, cwd=self.directory, env={**os.environ, "WHARF_SUPERVISOR": ""},
+            input=b"", stdout=streams, stderr=streams, timeout=patience(60), check=False, cwd=self.directory,
+            env={**os.environ, "WHARF_SUPERVISOR": self.peer.supervisor},
         )  # fmt: skip
-        assert done.returncode == 0, f"{self.peer.name} {words[0]}: {done.stderr or done.stdout}"
-        return str(done.stdout)
+        if log:
+            log.close()
+        assert done.returncode == 0, f"{self.peer.name} {words[0]}: {(done.stderr or done.stdout or b'').decode()}"
+        return (done.stdout or b"").decode()
 
     def starter(self) -> dict[str, Any]:
         """What `spec` of the runtime writes, without its terminal."""
@@ -103,8 +112,7 @@ class Bundle:
         process = self._write(config, "-c", "import signal; signal.pause()")["process"]
         process["args"] = [*INTERPRETER, "/probe/probe.py", "/probe/calls.json"]
         (self.directory / "process.json").write_text(json.dumps(process))
-        # the container keeps the streams: a pipe would never end
-        self._call("run", "--detach", "probe", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._call("run", "--detach", "probe", detached=True)
         try:
             return self._plain(self._call("exec", "--process", str(self.directory / "process.json"), "probe"))
         finally:

@@ -222,6 +222,8 @@ def sysctls() -> Iterator[tuple[str, str]]:
 def kernel_files() -> Iterator[tuple[str, str]]:
     """Which of the kernel's files can be read and opened for writing; nothing is written."""
     for name in sorted(os.listdir("/proc")):
+        if name == "key-users":
+            continue  # whether there are keys depends on what was collected when
         path = f"/proc/{name}"
         if os.path.isdir(path):
             if not name.isdigit():
