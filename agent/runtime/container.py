@@ -134,12 +134,16 @@ def create(
                 if not plan.new_user:
                     userns.prepare(plan, supplied)
                 wires.supplied = list(supplied.binds.values())
-                for _, flag, path in plan.joins:
-                    wires.joins.append((_open_namespace(path), flag))
+                for kind, flag, path in plan.joins:
+                    if kind == "mount":
+                        wires.mounts_elsewhere = _open_namespace(path)
+                    else:
+                        wires.joins.append((_open_namespace(path), flag))
                 init.pid, init.pidfd = _clone(plan, cgroup, wires, supplied)
             finally:
-                for fd in [*(fd for fd, _ in wires.joins), *supplied.descriptors()]:
-                    os.close(fd)
+                for fd in [*(fd for fd, _ in wires.joins), *supplied.descriptors(), wires.mounts_elsewhere]:
+                    if fd >= 0:
+                        os.close(fd)
                 theirs.close()
                 cgroup.close()
             if meanwhile is not None:
