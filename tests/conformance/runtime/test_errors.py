@@ -1,4 +1,4 @@
-"""config.md "Valid values", "Extensibility" and the sentences that a value MUST obey: what is refused, before anything is made."""
+"""config.md "Valid values", "Extensibility" and the sentences that a value MUST obey: what is refused, and when."""
 
 from __future__ import annotations
 
