@@ -37,7 +37,7 @@ class Wires:
         self.gate = gate
         self.joins: list[tuple[int, int]] = []  # descriptor, CLONE_NEW flag
         self.supplied: list[int] = []  # mounts
-        # a mount namespace, joined once the root is whole: its parts are found by our paths, and the kernel lets nobody build on a
+        # a mount namespace, joined once the root is whole: its parts are found by our paths, and nobody may build on a
         # detached tree that comes from another mount namespace than his own
         self.mounts_elsewhere = -1
         self.root = -1  # of a container whose root no namespace leads to

@@ -1,4 +1,4 @@
-"""config-linux.md, intelRdt: an error where no resctrl is mounted. What is written where one is, has a unit test (test_resctrl)."""
+"""config-linux.md, intelRdt: an error where no resctrl is mounted. What is written where one is: test_resctrl."""
 
 from __future__ import annotations
 

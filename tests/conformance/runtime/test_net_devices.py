@@ -1,4 +1,4 @@
-"""config-linux.md, netDevices: links of the runtime's network namespace, which here is one of the test's own, made by unshare(1)."""
+"""config-linux.md, netDevices: links of the runtime's network namespace; here one of the test's own, made by unshare(1)."""
 
 from __future__ import annotations
 
@@ -142,4 +142,3 @@ def test_the_runtimes_own_network_is_no_place_to_move_to(runner: Runner) -> None
 
     with pytest.raises(InvalidConfig, match="the runtime's own"):
         runner.start("true", change=change)
-

@@ -40,7 +40,9 @@ def test_set_inside_only(runner: Runner, name: str, value: str) -> None:
     assert path.read_text() == before
 
 
-@pytest.mark.parametrize("name", ["kernel.panic", "vm.overcommit_memory", "fs.file-max", "kernel.core_pattern", "dev.cdrom.debug"])
+@pytest.mark.parametrize(
+    "name", ["kernel.panic", "vm.overcommit_memory", "fs.file-max", "kernel.core_pattern", "dev.cdrom.debug"]
+)
 def test_of_the_whole_machine_are_refused(runner: Runner, name: str) -> None:
     with pytest.raises(InvalidConfig, match=name):
         runner.plan("true", change=exactly({name: "1"}))
