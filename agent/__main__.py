@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 
 from agent import __version__
+from agent.containers.idranges import NodeRange
 from agent.down import down
 from agent.join import join, leave
 from agent.link.identity import Identity
 from agent.node import Node, NodeConfig
+from agent.protocol.codec import InvalidSpec
 from agent.protocol.errors import WharfError
 
 DEFAULT_HOME = "/var/lib/wharfinger/agent"
@@ -67,9 +69,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="an option of the graph driver; may be repeated",
     )
+    running.add_argument(
+        "--image-devices",
+        action="store_true",
+        default=os.environ.get("WHARF_AGENT_IMAGE_DEVICES") == "1",
+        help="unpack images that hold device nodes, instead of refusing them",
+    )
     running.add_argument("--network-prefix", default="wharf", help="of the names of bridges and nft tables")
     running.add_argument(
         "--protect-port", action="append", default=[], type=int, metavar="PORT", help="of this host, closed to containers"
+    )
+    running.add_argument(
+        "--userns-range",
+        default=os.environ.get("WHARF_AGENT_USERNS_RANGE", ""),
+        metavar="FIRST:COUNT",
+        help="host ids for containers with a user namespace, 65536 a tenant (default: 1879048192:134217728)",
     )
     running.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="an engine label; may be repeated")
     running.set_defaults(act=_run)
@@ -114,11 +128,20 @@ def _run(arguments: argparse.Namespace) -> None:
         cgroup_parent=arguments.cgroup_parent,
         graph_driver=arguments.graph_driver,
         storage_options=tuple(arguments.storage_opt),
+        image_devices=arguments.image_devices,
         network_prefix=arguments.network_prefix,
         protect_ports=tuple(arguments.protect_port),
+        userns_range=_userns_range(arguments.userns_range),
         labels=dict(item.partition("=")[::2] for item in arguments.label),
     )
     asyncio.run(_serve(config, Identity(arguments.home)))
+
+
+def _userns_range(text: str) -> NodeRange:
+    try:
+        return NodeRange.parse(text)
+    except InvalidSpec as error:
+        sys.exit(f"wharf-agent: {error.detail}")
 
 
 async def _serve(config: NodeConfig, identity: Identity) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from agent import __version__
 from agent.containers.containers import Containers
+from agent.containers.idranges import NodeRange
 from agent.containers.process import signal_number
 from agent.containers.wiring import Wiring
 from agent.images.images import ImageStore
@@ -32,6 +33,7 @@ from agent.protocol.errors import WharfError
 from agent.protocol.spec import ContainerSpec
 from agent.protocol.states import ContainerState
 from agent.storage import choose, elsewhere, working
+from agent.storage.limits import Rights
 from agent.supervisor.client import Supervisor
 from agent.upkeep import Upkeep
 from agent.volumes.store import VolumeStore
@@ -49,9 +51,11 @@ class NodeConfig:
     cgroup_parent: str = "/wharfinger"
     graph_driver: str | None = None  # None: what holds images already, else the best that works
     storage_options: tuple[str, ...] = ()  # "key=value" as Docker's --storage-opt
+    image_devices: bool = False  # whether layers may bring device nodes
     network_prefix: str = "wharf"
     labels: Mapping[str, str] = field(default_factory=dict)
     protect_ports: tuple[int, ...] = ()  # of this host: containers cannot reach them
+    userns_range: NodeRange = field(default_factory=NodeRange)  # host ids for containers with a user namespace
 
 
 class Node:
@@ -69,7 +73,8 @@ class Node:
         config = self._config
         logs_root = config.home / "supervisor"
         self._supervisor = await Supervisor.ensure(str(config.run), str(logs_root), config.cgroup_parent)
-        self._driver = choose(str(self._data), config.graph_driver, options=config.storage_options)
+        rights = Rights(keep_devices=config.image_devices)
+        self._driver = choose(str(self._data), config.graph_driver, rights=rights, options=config.storage_options)
         self._working_drivers = tuple(working(str(self._data)))
         self._images = ImageStore(
             str(self._data / "image" / self._driver.name), ContentStore(str(self._data / "content")), self._driver
@@ -87,6 +92,7 @@ class Node:
             cgroup_parent=config.cgroup_parent,
             logs_root=logs_root,
             elsewhere=elsewhere(str(self._data), self._driver.name),
+            id_range=config.userns_range,
         )
         await self.containers.open()
         self.link = Link(self._identity, self, Journal(config.home / "state" / "actions"), lambda: self.worker)

@@ -137,6 +137,7 @@ def _assignment(task: Task) -> TaskAssignment:
         image=task.image,
         generation=task.generation,
         fence=task.fence,
+        tenant=str(task.service.collection_id),
     )
 
 

@@ -26,8 +26,12 @@ def oci_config(
     sandbox: str | None,
     mounts: Iterable[Mount],
     cgroup_parent: str,
+    ids: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """`sandbox` is the network namespace to join, None for the host's. Raises `InvalidSpec` for wishes that cannot be had."""
+    """`sandbox` is the network namespace to join, None for the host's; `ids` the host's (first, count) of a container with a user
+    namespace. Raises `InvalidSpec` for wishes that cannot be had."""
+    if ids is not None and spec.privileged:
+        raise InvalidSpec("user_namespace: not for a privileged container; leave one of the two out", field="user_namespace")
     config = default_config(
         argv(spec, image_config),
         env=environment(spec, image_config, hostname=hostname, home=user.home),
@@ -41,6 +45,7 @@ def oci_config(
         capabilities=capabilities(spec),
         readonly_rootfs=spec.read_only,
         privileged=spec.privileged,
+        userns=None if ids is None else (ids[0], ids[0], ids[1]),
     )
     config["mounts"] += [
         {"destination": mount.target, "type": mount.type, "source": mount.source, "options": list(mount.options)}

@@ -28,6 +28,7 @@ from agent.containers.errors import (
     OtherDriverRunning,
 )
 from agent.containers.execution import Execution
+from agent.containers.idranges import IdRanges, NodeRange
 from agent.containers.live import Live, live_from
 from agent.containers.logchoice import is_kept, log_choice
 from agent.containers.logs import LogEntry, LogQuery, read_logs
@@ -43,6 +44,7 @@ from agent.protocol.states import ContainerState
 from agent.storage.driver import GraphDriver
 from agent.supervisor.client import Supervisor
 from agent.sys.mount import Mount
+from agent.volumes.mounts import shifted
 from agent.volumes.store import VolumeStore
 
 log = logging.getLogger(__name__)
@@ -66,7 +68,9 @@ class Containers:
         cgroup_parent: str,
         logs_root: Path,
         elsewhere: Mapping[str, str] | None = None,
+        id_range: NodeRange | None = None,
     ) -> None:
+        self._id_ranges = IdRanges(home / "idranges.json", id_range or NodeRange())
         self._elsewhere = dict(elsewhere or {})
         self.records = Records(home / "containers", self._elsewhere)
         self._supervisor = supervisor
@@ -182,10 +186,19 @@ class Containers:
 
     # -- transitions -----------------------------------------------------------------------------------------------------
 
-    async def create(self, spec: ContainerSpec, *, image_id: str, name: str = "", task_id: str = "", lease: float = 0.0) -> str:
+    async def create(
+        self,
+        spec: ContainerSpec,
+        *,
+        image_id: str,
+        name: str = "",
+        task_id: str = "",
+        lease: float = 0.0,
+        tenant: str = "",
+    ) -> str:
         """Make a container, not started; its id. For a task that has one already, that one's (a repeat after a crash).
 
-        `lease`: see TaskAssignment.
+        `lease`, `tenant`: see TaskAssignment.
         """
         if task_id and (known := self.of_task(task_id)):
             return known.id
@@ -204,6 +217,7 @@ class Containers:
             created=time.time(),
             task_id=task_id,
             stop_signal=stop_signal(spec, run_config),
+            tenant=tenant,
         )
         async with self._lock(container_id):
             try:
@@ -221,6 +235,10 @@ class Containers:
         mounts = await asyncio.to_thread(self._mounts, record, run_config, rootfs)
         directory = self.records.directory(record.id)
         sandbox, etc = await asyncio.to_thread(self._wiring.prepare, record.id, record.spec, record.name, directory)
+        ids = None
+        if record.spec.user_namespace:
+            ids = await asyncio.to_thread(self._id_ranges.of, record.tenant, self._tenants)
+            rootfs, mounts = shifted(rootfs[:1]) + rootfs[1:], self._volumes.shifted(mounts)
         config = oci_config(
             record.spec,
             run_config,
@@ -230,6 +248,7 @@ class Containers:
             sandbox=sandbox,
             mounts=[*etc, *mounts],
             cgroup_parent=self._cgroup_parent,
+            ids=ids,
         )
         self.records.put(record, config["process"])
         spec = record.spec
@@ -245,6 +264,10 @@ class Containers:
             lease=lease,
         )
         self._states[record.id] = await self._supervisor.state(record.id)
+
+    def _tenants(self) -> set[str]:
+        """Those with a range of ids in use."""
+        return {record.tenant for record in self.records if record.spec.user_namespace}
 
     def _user(self, text: str, rootfs: list[Mount]) -> Any:
         return resolve_user(text, read_text(rootfs, "etc/passwd"), read_text(rootfs, "etc/group"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.protocol.errors import Conflict, NotFound
+from agent.protocol.errors import Conflict, NotFound, Unavailable
 
 
 class NoSuchContainer(NotFound):
@@ -41,3 +41,9 @@ class OtherDriverRunning(Conflict):
             container=container_id,
             driver=driver,
         )
+
+
+class IdRangesExhausted(Unavailable):
+    """Every range of ids for user namespaces belongs to a tenant that has containers here."""
+
+    code = "id_ranges_exhausted"

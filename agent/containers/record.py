@@ -33,6 +33,7 @@ class Record:
     stop_signal: int = 15
     volumes: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
+    tenant: str = ""
 
 
 class Records:

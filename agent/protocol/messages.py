@@ -112,6 +112,7 @@ class TaskAssignment:
     generation: int = 0  # of the service spec
     fence: int = 0
     lease: float = 0.0  # exclusive: seconds that it may run on one granted heartbeat; 0 = not exclusive
+    tenant: str = ""  # whose it is, for what tenants must not share: ids of user namespaces
 
     def __post_init__(self) -> None:
         _check_id(self.task_id, "task_id")

@@ -50,6 +50,10 @@ class Bundle:
         process = self.config.get("process")
         return isinstance(process, dict) and bool(process.get("terminal"))
 
+    def replace(self, config: dict[str, Any], dumps: Callable[[dict[str, Any]], str]) -> None:
+        """Go on with another configuration than the bundle's."""
+        self.config, self.text = config, dumps(config).encode()
+
     def plan(self, id: str, cgroup_manager: str = "cgroupfs") -> Plan:
         return plans.compile(
             self.config, id=id, rootfs=None, cgroup_parent=CGROUP_PARENT, bundle=self.path, cgroup_manager=cgroup_manager

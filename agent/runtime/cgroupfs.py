@@ -25,7 +25,7 @@ def mount(root: int, step: MountStep, plan: Plan) -> int:
         made = _hierarchy(plan, tree.v2 or "", b"cgroup2", [], attributes)
         _put(plan, made, target)
         return made
-    params: Params = [(api.FSCONFIG_SET_STRING, b"mode", b"755", 0)]
+    params: Params = [(api.FSCONFIG_SET_STRING, b"source", b"tmpfs", 0), (api.FSCONFIG_SET_STRING, b"mode", b"755", 0)]
     top = api.new_filesystem(b"tmpfs", params, attributes & ~api.MOUNT_ATTR_RDONLY)
     if plan.new_mount:
         _put(plan, top, target)  # first: before Linux 6.15 nothing can be mounted on what is not
@@ -54,7 +54,8 @@ def _put(plan: Plan, made: int, target: int) -> None:
 
 def _hierarchy(plan: Plan, point: str, fstype: bytes, params: Params, attributes: int) -> int:
     if plan.new_cgroup:
-        return api.new_filesystem(fstype, params, attributes)
+        # what /proc/mounts shows as its device, as everywhere
+        return api.new_filesystem(fstype, [(api.FSCONFIG_SET_STRING, b"source", b"cgroup", 0), *params], attributes)
     path = Cgroup(plan.cgroup_path).path if plan.cgroup_path != NO_CGROUP else ""
     made = api.clone_tree(api.AT_FDCWD, (point + path).encode())
     api.set_attributes(made, attributes)

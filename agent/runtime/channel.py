@@ -23,6 +23,11 @@ class Channel:
     def __init__(self, sock: _socket.socket) -> None:
         self._socket = sock
 
+    @classmethod
+    def of(cls, fd: int) -> Channel:
+        """Over a descriptor that came from another process; it is ours from now on."""
+        return cls(_socket.socket(fileno=fd))
+
     def fileno(self) -> int:
         return self._socket.fileno()
 

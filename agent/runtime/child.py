@@ -10,7 +10,8 @@ import os
 
 from agent.protocol.errors import WharfError
 from agent.runtime import channel as wire
-from agent.runtime import devfs, hooks, labels, launch, lock, rootfs, spec
+from agent.runtime import devfs, hooks, idmap, labels, launch, lock, rootfs, spec
+from agent.runtime.privilege import privileged
 from agent.sys import cred, landlock, loopback, process, tty
 
 TYPE_CHECKING = False
@@ -27,7 +28,7 @@ class Wires:
     """The child's descriptors. `gate`: (start, status) of a container whose start is given by another process, or None."""
 
     __slots__ = (
-        "channel", "gate", "joins", "keep_fds", "keyring", "look_up", "mounts_elsewhere", "pivot",
+        "channel", "gate", "groups_denied", "joins", "keep_fds", "keyring", "look_up", "mounts_elsewhere", "ordinary", "pivot",
         "plain_newlines", "root", "stdio", "supplied",
     )  # fmt: skip
 
@@ -41,6 +42,8 @@ class Wires:
         # detached tree that comes from another mount namespace than his own
         self.mounts_elsewhere = -1
         self.root = -1  # of a container whose root no namespace leads to
+        self.ordinary = not privileged()  # the maker is not root, and we may do no more than he
+        self.groups_denied = False
         self.keep_fds = 0
         self.look_up = False
         self.pivot = True
@@ -105,17 +108,18 @@ def _init(plan: Plan, cgroup: Cgroup, wires: Wires, supplied: rootfs.Supplied, s
         os.setsid()
     else:
         wires.close_others(cgroup.tasks_fds + supplied.descriptors())
-        launch.isolate(plan.process)
+        launch.isolate(plan.process, dumpable=wires.ordinary and plan.new_user)
         progress.stage = "cgroup"
         cgroup.join()
         progress.stage = "namespaces"
         join(wires)
     if plan.new_user:
         progress.stage = "user namespace"
-        _become_root(wires, supplied, plan)
+        _become_root(wires, supplied)
     elif any(kind == "user" for kind, _, _ in plan.joins):
-        cred.set_ids(0, 0, [])  # the host's root has no id in there
-        process.prctl(process.PR_SET_DUMPABLE, 0)
+        take_root(wires)
+    elif wires.ordinary:
+        wires.groups_denied = idmap.groups_denied()  # root of a user namespace that our maker is in himself
     progress.stage = "namespaces"
     _own_namespaces(plan)
     if plan.net_devices:
@@ -134,9 +138,17 @@ def join(wires: Wires) -> None:
     for fd, flag in wires.joins:
         process.setns(fd, flag)
         os.close(fd)
+        if flag == process.CLONE_NEWUSER and wires.ordinary:
+            wires.groups_denied = idmap.groups_denied()  # now: a mount namespace is joined last, and may hold any /proc
 
 
-def _become_root(wires: Wires, supplied: rootfs.Supplied, plan: Plan) -> None:
+def take_root(wires: Wires) -> None:
+    """In a user namespace that was just entered: the host's user has no id there, or not that of its root."""
+    cred.set_ids(0, 0, None if wires.groups_denied else [])
+    process.prctl(process.PR_SET_DUMPABLE, 0)
+
+
+def _become_root(wires: Wires, supplied: rootfs.Supplied) -> None:
     """Wait for the maps, then take id 0 of the new namespace; the parent hands over what may not be mounted from inside."""
     wires.channel.send(b"U")
     payload, fds = _await(wires, b"G")
@@ -147,8 +159,8 @@ def _become_root(wires: Wires, supplied: rootfs.Supplied, plan: Plan) -> None:
             supplied.sysfs = fd
         else:
             supplied.binds[int(word)] = fd
-    cred.set_ids(0, 0, [])
-    process.prctl(process.PR_SET_DUMPABLE, 0)
+    wires.groups_denied = wires.ordinary and idmap.groups_denied()
+    take_root(wires)
 
 
 def _own_namespaces(plan: Plan) -> None:
@@ -184,8 +196,11 @@ def _filesystem(plan: Plan, wires: Wires, supplied: rootfs.Supplied, progress: P
         wires.channel.send(b"C", b"", [master])
         os.close(master)
     progress.stage = "sysctl"
-    if plan.sysctls:
-        rootfs.write_sysctls(plan.sysctls)
+    sysctls = plan.sysctls
+    if plan.new_user and any(kind == "network" for kind, _, _ in plan.joins):
+        sysctls = [item for item in sysctls if not rootfs.of_network(item)]  # written before we had left the host's namespace
+    if sysctls:
+        rootfs.write_sysctls(sysctls)
     progress.stage = "paths"
     rootfs.fence(root, plan)
     if "createContainer" in plan.hooks:
@@ -204,11 +219,7 @@ def _filesystem(plan: Plan, wires: Wires, supplied: rootfs.Supplied, progress: P
 def _launch(plan: Plan, wires: Wires, slave: int, progress: Progress) -> int:
     progress.stage = "process"
     if wires.keyring:
-        try:
-            process.join_session_keyring(b"_ses." + plan.id.encode())
-        except OSError as error:
-            if error.errno not in (1, 38, 122):  # EPERM, ENOSYS, EDQUOT: the container then has none of its own
-                raise
+        launch.keyring()
     launch.machine(plan)
     launch.enter_directory(plan.process.cwd, create=True)
     launch.limits(plan.process)
@@ -218,7 +229,7 @@ def _launch(plan: Plan, wires: Wires, slave: int, progress: Progress) -> int:
     locked = lock.prepare(plan.lock)  # by root: the user may not see /dev
     progress.stage = "capabilities"
     keep_admin = (plan.seccomp is not None or locked >= 0) and not plan.process.no_new_privs
-    launch.drop(plan.process, keep_admin)
+    launch.drop(plan.process, keep_admin, wires.groups_denied)
     if wires.look_up and plan.config.get("process") and (missing := launch.look_up(plan.process.args[0], env)):
         return missing
     progress.stage = "start"

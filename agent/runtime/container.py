@@ -83,6 +83,25 @@ class Init:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)  # not reaped by us, so the number is still its own
             raise
 
+    @classmethod
+    def taken(cls, plan: Plan, pid: int, start_time: int, pidfd: int, channel_fd: int, console_fd: int) -> Init:
+        """What another process created from the same plan and let go of with `let_go`."""
+        init = cls(plan, Cgroup(plan.cgroup_path), wire.Channel.of(channel_fd))
+        init.pid, init.start_time, init.pidfd, init.console_fd = pid, start_time, pidfd, console_fd
+        return init
+
+    @property
+    def staged(self) -> bool:
+        """Whether a first process joined namespaces for it: with `sibling`, a child that the caller's parent has to reap."""
+        return _two_stages(self._plan)
+
+    def let_go(self) -> list[int]:
+        """Descriptors that another process needs in order to go on: pidfd, channel, and the console if there is one."""
+        channel = self._channel
+        if channel is None:
+            raise RuntimeFailed("the container was started before", stage="start", errno=0)
+        return [self.pidfd, channel.fileno(), *([self.console_fd] if self.console_fd >= 0 else [])]
+
     def abandon(self) -> None:
         """Close the channel of a container that is started by another process, through its gate."""
         if self._channel is not None:
@@ -111,13 +130,15 @@ def create(
     pivot: bool = True,
     keyring: bool = True,
     look_up: bool = False,
+    sibling: bool = False,
     meanwhile: Callable[[], None] | None = None,
 ) -> Init:
     """Namespaces, cgroup, root filesystem, identity: everything but the exec, for which the child waits.
 
     Raises RuntimeFailed with extra.stage; nothing of a failed container is left. `gate`: (start, status) pipes through which
-    another process will start it. `look_up`: fail now (ExecFailed) when the program is not there. `meanwhile` is called while the
-    child sets itself up; what it raises undoes the creation. The calling process must have one thread.
+    another process will start it. `look_up`: fail now (ExecFailed) when the program is not there. `sibling`: the container
+    becomes a child of the caller's parent, who alone can reap it. `meanwhile` is called while the child sets itself up; what it
+    raises undoes the creation. The calling process must have one thread.
     """
     cgroup = Cgroup(plan.cgroup_path)
     cgroup.create(plan.resources, cgroup_owner(plan))
@@ -134,12 +155,8 @@ def create(
                 if not plan.new_user:
                     userns.prepare(plan, supplied)
                 wires.supplied = list(supplied.binds.values())
-                for kind, flag, path in plan.joins:
-                    if kind == "mount":
-                        wires.mounts_elsewhere = _open_namespace(path)
-                    else:
-                        wires.joins.append((_open_namespace(path), flag))
-                init.pid, init.pidfd = _clone(plan, cgroup, wires, supplied)
+                _open_joins(plan, wires)
+                init.pid, init.pidfd = _clone(plan, cgroup, wires, supplied, process.CLONE_PARENT if sibling else 0)
             finally:
                 for fd in [*(fd for fd, _ in wires.joins), *supplied.descriptors(), wires.mounts_elsewhere]:
                     if fd >= 0:
@@ -178,6 +195,14 @@ def _two_stages(plan: Plan) -> bool:
     return bool(plan.joins) and (plan.new_user or any(kind in ("user", "pid") for kind, _, _ in plan.joins))
 
 
+def _open_joins(plan: Plan, wires: child.Wires) -> None:
+    for kind, flag, path in plan.joins:
+        if kind == "mount":
+            wires.mounts_elsewhere = _open_namespace(path)
+        else:
+            wires.joins.append((_open_namespace(path), flag))
+
+
 def _open_namespace(path: str) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -194,13 +219,13 @@ def _supply(plan: Plan, supplied: rootfs.Supplied) -> None:
         raise RuntimeFailed(f"the root filesystem cannot be made: {error.strerror}", stage="rootfs", errno=error.errno) from error
 
 
-def _clone(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootfs.Supplied) -> tuple[int, int]:
+def _clone(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootfs.Supplied, parent: int) -> tuple[int, int]:
     if _two_stages(plan):
-        pid, pidfd = process.clone3(0, cgroup.unified_fd)
+        pid, pidfd = process.clone3(parent, cgroup.unified_fd)
         if pid == 0:
             child.guarded(wires, lambda progress: _first_stage(plan, cgroup, wires, supplied, progress))
         return pid, pidfd
-    pid, pidfd = process.clone3(plan.clone_flags, cgroup.unified_fd)
+    pid, pidfd = process.clone3(plan.clone_flags | parent, cgroup.unified_fd)
     if pid == 0:
         child.init(plan, cgroup, wires, supplied, staged=False)
     return pid, pidfd
@@ -211,7 +236,7 @@ def _first_stage(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootf
     from agent.runtime import launch
 
     wires.close_others(cgroup.tasks_fds + supplied.descriptors())
-    launch.isolate(plan.process)
+    launch.isolate(plan.process, dumpable=wires.ordinary and plan.new_user)
     progress.stage = "cgroup"
     cgroup.join()
     progress.stage = "namespaces"
@@ -220,6 +245,8 @@ def _first_stage(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootf
     if plan.new_user and any(kind == "network" for kind, _, _ in plan.joins):
         # sysfs shows a network namespace, and only its owner's user namespace may mount it
         supplied.sysfs = api.new_filesystem(b"sysfs", [], api.MOUNT_ATTR_RDONLY)
+        progress.stage = "sysctl"
+        rootfs.write_sysctls([item for item in plan.sysctls if rootfs.of_network(item)])
     told, tell = os.pipe2(os.O_CLOEXEC)
     pid, pidfd = process.clone3(plan.clone_flags | process.CLONE_PARENT)
     if pid == 0:

@@ -45,9 +45,10 @@ READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysr
 PIDS_LIMIT = 4096
 UMASK = 0o022
 
+PING_GROUPS = "net.ipv4.ping_group_range"
 SYSCTLS = {
     "net.ipv4.ip_unprivileged_port_start": "0",  # a service need not be root to listen on 80
-    "net.ipv4.ping_group_range": "0 2147483647",  # ping without NET_RAW
+    PING_GROUPS: "0 2147483647",  # ping without NET_RAW
 }
 
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -124,8 +125,10 @@ def default_config(
         namespaces.append({"type": "user"})
         linux["uidMappings"] = [{"containerID": 0, "hostID": uid_base, "size": size}]
         linux["gidMappings"] = [{"containerID": 0, "hostID": gid_base, "size": size}]
-    elif network is not None:
+    if network is not None:
         linux["sysctl"] = dict(SYSCTLS)
+        if userns is not None and not network:
+            linux["sysctl"][PING_GROUPS] = f"0 {userns[2] - 1}"  # such a network counts in the container's own ids
     if not privileged:
         linux["seccomp"] = default_profile(capabilities)
     names = list(capabilities)

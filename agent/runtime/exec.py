@@ -6,12 +6,12 @@ import os
 
 from agent.runtime import channel as wire
 from agent.runtime import child, container, devfs, labels, launch
-from agent.runtime.cgroup import Cgroup
+from agent.runtime.cgroup import Cgroup, files
 from agent.runtime.container import Init, Stdio
 from agent.runtime.errors import InvalidConfig, RuntimeFailed, WrongState
 from agent.runtime.plan import CLONE_FLAGS, Plan
 from agent.runtime.processplan import ProcessPlan
-from agent.sys import cred, process, tty
+from agent.sys import process, tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def exec_in(
             if not plan.new_mount:  # its root is in nobody's mount namespace, so joining does not lead there
                 wires.root = _open_root(plan, pid, target)
                 wires.supplied = [wires.root]
+            wires.groups_denied = wires.ordinary and _groups_denied(pid)
             _spawn(plan, what, cgroup, wires, init)
             theirs.close()
             container.converse(plan, init, ours, staged=True)
@@ -103,6 +104,11 @@ def _open_root(plan: Plan, pid: int, pidfd: int) -> int:
         os.close(root)
         raise WrongState(f"container {plan.id} is not running") from error
     return root
+
+
+def _groups_denied(pid: int) -> bool:
+    """Whether setgroups(2) is denied where `pid` is (user_namespaces(7))."""
+    return files.read(f"/proc/{pid}/setgroups").strip() == "deny"
 
 
 def _namespaces(plan: Plan) -> int:
@@ -170,8 +176,7 @@ def _launch(plan: Plan, what: ProcessPlan, wires: child.Wires, progress: child.P
     progress.stage = "isolate"
     os.setsid()
     if _namespaces(plan) & process.CLONE_NEWUSER:
-        cred.set_ids(0, 0, [])
-        process.prctl(process.PR_SET_DUMPABLE, 0)
+        child.take_root(wires)
     slave = -1
     if what.terminal:
         progress.stage = "console"
@@ -182,6 +187,7 @@ def _launch(plan: Plan, what: ProcessPlan, wires: child.Wires, progress: child.P
         wires.channel.send(b"C", b"", [master])
         os.close(master)
     progress.stage = "process"
+    launch.keyring()
     launch.machine(plan)
     launch.enter_directory(what.cwd, create=False)
     launch.limits(what)
@@ -190,7 +196,7 @@ def _launch(plan: Plan, what: ProcessPlan, wires: child.Wires, progress: child.P
     labelled = labels.prepare(what.labels)
     progress.stage = "capabilities"
     keep_admin = plan.seccomp is not None and not what.no_new_privs
-    launch.drop(what, keep_admin)
+    launch.drop(what, keep_admin, wires.groups_denied)
     wires.channel.send(b"R")
     labels.apply(labelled)
     progress.stage = "seccomp"

@@ -30,13 +30,15 @@ DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _callers_umask = 0o022  # as `isolate` found it
 
 
-def isolate(plan: ProcessPlan) -> None:
-    """First thing in any child: no inherited signal handlers, not readable by /proc, own session."""
+def isolate(plan: ProcessPlan, dumpable: bool = False) -> None:
+    """First thing in any child: no inherited signal handlers, not readable by /proc, own session. `dumpable`: not that yet, for
+    a user who is not root has to write the id maps there, and is refused the files of a process that is not."""
     import gc
 
     gc.disable()  # a collection would write to, and so copy, every page shared with the parent
     process.reset_signals()
-    process.prctl(process.PR_SET_DUMPABLE, 0)
+    if not dumpable:
+        process.prctl(process.PR_SET_DUMPABLE, 0)
     os.setsid()
     global _callers_umask
     _callers_umask = os.umask(0)
@@ -54,6 +56,15 @@ def limits(plan: ProcessPlan) -> None:
     if plan.scheduler is not None:
         process.sched_setattr(plan.scheduler)
     os.umask(_callers_umask if plan.umask is None else plan.umask)
+
+
+def keyring() -> None:
+    """A session keyring that is neither the caller's nor one that somebody made beforehand under a name of ours."""
+    try:
+        process.new_session_keyring()
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOSYS, errno.EDQUOT):  # the process then has none of its own
+            raise
 
 
 def machine(plan: Plan) -> None:
@@ -126,13 +137,16 @@ def with_home(plan: ProcessPlan) -> list[bytes]:
     return [*plan.env, b"HOME=" + home]
 
 
-def drop(plan: ProcessPlan, keep_admin: bool) -> None:
-    """Become the user with the plan's capabilities. `keep_admin`: hold CAP_SYS_ADMIN until the filter is loaded."""
+def drop(plan: ProcessPlan, keep_admin: bool, groups_denied: bool = False) -> None:
+    """Become the user with the plan's capabilities. `keep_admin`: hold CAP_SYS_ADMIN until the filter is loaded.
+    `groups_denied`: setgroups(2) is denied in this user namespace, so the caller's groups stay."""
+    if groups_denied and plan.groups:
+        raise InvalidConfig("process.user.additionalGids cannot be had: no range of group ids is mapped; see /etc/subgid")
     sets = plan.caps
     grantable = cred.permitted_capabilities()
     cred.drop_bounding(sets.bounding, sets.last)
     process.prctl(process.PR_SET_KEEPCAPS, 1)
-    cred.set_ids(plan.uid, plan.gid, plan.groups)
+    cred.set_ids(plan.uid, plan.gid, None if groups_denied else plan.groups)
     if keep_admin:
         held = (sets.permitted | caps.SYS_ADMIN) & grantable
         cred.set_capabilities(held, held, sets.inheritable & grantable)

@@ -138,9 +138,17 @@ def _step(fstype: str, source: str, target: str, options: Any, base: bool) -> Mo
         step.propagation = [(api.MS_PRIVATE, True)]
     if not bind and source and not step.remount:
         step.params.insert(0, (api.FSCONFIG_SET_STRING, b"source", step.source, 0))
+    if base and kind == "fs" and step.attr_set & api.MOUNT_ATTR_RDONLY and not _writable_below(step):
+        # the filesystem itself, too: a disk is then not written to, not even its journal
+        step.params.append((api.FSCONFIG_SET_FLAG, b"ro", None, 0))
     if len(step.lowers) == 1 and b":" in step.lowers[0]:  # the classic spelling: all in one option
         step.lowers = step.lowers[0].split(b":")
     return step
+
+
+def _writable_below(step: MountStep) -> bool:
+    """Whether only the mount is read-only: what we fill first, what is there already, and an overlay, which has no disk."""
+    return step.copy_up or step.target == b"dev" or step.remount or bool(step.lowers)
 
 
 def _option(step: MountStep, option: str) -> None:

@@ -12,6 +12,7 @@ import stat
 
 from agent.runtime import cgroupfs, devfs
 from agent.runtime.errors import InvalidConfig
+from agent.runtime.privilege import privileged
 from agent.runtime.targets import attach_detached, directory_in, target_in
 from agent.sys import fuse
 from agent.sys import mountapi as api
@@ -71,7 +72,8 @@ def build(plan: Plan, supplied: Supplied) -> int:
         mount = _mount(root_mount, step, made, plan)
         if step.target == b"dev" and mount >= 0:
             dev = mount
-    devfs.populate(root_mount, dev, plan, bind_only=plan.new_user)
+    joined = any(kind == "user" for kind, _, _ in plan.joins)
+    devfs.populate(root_mount, dev, plan, bind_only=plan.new_user or joined or not privileged())
     return root_mount
 
 
@@ -279,22 +281,26 @@ def _mask(root: int, paths: list[bytes]) -> None:
     what = os.fstat(null)
     if not stat.S_ISCHR(what.st_mode) or what.st_rdev != os.makedev(1, 3):
         raise OSError(19, "the host's /dev/null is not the null device")
-    empty = -1
+    nothing = api.MOUNT_ATTR_RDONLY | api.MOUNT_ATTR_NOSUID | api.MOUNT_ATTR_NOEXEC
+    params: list[tuple[int, bytes, bytes | None, int]]
+    covers: dict[bool, int] = {}  # one null and one empty tmpfs, of which all others are copies: whether of a directory
     for path in paths:
         target = _existing(root, path)
         if target < 0:
             continue
-        if not stat.S_ISDIR(os.fstat(target).st_mode):
-            cover = api.clone_tree(null)
-        elif empty < 0:  # one empty tmpfs for all directories
-            attributes = api.MOUNT_ATTR_RDONLY | api.MOUNT_ATTR_NOSUID | api.MOUNT_ATTR_NODEV | api.MOUNT_ATTR_NOEXEC
-            params: list[tuple[int, bytes, bytes | None, int]] = [(api.FSCONFIG_SET_STRING, b"nr_inodes", b"2", 0)]
-            params += [(api.FSCONFIG_SET_STRING, b"mode", b"755", 0), (api.FSCONFIG_SET_FLAG, b"ro", None, 0)]
-            cover = empty = api.new_filesystem(b"tmpfs", params, attributes)
+        directory = stat.S_ISDIR(os.fstat(target).st_mode)
+        if directory in covers:
+            cover = api.clone_tree(covers[directory])
+        elif directory:
+            words = {b"source": b"tmpfs", b"nr_inodes": b"2", b"mode": b"755"}
+            params = [(api.FSCONFIG_SET_STRING, key, value, 0) for key, value in words.items()]
+            params.append((api.FSCONFIG_SET_FLAG, b"ro", None, 0))
+            cover = covers[True] = api.new_filesystem(b"tmpfs", params, nothing | api.MOUNT_ATTR_NODEV)
         else:
-            cover = api.clone_tree(empty)
+            cover = covers[False] = api.clone_tree(null)
+            api.set_attributes(cover, nothing)
         api.attach(cover, target)
-        if cover != empty:
+        if cover != covers[directory]:
             os.close(cover)
         os.close(target)
     os.close(null)
@@ -307,6 +313,11 @@ def _existing(root: int, path: bytes) -> int:
         if error.errno in (2, 20):  # ENOENT, ENOTDIR
             return -1
         raise
+
+
+def of_network(sysctl: tuple[bytes, bytes]) -> bool:
+    """Whether it is the network namespace's: its owner alone may write it."""
+    return sysctl[0].startswith(b"net/")
 
 
 def write_sysctls(sysctls: list[tuple[bytes, bytes]]) -> None:

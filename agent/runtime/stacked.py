@@ -1,5 +1,8 @@
-"""An overlay on a kernel before 6.7, which takes layers neither one by one nor as a long fsconfig string: mount(2) with a page of
-options, in a mount namespace of a helper's own, whence it comes as a detached mount like any other."""
+"""An overlay by mount(2) with a page of options, in a mount namespace of a helper's own, whence it comes as a detached mount.
+
+For kernels that take layers neither one by one nor as a long fsconfig string (before 6.7), or shifted ones not by descriptor
+(before 6.13).
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,14 @@ if TYPE_CHECKING:
 PAGE = 4095  # bytes of options that mount(2) takes
 
 
-def overlay(step: MountStep, attributes: int) -> int:
-    """A detached mount of the overlay. OSError as the kernel gives it, InvalidConfig for too many layers."""
+def overlay(step: MountStep, attributes: int, owner: int = -1) -> int:
+    """A detached mount of the overlay. `owner`: a user namespace to shift its layers into (Linux 5.19). OSError as the kernel
+    gives it, InvalidConfig for too many layers."""
     ours, theirs = wire.pair()
     try:
         pid, pidfd = process.clone3(process.CLONE_NEWNS)
         if pid == 0:
-            _make(step, attributes, theirs)
+            _make(step, attributes, owner, theirs)
         theirs.close()
         kind, payload, fds = ours.receive()
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
@@ -42,9 +46,11 @@ def overlay(step: MountStep, attributes: int) -> int:
     raise OSError(number, f"mount overlay: {text}")
 
 
-def _make(step: MountStep, attributes: int, channel: Channel) -> NoReturn:
+def _make(step: MountStep, attributes: int, owner: int, channel: Channel) -> NoReturn:
     try:
         api.set_attributes(api.AT_FDCWD, 0, propagation=api.MS_PRIVATE, recursive=True, path=b"/")
+        if owner >= 0:
+            _shift(step, owner)
         options = _options(step)
         if len(options) > PAGE:
             count = len(step.lowers)
@@ -60,6 +66,23 @@ def _make(step: MountStep, attributes: int, channel: Channel) -> NoReturn:
         channel.send(b"E", wire.pack_failure("mount", error.errno or 0, error.strerror or ""))
     finally:
         os._exit(0)
+
+
+def _shift(step: MountStep, owner: int) -> None:
+    """Cover each layer by a shifted view of itself: overlay takes nothing but what is mounted in its maker's namespace."""
+    places = [*step.lowers, *{os.path.dirname(path) for path in writable(step).values()}]
+    views = [(place, api.clone_tree(api.AT_FDCWD, place)) for place in places]  # all, before one hides another
+    for place, view in views:
+        api.set_attributes(view, api.MOUNT_ATTR_IDMAP, userns_fd=owner)
+        api.attach_at(view, place)
+
+
+def writable(step: MountStep) -> dict[bytes, bytes]:
+    """upperdir and workdir, if there are any. Shifted ones must lie side by side: overlay wants them on one mount."""
+    places = {key: value for _, key, value, _ in step.params if key in (b"upperdir", b"workdir") and value}
+    if step.idmap and len({os.path.dirname(path) for path in places.values()}) > 1:
+        raise InvalidConfig("upperdir and workdir must lie in one directory, to be shifted together")
+    return places
 
 
 def _options(step: MountStep) -> bytes:

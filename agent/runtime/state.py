@@ -71,6 +71,13 @@ class StateDirectory:
     def cgroup(self) -> Cgroup:
         return Cgroup(self.state()["cgroup_path"])
 
+    def pids(self) -> list[int]:
+        """Every process of the container: by its cgroup, or without one by its pid namespace."""
+        cgroup = self.cgroup()
+        if cgroup.exists():
+            return cgroup.pids()
+        return _in_pid_namespace_of(self.state()["pid"]) if self.alive() else []
+
     def alive(self) -> bool:
         state = self.state()
         return state["boot_id"] == boot_id() and is_alive(state["pid"], state["start_time"])
@@ -152,6 +159,22 @@ def every(root: str) -> list[StateDirectory]:
     except FileNotFoundError:
         return []
     return [StateDirectory(root, name) for name in names if os.path.exists(os.path.join(root, name, "state.json"))]
+
+
+def _in_pid_namespace_of(pid: int) -> list[int]:
+    """Ascending; `pid` alone when its namespace is ours."""
+    wanted = _pid_namespace(pid)
+    if not wanted or wanted == _pid_namespace(os.getpid()):
+        return [pid]
+    return sorted(int(name) for name in os.listdir("/proc") if name.isdigit() and _pid_namespace(int(name)) == wanted)
+
+
+def _pid_namespace(pid: int) -> int:
+    """Its inode; 0 when the process is gone, or somebody else's."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/pid").st_ino
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return 0
 
 
 def boot_id() -> str:

@@ -6,9 +6,10 @@ bind source and the root filesystem are copied or mounted here, detached, and ha
 
 from __future__ import annotations
 
+import errno
 import os
 
-from agent.runtime import rootfs
+from agent.runtime import idmap, rootfs
 from agent.runtime.errors import InvalidConfig, RuntimeFailed
 from agent.sys import cred, process
 from agent.sys import mountapi as api
@@ -29,8 +30,7 @@ def mapped(uid_map: str, gid_map: str) -> int:
         os.read(told, 1)  # until the namespace has been opened, or our parent is gone
         os._exit(0)
     try:
-        _write(f"/proc/{pid}/uid_map", uid_map)
-        _write(f"/proc/{pid}/gid_map", gid_map)
+        idmap.write(pid, uid_map, gid_map)
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(told)
@@ -57,11 +57,23 @@ def _own_maps(step: MountStep) -> int:
 
 def _shifted(mount: int, step: MountStep, owner: int) -> int:
     try:
-        api.set_attributes(mount, api.MOUNT_ATTR_IDMAP, userns_fd=owner, recursive=step.idmap_all)
-    except OSError:
+        _shift(mount, step.source or step.fstype, owner, step.idmap_all)
+    except BaseException:
         os.close(mount)
         raise
     return mount
+
+
+def _shift(mount: int, what: bytes, owner: int, recursive: bool = False) -> None:
+    try:
+        api.set_attributes(mount, api.MOUNT_ATTR_IDMAP, userns_fd=owner, recursive=recursive)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise InvalidConfig(
+            f"{os.fsdecode(what)} lies on a file system that this kernel cannot show with shifted ids; move it to ext4, xfs or"
+            " btrfs, or leave the user namespace (idmap) out"
+        ) from error
 
 
 def serve(plan: Plan, pid: int, channel: Channel) -> None:
@@ -76,8 +88,12 @@ def serve(plan: Plan, pid: int, channel: Channel) -> None:
 
 
 def _serve(plan: Plan, pid: int, channel: Channel) -> None:
-    _write(f"/proc/{pid}/uid_map", plan.uid_map)
-    _write(f"/proc/{pid}/gid_map", plan.gid_map)
+    if os.geteuid():
+        _refuse_shifts(plan)
+        idmap.write(pid, plan.uid_map, plan.gid_map)
+        channel.send(b"G")  # what there is to mount, the child can reach as well as we can, and only it may mount
+        return
+    idmap.write(pid, plan.uid_map, plan.gid_map)
     made: list[tuple[bytes, int]] = []
     owner = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -97,6 +113,12 @@ def _serve(plan: Plan, pid: int, channel: Channel) -> None:
             os.close(fd)
 
 
+def _refuse_shifts(plan: Plan) -> None:
+    for step in (*plan.rootfs, *plan.mounts):
+        if step.idmap:
+            raise InvalidConfig(f"mount of '/{step.target.decode()}' with shifted ids is for root alone; leave idmap out")
+
+
 def _bind(step: MountStep, owner: int) -> int:
     mount = rootfs.bind(step)
     return _shifted(mount, step, owner) if step.idmap else mount
@@ -108,10 +130,10 @@ def _root(plan: Plan, owner: int) -> int:
         return rootfs.root_filesystem(step)
     if step.kind == "bind":
         mount = api.clone_tree(api.AT_FDCWD, step.source)
-        api.set_attributes(mount, api.MOUNT_ATTR_IDMAP | step.attr_set, userns_fd=owner, propagation=api.MS_PRIVATE)
-        return mount
+        api.set_attributes(mount, step.attr_set, propagation=api.MS_PRIVATE)
+        return _shifted(mount, step, owner)
     if step.fstype != b"overlay":
-        raise InvalidConfig(f"a root filesystem of type {step.fstype.decode()} cannot be shifted into a user namespace")
+        return _shifted(rootfs.root_filesystem(step), step, owner)
     # overlay works in its upper layer as whoever mounted it, and the host's root has no id in a shifted layer
     cred.set_filesystem_ids(_root_id(plan.uid_map), _root_id(plan.gid_map))
     try:
@@ -130,13 +152,25 @@ def _root_id(id_map: str) -> int:
 
 
 def _shifted_overlay(step: MountStep, owner: int) -> int:
-    """An overlay cannot be shifted as a whole (EINVAL): shift each layer, then stack them by descriptor (Linux 6.13)."""
+    """An overlay cannot be shifted as a whole (EINVAL): shift each layer, then stack them."""
+    from agent.runtime import stacked
+
+    places = stacked.writable(step)
+    try:
+        return _by_descriptor(step, places, owner)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # before Linux 6.13, and before 6.5
+            raise
+    return stacked.overlay(step, step.attr_set, owner)
+
+
+def _by_descriptor(step: MountStep, places: dict[bytes, bytes], owner: int) -> int:
     open_fds: list[int] = []
 
     def shifted(path: bytes) -> int:
         fd = api.clone_tree(api.AT_FDCWD, path)
         open_fds.append(fd)
-        api.set_attributes(fd, api.MOUNT_ATTR_IDMAP, userns_fd=owner)
+        _shift(fd, path, owner)
         return fd
 
     def below(directory: int, name: bytes) -> int:
@@ -148,12 +182,8 @@ def _shifted_overlay(step: MountStep, owner: int) -> int:
         params: list[tuple[int, bytes, bytes | None, int]] = [
             (api.FSCONFIG_SET_FD, b"lowerdir+", None, shifted(lower)) for lower in step.lowers
         ]
-        places = {key: value for _, key, value, _ in step.params if key in (b"upperdir", b"workdir") and value}
-        if places:  # both have to lie on one mount
-            parents = {os.path.dirname(path) for path in places.values()}
-            if len(parents) != 1:
-                raise InvalidConfig("upperdir and workdir must lie in one directory, to be shifted together")
-            parent = shifted(parents.pop())
+        if places:
+            parent = shifted(os.path.dirname(next(iter(places.values()))))
             for key, path in places.items():
                 params.append((api.FSCONFIG_SET_FD, key, None, below(parent, os.path.basename(path))))
         params += [param for param in step.params if param[1] not in places]
@@ -161,11 +191,3 @@ def _shifted_overlay(step: MountStep, owner: int) -> int:
     finally:
         for fd in open_fds:
             os.close(fd)
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)

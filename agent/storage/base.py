@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import IO, ClassVar
 
-from agent.storage import durable, trees
+from agent.storage import devices, durable, trees
 from agent.storage.driver import ApplyResult, Change
 from agent.storage.errors import DigestMismatch, DriverFailed, LayerInUse, LayerUnknown, SizeUnsupported, disk_full_explained
 from agent.storage.extract import Extracted, extract
@@ -130,6 +130,7 @@ class DirectoryDriver(ABC):
                         f"the unpacked layer has diff_id {extracted.diff_id}, which the image's configuration does not name",
                         diff_id=extracted.diff_id,
                     )
+                devices.make(directory, extracted.devices)
                 self._finish_layer(directory, parent, extracted)
             layer = Layer(found, parent, extracted.diff_id, extracted.size, extracted.tar_size)
             if chain is not None:

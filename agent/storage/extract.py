@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import IO, Any, Final
 
 import agent
+from agent.storage.devices import Device
 from agent.storage.errors import DigestMismatch, ExtractionFailed, from_dict
 from agent.storage.helper import ISOLATED, NOT_ISOLATED
 from agent.storage.limits import Limits, Rights
@@ -27,7 +28,10 @@ _IDENTITY: Final = b"0 0 4294967295\n"
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """What came out. Digests as "algorithm:hex"; `size` sums the files, `tar_size` is the plain archive's length."""
+    """What came out. Digests as "algorithm:hex"; `size` sums the files, `tar_size` is the plain archive's length.
+
+    `devices` are fifos as yet: `devices.make` is for the caller, who has the right to it.
+    """
 
     compressed: str
     diff_id: str
@@ -37,6 +41,7 @@ class Extracted:
     root_seen: bool
     opaque: tuple[bytes, ...]
     implicit: tuple[bytes, ...]
+    devices: tuple[Device, ...]
 
 
 def extract(
@@ -149,6 +154,7 @@ def _converse(child: subprocess.Popen[bytes], go_fd: int, pump: _Pump | None, se
         text = stdout.read(_MAX_ANSWER)
     finally:
         timer.cancel()
+        timer.join()
     if expired.is_set():
         raise ExtractionFailed(f"the layer was not unpacked within {seconds} s")
     if pump:
@@ -190,4 +196,5 @@ def _judge(answer: dict[str, Any], compressed: str | None) -> Extracted:
         root_seen=bool(answer["root_seen"]),
         opaque=tuple(str(path).encode("latin-1") for path in answer["opaque"]),
         implicit=tuple(str(path).encode("latin-1") for path in answer["implicit"]),
+        devices=tuple(Device.parse(item) for item in answer["devices"]),
     )

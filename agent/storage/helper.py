@@ -154,4 +154,5 @@ def _unpack(limits: Limits, rights: Rights, config: dict[str, Any]) -> dict[str,
         "root_seen": unpacker.root_seen,
         "opaque": [path.decode("latin-1") for path in sorted(unpacker.tree.opaque)],
         "implicit": [path.decode("latin-1") for path in sorted(unpacker.tree.implicit)],
+        "devices": [(path.decode("latin-1"), *device) for path, device in sorted(unpacker.tree.devices.items())],
     }

@@ -24,7 +24,8 @@ class LayerTree:
     """`merged`: the directory began as a copy of the parent layer; else it holds this layer alone, as overlayfs wants it.
 
     `written` (merged only) are the paths this layer made, which its own whiteouts spare; `opaque` the directories whose lower
-    content is hidden; `implicit` those that the archive never names.
+    content is hidden; `implicit` those that the archive never names; `devices` the fifos that stand for device nodes, with
+    (kind, major, minor).
     """
 
     def __init__(self, root_fd: int, *, merged: bool) -> None:
@@ -34,6 +35,7 @@ class LayerTree:
         self.written: set[bytes] = set()
         self.opaque: set[bytes] = set()
         self.implicit: set[bytes] = set()
+        self.devices: dict[bytes, tuple[str, int, int]] = {}
 
     # --- directories ---------------------------------------------------------------------------------------------------------
 
@@ -86,6 +88,7 @@ class LayerTree:
         if implicit and own:
             raise LayerInvalid(f"{show(path)}: a parent is not a directory but a link or file of this layer", rule="parent_link")
         os.unlink(name, dir_fd=parent)
+        self.devices.pop(path, None)
         os.mkdir(name, 0o755, dir_fd=parent)
         # Something stood here that hid the lower layers' directory of this name: it must not shine through the new one.
         self.opaque.add(path)
@@ -100,6 +103,7 @@ class LayerTree:
 
     def clear(self, parent: int, name: bytes, path: bytes) -> None:
         """Make room for a new entry of this name."""
+        self.devices.pop(path, None)
         try:
             os.unlink(name, dir_fd=parent)
         except FileNotFoundError:
@@ -116,6 +120,8 @@ class LayerTree:
             os.close(self._cache.pop(cached))
         for gone in (self.written, self.opaque, self.implicit):
             gone.difference_update([known for known in gone if known == path or known.startswith(prefix)])
+        for known in [known for known in self.devices if known == path or known.startswith(prefix)]:
+            del self.devices[known]
         trees.remove(name, parent)
 
     # --- whiteouts -----------------------------------------------------------------------------------------------------------

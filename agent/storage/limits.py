@@ -27,8 +27,10 @@ class Rights:
     """Which privileges files of an image keep on this node.
 
     Set-user-id programs and file capabilities are safe only where the container's root is not the node's: without user
-    namespaces they are stripped at extraction.
+    namespaces they are stripped at extraction. A layer that holds device nodes is refused unless they are kept; who may open one
+    in a container is its device controller's matter.
     """
 
     keep_setuid: bool = False
     keep_capabilities: bool = False
+    keep_devices: bool = False

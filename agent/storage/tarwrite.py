@@ -12,7 +12,7 @@ from typing import Final
 
 from agent.storage import trees
 from agent.storage.layer_tree import OPAQUE, WHITEOUT
-from agent.storage.tarread import BLOCK, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK
+from agent.storage.tarread import BLOCK, BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK
 from agent.sys import fs
 
 _PIECE: Final = 1 << 20
@@ -38,9 +38,10 @@ def header(
     size: int = 0,
     mtime_ns: int = 0,
     link: bytes = b"",
+    device: int = 0,
     extra: dict[bytes, bytes] | None = None,
 ) -> bytes:
-    """One entry's header blocks: a pax header first when ustar's fields cannot say it."""
+    """One entry's header blocks: a pax header first when ustar's fields cannot say it. `device` is a node's number, a dev_t."""
     records = dict(extra or {})
     if len(name) > 100 or not name.isascii():
         records[b"path"] = name
@@ -55,9 +56,9 @@ def header(
     blocks = b""
     if records:
         body = b"".join(_record(key, value) for key, value in sorted(records.items()))
-        blocks = _ustar(b"PaxHeaders/" + os.path.basename(name.rstrip(b"/"))[:80], b"x", 0o644, 0, 0, len(body), 0, b"")
+        blocks = _ustar(b"PaxHeaders/" + os.path.basename(name.rstrip(b"/"))[:80], b"x", 0o644, 0, 0, len(body), 0, b"", 0)
         blocks += body + bytes(-len(body) % BLOCK)
-    return blocks + _ustar(name[:100], kind, mode, uid, gid, size, seconds, link[:100])
+    return blocks + _ustar(name[:100], kind, mode, uid, gid, size, seconds, link[:100], device)
 
 
 def _pax_time(mtime_ns: int) -> bytes:
@@ -74,7 +75,7 @@ def _record(key: bytes, value: bytes) -> bytes:
     return b"%d %s=%s\n" % (total, key, value)
 
 
-def _ustar(name: bytes, kind: bytes, mode: int, uid: int, gid: int, size: int, seconds: int, link: bytes) -> bytes:
+def _ustar(name: bytes, kind: bytes, mode: int, uid: int, gid: int, size: int, seconds: int, link: bytes, device: int) -> bytes:
     block = bytearray(BLOCK)
     block[0 : len(name)] = name
     for start, width, value, limit in (
@@ -88,6 +89,8 @@ def _ustar(name: bytes, kind: bytes, mode: int, uid: int, gid: int, size: int, s
     block[156:157] = kind
     block[157 : 157 + len(link)] = link
     block[257:265] = b"ustar\x0000"
+    if device:
+        block[329:344] = b"%07o\0%07o" % (os.major(device), os.minor(device))
     block[148:156] = b"        "
     block[148:155] = b"%06o\0" % sum(block)
     return bytes(block)
@@ -109,7 +112,10 @@ class TreeWriter:
         return header(os.path.join(path, OPAQUE), REGULAR, 0)
 
     def entry(self, path: bytes, name: bytes, dir_fd: int, info: os.stat_result) -> Iterator[bytes]:
-        """The entry `path`, which is `name` in `dir_fd`. Sockets and devices are left out: they mean nothing elsewhere."""
+        """The entry `path`, which is `name` in `dir_fd`. Sockets are left out: they mean nothing elsewhere.
+
+        So is a character device 0:0, which overlayfs would take for a whiteout. Special files have no attributes to keep.
+        """
         if stat.S_ISDIR(info.st_mode):
             yield _head(path + b"/", DIRECTORY, info, extra=_portable(dir_fd, name))
             return
@@ -122,6 +128,8 @@ class TreeWriter:
             yield _head(path, SYMLINK, info, link=os.readlink(name, dir_fd=dir_fd))
         elif stat.S_ISFIFO(info.st_mode):
             yield _head(path, FIFO, info)
+        elif stat.S_ISBLK(info.st_mode) or (stat.S_ISCHR(info.st_mode) and info.st_rdev):
+            yield _head(path, CHAR if stat.S_ISCHR(info.st_mode) else BLOCK_DEVICE, info, device=info.st_rdev)
 
 
 def _head(
@@ -131,12 +139,12 @@ def _head(
     *,
     size: int = 0,
     link: bytes = b"",
+    device: int = 0,
     extra: dict[bytes, bytes] | None = None,
 ) -> bytes:
     mode = stat.S_IMODE(info.st_mode)
-    return header(
-        path, kind, mode, uid=info.st_uid, gid=info.st_gid, mtime_ns=info.st_mtime_ns, size=size, link=link, extra=extra
-    )
+    owner = {"uid": info.st_uid, "gid": info.st_gid}
+    return header(path, kind, mode, **owner, mtime_ns=info.st_mtime_ns, size=size, link=link, device=device, extra=extra)
 
 
 def _file(path: bytes, name: bytes, dir_fd: int) -> Iterator[bytes]:

@@ -16,6 +16,7 @@ import stat
 from typing import Any, Final
 
 from agent.storage import tarread, trees
+from agent.storage.devices import MAX_MAJOR, MAX_MINOR, Device
 from agent.storage.errors import LayerInvalid, LayerTooLarge, NoSpace
 from agent.storage.layer_tree import PATH_DIRECTORY, WHITEOUT, LayerTree, show
 from agent.storage.limits import Limits, Rights
@@ -37,6 +38,7 @@ class Unpacker:
         self._rights = rights
         self._merged = merged
         self.tree = LayerTree(root_fd, merged=merged)
+        self._mode_bits = 0o7777 if rights.keep_setuid else 0o1777
         self._times: dict[bytes, int] = {}
         self.root_seen = False
         self.entries = 0
@@ -101,10 +103,6 @@ class Unpacker:
     def _make(self, entry: Entry, parts: list[bytes], reader: TarReader) -> None:
         maker = self._MAKERS.get(entry.type)
         if maker is None:
-            if entry.type in (tarread.CHAR, tarread.BLOCK_DEVICE):
-                raise LayerInvalid(
-                    f"{show(entry.name)}: device nodes are refused; exclude ./dev/* from the archive", rule="device"
-                )
             raise LayerInvalid(f"{show(entry.name)}: entry type {entry.type!r} is not known", rule="type")
         if entry.name.endswith(b"/") and entry.type == tarread.REGULAR:
             raise LayerInvalid(f"{show(entry.name)}: a file's name ends with '/'", rule="header")
@@ -176,6 +174,8 @@ class Unpacker:
                 raise self._outside(entry)
             self.tree.clear(parent, name, path)
             os.link(target[-1], name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+            if target_path in self.tree.devices:
+                self.tree.devices[path] = self.tree.devices[target_path]
         except FileNotFoundError as error:
             raise self._outside(entry) from error
         finally:
@@ -207,8 +207,22 @@ class Unpacker:
         os.mkfifo(name, 0o600, dir_fd=parent)
         os.chown(name, _id(entry.uid), _id(entry.gid), dir_fd=parent, follow_symlinks=False)
         # We made it a moment ago in a directory that only we write, so the name cannot be a link.
-        os.chmod(name, entry.mode & 0o777, dir_fd=parent)
+        os.chmod(name, entry.mode & self._mode_bits, dir_fd=parent)
         os.utime(name, ns=(_time(entry), _time(entry)), dir_fd=parent, follow_symlinks=False)
+
+    def _device(self, entry: Entry, parent: int, name: bytes, path: bytes, reader: TarReader) -> None:
+        """A fifo with everything but its kind and numbers, which `devices.make` gives it: this process may make no devices."""
+        if not self._rights.keep_devices:
+            raise LayerInvalid(
+                f"{show(entry.name)}: device nodes are refused; exclude ./dev/* from the archive, or run the node with"
+                " --image-devices",
+                rule="device",
+            )
+        device = Device(path, "c" if entry.type == tarread.CHAR else "b", entry.major, entry.minor)
+        if device.is_whiteout or not (0 <= entry.major <= MAX_MAJOR and 0 <= entry.minor <= MAX_MINOR):
+            raise LayerInvalid(f"{show(entry.name)}: {entry.major}:{entry.minor} is no device that can be made", rule="device")
+        self._fifo(entry, parent, name, path, reader)
+        self.tree.devices[path] = (device.kind, device.major, device.minor)
 
     _MAKERS: Final[dict[bytes, Any]] = {
         tarread.DIRECTORY: _directory,
@@ -216,6 +230,8 @@ class Unpacker:
         tarread.HARDLINK: _hard_link,
         tarread.SYMLINK: _symlink,
         tarread.FIFO: _fifo,
+        tarread.CHAR: _device,
+        tarread.BLOCK_DEVICE: _device,
     }
 
     # --- attributes ----------------------------------------------------------------------------------------------------------
@@ -223,8 +239,7 @@ class Unpacker:
     def _attributes(self, fd: int, entry: Entry) -> None:
         _time(entry)
         os.fchown(fd, _id(entry.uid), _id(entry.gid))
-        keep = 0o7777 if self._rights.keep_setuid or entry.type == tarread.DIRECTORY else 0o1777
-        os.fchmod(fd, entry.mode & keep)
+        os.fchmod(fd, entry.mode & (0o7777 if entry.type == tarread.DIRECTORY else self._mode_bits))
         for key, value in entry.xattrs.items():
             # trusted.*, other security.* and overlayfs' own attributes would speak to our kernel, not to the container.
             ordinary = key.startswith(b"user.") and not key.startswith(b"user.overlay.")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 
 from agent.protocol.errors import WharfError
-from agent.supervisor import durable
+from agent.supervisor import durable, keepsakes
 from agent.supervisor.container import Container
 from agent.supervisor.house import House
 from agent.supervisor.loop import report
-from agent.supervisor.processes import Process, start_time
+from agent.supervisor.processes import Process
 from agent.supervisor.record import CREATED, PAUSED, RUNNING, Record, boot_id
+from agent.supervisor.sameness import open_same
 from agent.supervisor.server import Pending
+from agent.supervisor.shims import Shim
 from agent.supervisor.specification import Specification
 
 TYPE_CHECKING = False
@@ -46,6 +48,7 @@ def _container(house: House, id_: str, handed: dict[str, Any] | None) -> None:
     house.roster.add(container)
     if handed and handed["streams"] is not None:
         container.streams.restore(handed["streams"])
+    container.run.shim = Shim.load(house.processes, directory)
     pidfd = handed["pidfd"] if handed and handed["pidfd"] >= 0 else open_same(record.pid, record.start_time, record.boot_id)
     if record.state == CREATED:
         container.discard_waiting(pidfd)
@@ -55,14 +58,24 @@ def _container(house: House, id_: str, handed: dict[str, Any] | None) -> None:
         container.lost(STORE_GRACE if record.boot_id == boot_id() else 0.0)
     else:
         container.adopt(None)
+    if container.process is None:
+        container.run.end_shim()  # whatever it kept is on record
     _execs(container, handed["execs"] if handed else {})
 
 
 def _living(house: House, container: Container, pidfd: int) -> None:
     record = container.record
-    if not container.streams.sources and not container.spec.terminal:
+    found = bool(container.streams.sources)  # an upgrade handed them over
+    if not found and not container.spec.terminal:
         container.streams.open_fifos()
     container.adopt(house.processes.track(record.pid, pidfd, record.start_time, container.ended))
+    if container.run.shim is not None and not found:
+        kept = container.run.shim.kept()
+        try:
+            keepsakes.take_back(container, record.pid, record.start_time, kept)
+        finally:
+            for fd in kept.values():
+                os.close(fd)
 
 
 def _execs(container: Container, handed: dict[str, Any]) -> None:
@@ -104,6 +117,9 @@ def _discard(house: House, id_: str, directory: str, spec: Specification | None)
         if pidfd >= 0:
             Process(init["pid"], pidfd, init["start_time"], lambda _exit: None).send(9)
             os.close(pidfd)
+    shim = Shim.load(house.processes, directory)
+    if shim is not None:
+        shim.end()
     if spec is not None:
         cgroup = house.context.runtime.cgroup(id_, spec.cgroups_path)
         try:
@@ -112,17 +128,3 @@ def _discard(house: House, id_: str, directory: str, spec: Specification | None)
         except OSError as error:
             report(error)
     durable.remove_tree(directory)
-
-
-def open_same(pid: int, started: int, boot: str) -> int:
-    """A pidfd of that very process, or -1: pids come round again, so start time and boot are compared after the opening."""
-    if pid <= 0 or boot != boot_id():
-        return -1
-    try:
-        pidfd = os.pidfd_open(pid)
-    except OSError:
-        return -1
-    if start_time(pid) != started:
-        os.close(pidfd)
-        return -1
-    return pidfd

@@ -116,10 +116,12 @@ class Supervisor:
         health: dict[str, Any] | None = None,
         annotations: dict[str, str] | None = None,
         lease: float = 0.0,
+        isolation: str = "",
     ) -> dict[str, Any]:
         """{"pid": n} of a process that waits for `start`. config: OCI; for the others see the files so named.
 
-        `lease` > 0 makes it exclusive: it runs at most so many seconds on one granted heartbeat (see `granted`).
+        `lease` > 0 makes it exclusive: it runs at most so many seconds on one granted heartbeat (see `granted`). `isolation`
+        "shim" gives it a parent of its own (see supervisor.shim).
         """
         return await self._tell(
             "create",
@@ -133,6 +135,7 @@ class Supervisor:
             health=health,
             annotations=annotations,
             lease=lease or None,
+            isolation=isolation or None,
         )
 
     def granted(self, sent: float, length: float) -> None:

@@ -19,15 +19,15 @@ from agent.protocol.errors import WharfError
 from agent.supervisor import durable, remains, restart
 from agent.supervisor.context import Context
 from agent.supervisor.execs import Execs
-from agent.supervisor.health import HealthCheck
 from agent.supervisor.loop import Timer, report
-from agent.supervisor.oom import OomWatch
 from agent.supervisor.processes import UNKNOWN, Exit, Process
 from agent.supervisor.record import CREATED, EXITED, PAUSED, RESTARTING, RUNNING, Record
 from agent.supervisor.refusals import AlreadyRunning, ContainerActive, ContainerPaused, NotPaused, NotRunning
 from agent.supervisor.remains import Remains
+from agent.supervisor.run import Run
 from agent.supervisor.specification import Specification
 from agent.supervisor.streams import Streams
+from agent.supervisor.watches import Watches
 from agent.sys import tty
 
 TYPE_CHECKING = False
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from agent.supervisor.launch import Cgroup, Init
+    from agent.supervisor.launch import Cgroup
 
 SIGKILL, SIGTERM = 9, 15
 
@@ -49,16 +49,14 @@ class Container:
         self.record = record
         self.id = record.id
         self.directory = os.path.join(context.statedir, record.id)
-        self.process: Process | None = None
+        self.run = Run(self)
         self.execs = Execs(self)
         self.waiters: list[Callable[[], None]] = []  # called when the container has come to rest
         self.gone: list[Callable[[], None]] = []  # called when a delete under way is done
         self.deleting = False
-        self._init: Init | None = None
         self._streams: Streams | None = None
         self._timer: Timer | None = None  # a stop's grace or a restart's back-off: never both
-        self._health: HealthCheck | None = HealthCheck.of(self)
-        self._oom = OomWatch(context.loop, self._oom_happened)
+        self._watches = Watches(self)
         self.is_lost = False  # its process was gone when we came
         self._remains = Remains(self, self._remove)
 
@@ -66,29 +64,11 @@ class Container:
 
     def launch(self, meanwhile: Callable[[], None] | None = None) -> int:
         """Make the process that waits to be started; its pid. `meanwhile`: see runtime.container.create. Raises WharfError."""
-        streams = self.streams
-        streams.unlaunch()
         try:
-            spec = self.spec.read()
-            config, rootfs = spec["config"], spec["rootfs"]
-            if self.spec.terminal:
-                init = self.context.runtime.create(self.id, config, rootfs, None, meanwhile)
-                streams.console(init.console_fd)
-            else:
-                streams.open_fifos()
-                stdio = streams.container_side()
-                try:
-                    init = self.context.runtime.create(self.id, config, rootfs, stdio, meanwhile)
-                finally:
-                    stdio.close()
+            return self.run.make(meanwhile)
         except BaseException:
             self._drop_streams()
             raise
-        self._init = init
-        self.record.begun(init.pid, init.start_time)
-        self.process = self.context.processes.track(init.pid, init.pidfd, init.start_time, self.ended)
-        self.context.entrust(self)
-        return init.pid
 
     def start(self) -> None:
         """By hand: counters begin anew. Raises AlreadyRunning, or the runtime's refusal (`exec_failed`…)."""
@@ -174,6 +154,11 @@ class Container:
     # ---- what others of this room ask
 
     @property
+    def process(self) -> Process | None:
+        """The container's first; None when there is none (any more)."""
+        return self.run.process
+
+    @property
     def cgroup(self) -> Cgroup:
         return self.context.runtime.cgroup(self.id, self.spec.cgroups_path)
 
@@ -194,6 +179,7 @@ class Container:
     def public(self) -> dict[str, Any]:
         """What clients see of it now."""
         seen = self.record.public()
+        seen["isolation"], seen["shim"] = self.spec.isolation, self.run.shim_pid
         if self._streams is not None and self._streams.log.dropped:
             seen["log_dropped"] += self._streams.log.dropped
             seen["log_fault"] = self._streams.log.fault
@@ -204,10 +190,10 @@ class Container:
 
     def adopt(self, process: Process | None) -> None:
         """Go on with what another supervisor began. `process` None: there is none any more."""
-        self.process = process
+        self.run.process = process
         if process is not None and self.record.active:
             self._arm_kill()
-            self._watch()
+            self._watches.begin()
         elif self.record.state == RESTARTING:
             self._arm_restart()
         elif self.record.undecided:
@@ -252,11 +238,9 @@ class Container:
     def release(self) -> None:
         """Let go of timers, watches and descriptors: this object is not used again."""
         self._set_timer(None)
-        self._stop_watching()
+        self._watches.end()
         self._drop_streams()
-        if self.process is not None:
-            self.context.processes.release(self.process)
-            self.process = None
+        self.run.release()
 
     # ---- transitions
 
@@ -265,33 +249,26 @@ class Container:
         record = self.record
         try:
             self.context.leases.need(self.spec.lease)
-            if self._init is None or self.process is None:
-                self._discard_init()
+            if not self.run.waits:
+                self.run.discard()
                 self._remains.clear()
                 self.launch()
             record.oom_seen = self.cgroup.oom_count()
-            init, self._init = self._init, None
-            if init is not None:  # `launch` made one
-                init.start()
+            self.run.begin()
         except (WharfError, OSError) as error:
             self._failed(error)
             raise
         record.started_at, record.finished_at = time.time_ns(), 0
         record.exit_code, record.signal, record.exit_known, record.oom_killed, record.error = None, None, False, False, ""
         record.kill_at = 0.0
-        if self._health is not None:
-            self._health.reset()
+        self._watches.reset()
         self._enter(RUNNING)
-        self._watch()
+        self._watches.begin()
         self.publish("start")
 
     def _failed(self, error: WharfError | OSError) -> None:
         """A start that did not come to a running program: exit code 126 or 127 as a shell's, else 128."""
-        if self.process is not None:
-            self.process.send(SIGKILL)
-            self.context.processes.release(self.process)  # reaped as a stray
-            self.process = None
-        self._init = None
+        self.run.discard()
         self._drop_streams(finish=True)
         record = self.record
         record.error = error.detail if isinstance(error, WharfError) else str(error)
@@ -303,15 +280,14 @@ class Container:
     def ended(self, exit_: Exit) -> None:
         """The process ended and is not yet reaped."""
         was = self.record.state
-        kills = self._oom_count() if self.is_lost else self._oom.check()
+        kills = self._oom_count() if self.is_lost else self._watches.oom_kills()
         self.is_lost = False
-        self._stop_watching()
+        self._watches.end()
         self._drop_streams(finish=True)
         self._set_timer(None)
-        self._init = None
         self.record.oom_killed = exit_.signal == SIGKILL and kills > self.record.oom_seen
         self.record.write_exit(exit_.code, exit_.signal, exit_.known, keep=not self.deleting)
-        self.process = None
+        self.run.over()
         self.context.loop.later(0, self._remains.sweep)  # once the caller has reaped it
         if was == CREATED:
             self.record.save()
@@ -409,28 +385,13 @@ class Container:
             self._timer.cancel()
         self._timer = timer
 
-    def _watch(self) -> None:
-        if self._health is not None:
-            self._health.begin()
-        self._oom.begin(self.cgroup)
-        self.context.leases.watch(self.id, self.spec.lease, self._lease_over)
-
-    def _stop_watching(self) -> None:
-        if self._health is not None:
-            self._health.end()
-        self._oom.end()
-        self.context.leases.forget(self.id)
-
-    def _lease_over(self) -> None:
+    def lease_over(self) -> None:
         """No grace: another node may start this workload any moment now."""
         self.record.stopped = True
         self.record.error = "the node's lease ran out, so this exclusive container was killed"
         self.cgroup.kill()
         self._send(SIGKILL)
         self.record.save()
-
-    def _oom_happened(self) -> None:
-        self.publish("oom")
 
     def _oom_count(self) -> int:
         try:
@@ -443,12 +404,6 @@ class Container:
             streams, self._streams = self._streams, None
             streams.finish() if finish else streams.close()
             self.record.note_drops(streams.log.dropped, streams.log.fault)
-
-    def _discard_init(self) -> None:
-        if self.process is not None:
-            self.process.send(SIGKILL)
-            self.context.processes.release(self.process)
-            self.process = None
 
     def _remove(self) -> None:
         if not os.path.isdir(self.directory):

@@ -7,6 +7,7 @@ from agent.supervisor.leases import Leases
 from agent.supervisor.log import LogParts
 from agent.supervisor.loop import Loop
 from agent.supervisor.processes import Processes
+from agent.supervisor.shims import Shims
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class Context:
     """Passed down, never changed."""
 
-    __slots__ = ("entrust", "leases", "logs", "loop", "processes", "publish", "runtime", "statedir")
+    __slots__ = ("entrust", "leases", "logs", "loop", "processes", "publish", "runtime", "shims", "statedir")
 
     def __init__(
         self,
@@ -31,6 +32,7 @@ class Context:
         publish: Callable[[dict[str, Any]], None],
         entrust: Callable[[Container], None],
         leases: Leases,
+        shims: Shims,
     ) -> None:
         self.loop = loop
         self.logs = LogParts(loop, Compressor(loop, processes).want)
@@ -40,3 +42,4 @@ class Context:
         self.publish = publish
         self.entrust = entrust
         self.leases = leases
+        self.shims = shims

@@ -18,6 +18,7 @@ from agent.supervisor.processes import Exit, Processes
 from agent.supervisor.record import boot_id
 from agent.supervisor.roster import Roster
 from agent.supervisor.server import Pending, Server, entrust
+from agent.supervisor.shims import Shims
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,8 +62,10 @@ class House:
         self.instance = instance  # one value from start to death, upgrades included
         self.generation = 1
         self.processes = Processes(loop)
-        leases = Leases(loop, LeaseFile(rundir, boot_id()))
-        self.context = Context(loop, self.processes, runtime, statedir, self._publish, self._entrust, leases)
+        file = LeaseFile(rundir, boot_id())
+        shims = Shims(self.processes, runtime, file)
+        leases = Leases(loop, file)
+        self.context = Context(loop, self.processes, runtime, statedir, self._publish, self._entrust, leases, shims)
         self.roster = Roster(self.context)
         self.server = Server(self, listener)
         self.bundles = Bundles(loop, self.processes)

@@ -10,14 +10,20 @@ from agent.sys.pidfd import exit_status
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from agent.supervisor.container import Container
+    from agent.supervisor.streams import Streams
 
 
 def of(container: Container) -> dict[str, int]:
-    """By kind: pidfd, console, stdin, stdout, stderr. Empty without a process."""
+    """By kind: pidfd, and streams_of. Empty without a process."""
     streams = container.open_streams
     if container.process is None or streams is None:
         return {}
-    kept = {"pidfd": container.process.pidfd}
+    return {"pidfd": container.process.pidfd, **streams_of(streams)}
+
+
+def streams_of(streams: Streams) -> dict[str, int]:
+    """By kind: console, or stdout, stderr, stdin."""
+    kept: dict[str, int] = {}
     for source in streams.sources:
         kept["console" if os.isatty(source.fd) else source.name] = source.fd
     inlet = streams.inlet

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
         start_time: int
         console_fd: int
 
+        @property
+        def staged(self) -> bool: ...  # made in two steps, whose first was a child of the same parent
+
         def start(self) -> None: ...
+        def let_go(self) -> list[int]: ...
 
     class Cgroup(Protocol):
         """The resource side of a container. Everything but `update`, `freeze` and `thaw` also works when it does not exist."""
@@ -51,7 +55,12 @@ if TYPE_CHECKING:
             rootfs: list[list[Any]],
             stdio: Stdio | None,
             meanwhile: Callable[[], None] | None = None,
+            sibling: bool = False,
         ) -> Init: ...
+        def taken(
+            self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], pid: int, start_time: int, fds: list[int]
+        ) -> Init: ...
+        def undo(self, init: Init) -> None: ...
         def exec(
             self,
             id_: str,
@@ -121,8 +130,22 @@ class OciRuntime:
         rootfs: list[list[Any]],
         stdio: Stdio | None,
         meanwhile: Callable[[], None] | None = None,
+        sibling: bool = False,
     ) -> Init:
-        return container.create(self._plan(id_, config, rootfs), _stdio(stdio), meanwhile=meanwhile)
+        """`sibling`: as a child of our parent (see runtime.container.create)."""
+        return container.create(self._plan(id_, config, rootfs), _stdio(stdio), meanwhile=meanwhile, sibling=sibling)
+
+    def taken(self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], pid: int, start_time: int, fds: list[int]) -> Init:
+        """What another process created and let go of; `fds` as Init.let_go, ours from now on."""
+        pidfd, channel, *console = fds
+        return container.Init.taken(
+            self._plan(id_, config, rootfs), pid, start_time, pidfd, channel, console[0] if console else -1
+        )
+
+    def undo(self, init: Init) -> None:
+        """Kill and remove what was created and not started."""
+        assert isinstance(init, container.Init)  # noqa: S101  # made by us; for the type checker
+        container.destroy(init)
 
     def exec(
         self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], pid: int, process: dict[str, Any], stdio: Stdio | None

@@ -6,6 +6,7 @@ import os
 
 from agent.supervisor import execs, keepsakes, proctable
 from agent.supervisor.refusals import InvalidRequest
+from agent.supervisor.specification import SHARED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def create(call: Call) -> None:
         "health": call.get("health", dict, None) or {},
         "annotations": call.get("annotations", dict, None) or {},
         "lease": call.get("lease", (int, float), 0.0),
+        "isolation": call.get("isolation", str, SHARED),
     }
     call.answer({"pid": call.house.roster.create(call.get("id", str), spec)})
 

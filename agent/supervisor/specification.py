@@ -16,14 +16,19 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+SHARED, SHIM = "shared", "shim"  # the process's parent: the supervisor, or a shim of its own
+ISOLATIONS = (SHARED, SHIM)
+
+
 class Specification:
     """config.json: {config (OCI), rootfs [[type, source, target, [option…]]…], log, open_stdin, stdin_once, restart, health,
-    lease (s that an exclusive container may run on one granted heartbeat; 0 = not exclusive)}."""
+    lease (s that an exclusive container may run on one granted heartbeat; 0 = not exclusive), isolation (see ISOLATIONS)}."""
 
     __slots__ = (
         "_path",
         "cgroups_path",
         "health",
+        "isolation",
         "lease",
         "log",
         "oom_score_adj",
@@ -44,6 +49,7 @@ class Specification:
         self.health: dict[str, Any] = values["health"]
         self.open_stdin = bool(values.get("open_stdin"))
         self.lease = float(values.get("lease") or 0.0)
+        self.isolation = str(values.get("isolation") or SHARED)
         self.stdin_once = bool(values.get("stdin_once"))
 
     @classmethod
@@ -93,6 +99,8 @@ def check(values: dict[str, Any]) -> None:
         raise InvalidRequest("rootfs has to be a list of mounts [type, source, target, [option…]]")
     if values["lease"] < 0:
         raise InvalidRequest(f"lease is {values['lease']!r}: give seconds, or 0 for a container that is not exclusive")
+    if values["isolation"] not in ISOLATIONS:
+        raise InvalidRequest(f"isolation is {values['isolation']!r}: use one of {', '.join(ISOLATIONS)}")
     for key, validate in (("log", LogSettings), ("restart", restart.validate), ("health", health.validate)):
         if not isinstance(values[key], dict):
             raise InvalidRequest(f"{key} has to be an object")

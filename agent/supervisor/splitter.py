@@ -9,17 +9,19 @@ import os
 import struct
 
 CHUNK = 16 << 10  # bytes of a partial line, as Docker's copier
-_TAIL = struct.Struct("=IQQ")  # length of what follows; inode and size of the log before the batch
+_TAIL = struct.Struct("=IQQ")  # length of what follows, perhaps with _OPEN; inode and size of the log before the batch
 _TAIL_MOST = _TAIL.size + CHUNK + (64 << 10)
 _NO_BATCH = (1 << 64) - 1
+_OPEN = 1 << 31  # the batch begins after the length and ends with the file
 
 
 class Splitter:
     """Bytes of one stream into lines.
 
-    The tail file keeps what is in nobody's log yet: the unfinished line, and, while a batch is being written, the batch, with the
-    mark of the log (inode, size) from before it. So neither execv nor kill -9 loses or doubles a line, but for the moment between
-    the read from the FIFO and `journal`.
+    The tail file keeps what is in nobody's log yet: the unfinished line and, while a batch is being written, the batch, with the
+    mark of the log (inode, size) from before it. A batch goes from the FIFO into that file by splice(2): whatever the kernel took
+    out of the one is in the other, and the file's size says how much it is. So neither execv nor kill -9 loses or doubles a line;
+    but for a console, which cannot be spliced: there the moment between the read and the write to the file remains.
     """
 
     def __init__(self, tail_path: str) -> None:
@@ -30,15 +32,31 @@ class Splitter:
         data = os.pread(self._fd, _TAIL_MOST, 0)
         if len(data) >= _TAIL.size:
             length, inode, size = _TAIL.unpack_from(data)
-            rest = data[_TAIL.size : _TAIL.size + length]
+            rest = data[_TAIL.size :] if length & _OPEN else data[_TAIL.size : _TAIL.size + length]
             if inode == _NO_BATCH:
                 self.pending = rest
             else:
                 self.interrupted = (rest, inode, size)
 
-    def journal(self, data: bytes, mark: tuple[int, int]) -> None:
-        """Before a batch: keep it until `save`."""
+    def take(self, fifo: int, most: int, mark: tuple[int, int]) -> bytes:
+        """A batch from a pipe, kept until `save`. Raises BlockingIOError when there is none."""
+        end = _TAIL.size + len(self.pending)
+        self._clean = False
+        try:
+            os.ftruncate(self._fd, end)  # before the mark: whatever is beyond counts as the batch then
+            os.pwrite(self._fd, _TAIL.pack(len(self.pending) | _OPEN, *mark) + self.pending, 0)
+            return os.pread(self._fd, os.splice(fifo, self._fd, most, None, end, os.SPLICE_F_NONBLOCK), end)
+        except BlockingIOError:
+            self.save()
+            raise
+        except OSError:  # a full disk
+            return self.read(fifo, most, mark)
+
+    def read(self, console: int, most: int, mark: tuple[int, int]) -> bytes:
+        """The same from a console. Raises BlockingIOError, OSError; b"" at its end."""
+        data = os.read(console, most)
         self._write(self.pending + data, *mark)
+        return data
 
     def feed(self, data: bytes) -> list[bytes]:
         """Lines and full chunks that `data` completes."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _READ = 64 << 10
+_LITTLE = 4 << 10
 _ROUNDS = 16  # reads of one stream before the loop serves the others
 _LAST_ROUNDS = 64  # more than a FIFO holds: somebody outside the container may still write into it
 FIFOS = {"stdout": "out.fifo", "stderr": "err.fifo"}
@@ -42,12 +43,13 @@ class Stdio:
 class Source:
     """One stream of output."""
 
-    __slots__ = ("fd", "name", "splitter")
+    __slots__ = ("fd", "name", "splitter", "take")
 
     def __init__(self, name: str, fd: int, splitter: Splitter) -> None:
         self.name = name
         self.fd = fd
         self.splitter = splitter
+        self.take = splitter.read if os.isatty(fd) else splitter.take
 
 
 class Streams:
@@ -205,7 +207,7 @@ class Streams:
     def _pump(self, source: Source, rounds: int, last: bool = False) -> None:
         for _round in range(rounds):
             try:
-                data = os.read(source.fd, _READ)
+                data = source.take(source.fd, _READ, self.log.mark())
             except BlockingIOError:
                 return
             except OSError as error:
@@ -215,13 +217,14 @@ class Streams:
             if not data:
                 self._loop.forget(source.fd)
                 return
-            source.splitter.journal(data, self.log.mark())
             self._emit(source, source.splitter.feed(data))
             for attachment in list(self.attachments):
                 if source.name in attachment.outlets:
                     attachment.feed(source.name, data)
             if self._ease_off() and not last:
                 return
+            if len(data) < _LITTLE and not last:
+                return  # most likely that was all; else the loop calls again
 
     def _recover(self, name: str, splitter: Splitter) -> None:
         """Do again what a kill cut short. Only a rotation within that very batch leaves it undone: rather short than twice."""

@@ -22,6 +22,7 @@ CLONE_INTO_CGROUP = 0x200000000
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
+PR_SET_NAME = 15
 PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
@@ -95,6 +96,12 @@ def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 
     return libc.check(_prctl(option, arg2, arg3, arg4, arg5), "prctl")
 
 
+def set_name(name: bytes) -> None:
+    """The calling thread's name in /proc/<pid>/comm: at most 15 bytes, and a final NUL."""
+    buffer = ctypes.create_string_buffer(name, 16)
+    prctl(PR_SET_NAME, ctypes.addressof(buffer))
+
+
 def getfd(pidfd: int, fd: int) -> int:
     """A duplicate of another process's file descriptor (pidfd_getfd(2))."""
     return libc.check(_pidfd_getfd(pidfd, fd, 0), "pidfd_getfd")
@@ -158,10 +165,10 @@ def set_memory_policy(mode: int, nodes: int) -> None:
     libc.check(_set_mempolicy(mode, ctypes.addressof(mask) if nodes else None, size * 64 + 1 if nodes else 0), "set_mempolicy")
 
 
-def join_session_keyring(name: bytes) -> None:
-    """A session keyring of our own, so that the container does not share the host's (keyctl(2))."""
+def new_session_keyring() -> None:
+    """Leave the session keyring for a new one; without a name no other can be meant (KEYCTL_JOIN_SESSION_KEYRING(2const))."""
     keyctl_join_session_keyring = 1
-    libc.check(_keyctl(keyctl_join_session_keyring, name, 0, 0, 0), "keyctl")
+    libc.check(_keyctl(keyctl_join_session_keyring, None, 0, 0, 0), "keyctl")
 
 
 class ExecImage:

@@ -45,14 +45,23 @@ def runs_sealed() -> bool:
         return True
     fd = os.open("/proc/self/exe", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return api.filesystem_magic(fd) == OVERLAYFS_SUPER_MAGIC and not _reachable(fd)
+        return is_sealed(fd)
     finally:
         os.close(fd)
 
 
+def is_sealed(fd: int) -> bool:
+    """Whether `fd` is a file of an overlay as `sealed_executable` makes it. The root of a machine may be an overlay, too."""
+    flags = os.fstatvfs(fd).f_flag
+    fenced = flags & os.ST_RDONLY and flags & os.ST_NOSUID and flags & os.ST_NODEV
+    return bool(fenced) and api.filesystem_magic(fd) == OVERLAYFS_SUPER_MAGIC and not _reachable(fd)
+
+
 def _reachable(fd: int) -> bool:
-    """Whether the file's filesystem is mounted in our namespace (proc_pid_mountinfo(5): the third field)."""
-    device = os.fstat(fd).st_dev
-    number = b" %d:%d " % (os.major(device), os.minor(device))
+    """Whether the file's mount is in our namespace (proc_pid_fdinfo(5), proc_pid_mountinfo(5)). Not by its device: an overlay of
+    several file systems gives its files numbers that no mount has."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb", buffering=0) as file:
+        words = file.read(4096).split()
+    mount = words[words.index(b"mnt_id:") + 1]
     with open("/proc/self/mountinfo", "rb", buffering=0) as file:
-        return number in file.read(1 << 20)
+        return any(line.split(b" ", 1)[0] == mount for line in file.read(1 << 20).splitlines())

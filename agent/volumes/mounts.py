@@ -30,6 +30,11 @@ def volume(spec: MountSpec, data: str) -> Mount:
     return Mount("bind", data, spec.target, ("rbind", "rprivate", *_access(spec)))
 
 
+def shifted(mounts: Sequence[Mount]) -> list[Mount]:
+    """The same for a container with a user namespace: whose owner on disk is 0 belongs to the container's root."""
+    return [mount._replace(options=(*mount.options, "idmap")) for mount in mounts]
+
+
 def tmpfs(spec: MountSpec, options: str = "") -> Mount:
     """Memory: `tmpfs_size` bytes at most, or what `options` ("size=64m,mode=1777") say."""
     words = [word for word in options.split(",") if word]

@@ -50,7 +50,8 @@ class VolumeStore:
         self._root = root
         self._protect = tuple(protect)
         self._lock = threading.RLock()
-        os.makedirs(root, mode=0o711, exist_ok=True)
+        os.makedirs(root, mode=0o700, exist_ok=True)
+        os.chmod(root, 0o700)  # a container's root may leave a setuid program in a volume, which no user of the node shall reach
         self._sweep()
 
     # -- volumes
@@ -166,6 +167,12 @@ class VolumeStore:
             except BaseException:
                 self.release(container_id)
                 raise
+
+    def shifted(self, found: Sequence[Mount]) -> Mounts:
+        """`found` with ids shifted in what is ours, as in the layers; paths of the node keep their owners, who are nobody to the
+        container."""
+        ours = self._root.rstrip("/") + "/"
+        return [mounts.shifted([mount])[0] if mount.source.startswith(ours) else mount for mount in found]
 
     def populate(self, name: str, rootfs: Mounts, target: str) -> bool:
         """Fill a volume that is empty with what the image has at `target`, the directory's owner and mode included.

@@ -200,6 +200,7 @@ class Worker:
             name=task_name(assignment),
             task_id=assignment.task_id,
             lease=assignment.lease,
+            tenant=assignment.tenant,
         )
         latest = self._records.get(assignment.task_id) or record
         self._reach(replace(latest, image_id=image_id), TaskState.READY, message="ready", container_id=container_id)

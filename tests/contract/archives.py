@@ -35,6 +35,10 @@ def fifo(name: str, **fields: Any) -> tuple[tarfile.TarInfo, bytes]:
     return entry(name, kind=tarfile.FIFOTYPE, **fields)
 
 
+def device(name: str, major: int, minor: int, *, kind: bytes = tarfile.CHRTYPE, **fields: Any) -> tuple[tarfile.TarInfo, bytes]:
+    return entry(name, kind=kind, devmajor=major, devminor=minor, **fields)
+
+
 def archive(*entries: tuple[tarfile.TarInfo, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:

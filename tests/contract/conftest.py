@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from agent.storage import choose
-from agent.storage.limits import Rights
 from tests.contract import loopdisk
 from tests.contract.daemons import adopted
-from tests.contract.graph_driver_suite import STACKS, Signatures, signature, stack
+from tests.contract.graph_driver_suite import KEPT, STACKS, Signatures, signature, stack
 from tests.contract.mounting import mounted
 
 
@@ -36,7 +35,7 @@ def xfs_disk() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def yardstick(ext4_disk: Path) -> Signatures:
     """What vfs shows of each of the suite's stacks."""
-    vfs = choose(str(ext4_disk / "yardstick"), "vfs", rights=Rights(keep_setuid=True))
+    vfs = choose(str(ext4_disk / "yardstick"), "vfs", rights=KEPT)
     found: Signatures = {}
     for layers in STACKS:
         with mounted(vfs.view(stack(vfs, *layers)), str(ext4_disk / "target")) as target:

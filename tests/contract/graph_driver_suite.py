@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import stat
+import tarfile
 import tempfile
 import threading
 from pathlib import Path
@@ -19,7 +20,7 @@ from agent.storage.driver import GraphDriver
 from agent.storage.errors import DigestMismatch, LayerInUse, LayerInvalid, LayerUnknown
 from agent.storage.limits import Rights
 from agent.storage.table import chain_id
-from tests.contract.archives import archive, entry, fifo, folder, hardlink, symlink
+from tests.contract.archives import archive, device, entry, fifo, folder, hardlink, symlink
 from tests.contract.mounting import mounted
 
 
@@ -39,6 +40,9 @@ def signature(root: str) -> dict[str, tuple[object, ...]]:
                 inodes.setdefault(info.st_ino, []).append(shown)
             elif stat.S_ISLNK(info.st_mode):
                 content = os.readlink(name, dir_fd=dir_fd)
+            elif not stat.S_ISDIR(info.st_mode):
+                content = info.st_rdev
+                inodes.setdefault(info.st_ino, []).append(shown)
             attributes = {
                 key: value for key, value in trees.xattrs(trees.fd_path(dir_fd, name)).items() if key.startswith("user.")
             }
@@ -70,6 +74,9 @@ BASE = archive(
     hardlink("bin/alias", "bin/tool"),
     symlink("lib", "usr/lib", uid=5),
     fifo("pipe", mode=0o600),
+    device("null", 1, 3, mode=0o666),
+    hardlink("void", "null"),
+    device("disk", 8, 1, kind=tarfile.BLKTYPE, uid=6, gid=6),
     entry("same", b"same", mtime=1_600_000_000.25),
 )
 SECOND = archive(
@@ -79,6 +86,8 @@ SECOND = archive(
     entry("opt/old/c", b"c"),
     entry("etc/added", b"new"),  # its directory is only implied: owner 7:8 and mode 0750 have to stay
     entry("lib/x", b"a directory now"),
+    entry("disk", b"a file now"),
+    device("pipe", 5, 0),
 )
 THIRD = archive(
     entry(".wh.opt"),
@@ -89,6 +98,7 @@ THIRD = archive(
     entry("twice", b"second"),
 )
 
+KEPT = Rights(keep_setuid=True, keep_devices=True)
 STACKS = ((BASE,), (BASE, SECOND), (BASE, SECOND, THIRD), (BASE, archive(entry(".wh..wh..opq"), entry("etc/only", b"1"))))
 Signatures = dict[tuple[bytes, ...], dict[str, tuple[object, ...]]]
 
@@ -113,7 +123,7 @@ class GraphDriverSuite:
         return Path(tempfile.mkdtemp(dir=ext4_disk))
 
     def open(self, data_root: Path) -> GraphDriver:
-        return choose(str(data_root), self.driver_name, rights=Rights(keep_setuid=True), options=self.options)
+        return choose(str(data_root), self.driver_name, rights=KEPT, options=self.options)
 
     @pytest.fixture
     def driver(self, tmp_path: Path) -> GraphDriver:

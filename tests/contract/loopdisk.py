@@ -49,8 +49,8 @@ def disk(kind: str, image: Path, size: int, *flags: bytes) -> Iterator[Path]:
 
 
 @contextmanager
-def loop_device(image: Path) -> Iterator[str]:
-    device = tool("losetup", "--find", "--show", str(image)).strip()
+def loop_device(image: Path, *options: str) -> Iterator[str]:
+    device = tool("losetup", "--find", "--show", *options, str(image)).strip()
     try:
         yield device
     finally:

@@ -14,7 +14,7 @@ from agent.storage.errors import NoSpace
 from agent.sys import fs
 from tests.contract import loopdisk
 from tests.contract.archives import archive, entry
-from tests.contract.graph_driver_suite import BASE, stack
+from tests.contract.graph_driver_suite import BASE, KEPT, stack
 from tests.contract.mounting import mounted
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and owners")]
@@ -22,7 +22,7 @@ MIB = 1 << 20
 
 
 def test_two_hundred_layers(ext4_disk: Path, tmp_path: Path) -> None:
-    driver = choose(tempfile.mkdtemp(dir=ext4_disk), "overlay2")
+    driver = choose(tempfile.mkdtemp(dir=ext4_disk), "overlay2", rights=KEPT)
     first = driver.apply(None, None, io.BytesIO(BASE))
     chain = [first.chain_id]
     for number in range(1, 200):
@@ -56,7 +56,7 @@ def _cheap_layer(driver: object, parent: str, number: int) -> str:
 @pytest.mark.parametrize("name", ["overlay2", "vfs"])
 def test_a_layer_that_does_not_fit(tmp_path: Path, name: str) -> None:
     with loopdisk.disk("ext4", tmp_path / "small", 8 * MIB) as root:
-        driver = choose(str(root / "data"), name)
+        driver = choose(str(root / "data"), name, rights=KEPT)
         with pytest.raises(NoSpace):
             driver.apply(None, None, io.BytesIO(archive(entry("big", os.urandom(9 * MIB)))))
         assert driver.table.layers() == []

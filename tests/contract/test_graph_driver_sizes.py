@@ -15,11 +15,10 @@ from agent.storage import choose
 from agent.storage.devicemapper import lvm
 from agent.storage.driver import GraphDriver
 from agent.storage.errors import DriverFailed, DriverUnsupported, NoSpace, OptionInvalid, SizeUnsupported
-from agent.storage.limits import Rights
 from agent.sys import btrfs, devmapper, programs, projquota
 from agent.sys.programs import ProgramFailed
 from tests.contract import loopdisk
-from tests.contract.graph_driver_suite import BASE, stack
+from tests.contract.graph_driver_suite import BASE, KEPT, stack
 from tests.contract.mounting import mounted
 from tests.contract.volume_programs import FakePool, FakeZfs
 
@@ -65,14 +64,14 @@ def tank(disk: Path, monkeypatch: pytest.MonkeyPatch) -> FakeZfs:
 
 
 def device_mapper(disk: Path, *options: str) -> GraphDriver:
-    return choose(str(disk / "data"), "devicemapper", options=options or SMALL)
+    return choose(str(disk / "data"), "devicemapper", options=options or SMALL, rights=KEPT)
 
 
 # --- btrfs -------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_btrfs_container_ends_at_its_size(btrfs_disk: Path, tmp_path: Path) -> None:
-    driver = choose(tempfile.mkdtemp(dir=btrfs_disk), "btrfs")
+    driver = choose(tempfile.mkdtemp(dir=btrfs_disk), "btrfs", rights=KEPT)
     chain = stack(driver, BASE)
     target = str(tmp_path / "target")
     with mounted(driver.prepare("small", chain, size=16 * MIB), target):
@@ -84,14 +83,14 @@ def test_a_btrfs_container_ends_at_its_size(btrfs_disk: Path, tmp_path: Path) ->
 
 
 def test_btrfs_least_size(btrfs_disk: Path) -> None:
-    driver = choose(tempfile.mkdtemp(dir=btrfs_disk), "btrfs", options=["btrfs.min_space=1G"])
+    driver = choose(tempfile.mkdtemp(dir=btrfs_disk), "btrfs", options=["btrfs.min_space=1G"], rights=KEPT)
     with pytest.raises(SizeUnsupported, match=r"btrfs\.min_space"):
         driver.prepare("small", [], size=16 * MIB)
     assert driver.table.containers() == {}
 
 
 def test_btrfs_removes_what_a_container_made_of_its_own_subvolumes(btrfs_disk: Path, tmp_path: Path) -> None:
-    driver = choose(tempfile.mkdtemp(dir=btrfs_disk), "btrfs")
+    driver = choose(tempfile.mkdtemp(dir=btrfs_disk), "btrfs", rights=KEPT)
     with mounted(driver.prepare("nested", []), str(tmp_path / "target")) as target:
         btrfs.create(f"{target}/own")
         Path(target, "own", "file").write_text("x")
@@ -255,7 +254,7 @@ def test_devicemapper_wants_a_kernel_that_has_it(disk: Path, monkeypatch: pytest
 
 
 def test_a_dataset_has_its_quota_and_goes_with_its_container(disk: Path, tank: FakeZfs) -> None:
-    driver = choose(str(disk / "data"), "zfs", options=["zfs.fsname=tank"], rights=Rights(keep_setuid=True))
+    driver = choose(str(disk / "data"), "zfs", options=["zfs.fsname=tank"], rights=KEPT)
     chain = stack(driver, BASE)
     before = tank.datasets
     driver.prepare("one", chain, size=16 * MIB)

@@ -13,7 +13,7 @@ from agent.storage import DRIVERS, choose, elsewhere, populated, working, zfs
 from agent.storage.errors import DriverAmbiguous, DriverFailed, DriverUnsupported
 from agent.sys import devmapper, fuse, programs
 from tests.contract import loopdisk
-from tests.contract.graph_driver_suite import BASE, GraphDriverSuite, stack
+from tests.contract.graph_driver_suite import BASE, KEPT, GraphDriverSuite, stack
 from tests.contract.mounting import mounted
 from tests.contract.volume_programs import FakePool, FakeZfs
 
@@ -153,7 +153,7 @@ def test_choose_takes_the_first_that_works(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_choose_stays_with_what_holds_images(tmp_path: Path) -> None:
-    stack(choose(str(tmp_path), "vfs"), BASE)
+    stack(choose(str(tmp_path), "vfs", rights=KEPT), BASE)
     assert choose(str(tmp_path)).name == "vfs"
     assert populated(str(tmp_path)) == ["vfs"]
 

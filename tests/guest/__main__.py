@@ -13,9 +13,12 @@ from pathlib import Path
 from tests.guest import kernel, machine
 
 CLONE = Path(__file__).parents[2]
-CACHE = CLONE / "build/guest"
+CACHE = (CLONE / "build/guest").resolve()  # the guest sees through no link of the host
 SECONDS = int(os.environ.get("WHARF_GUEST_SECONDS") or 3600)
 DEFAULT = ("tests/conformance/runtime",)
+MODULES = ("virtio_blk", "ext4", "loop", "fuse")  # which nothing loads by itself: no udev runs
+SLOWNESS = 6  # of an emulated processor, in the time limits of tests
+DISK = "/run/disk"  # temporary files: a memory file system knows no shifted ids before Linux 6.3
 
 
 def main(arguments: list[str]) -> int:
@@ -49,7 +52,10 @@ def _script(arguments: list[str]) -> str:
     ]
     return "\n".join(
         (
-            "export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TMPDIR=/run PYTHONDONTWRITEBYTECODE=1 WHARF_GUEST=1",
+            "export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root PYTHONDONTWRITEBYTECODE=1",
+            f"export TMPDIR={DISK} WHARF_TEST_SLOWNESS={os.environ.get('WHARF_TEST_SLOWNESS') or SLOWNESS}",
+            *(f"modprobe {name} || exit 1" for name in MODULES),
+            f"mkdir {DISK} && mount -t ext4 /dev/vda {DISK} && chmod 1777 {DISK} || exit 1",
             f"cd {shlex.quote(str(CLONE))} || exit 1",
             shlex.join([*command, *arguments]),
             "echo $? > /run/guest/status; sync",

@@ -11,10 +11,11 @@ import os
 import time
 
 from agent.protocol.errors import Unavailable, WharfError
-from agent.runtime.cgroup import delegation, devices, files, stats, tree, v1, v2
+from agent.runtime.cgroup import delegation, devices, files, pressure, stats, tree, v1, v2
 from agent.runtime.cgroup.detect import Hierarchies, hierarchies
 from agent.runtime.cgroup.freezer import Freezer
 from agent.runtime.errors import CgroupRefused, InvalidConfig, RuntimeFailed
+from agent.runtime.privilege import privileged
 from agent.sys import bpf
 
 TYPE_CHECKING = False
@@ -34,7 +35,7 @@ FEW_PIDS = 8  # the set-up may need this many, so a lower limit is written after
 
 class Cgroup:
     """`path` is absolute under every hierarchy, for example "/wharf/<id>"; or systemd's "slice:prefix:name"; or NO_CGROUP.
-    Nothing touches the kernel before `create`."""
+    Nothing touches the kernel before `create`. For an ordinary user only the hierarchies count in which the path is his."""
 
     __slots__ = ("_late", "path", "scope", "tasks_fds", "tree", "unified", "unified_fd", "v1_dirs")
 
@@ -52,6 +53,8 @@ class Cgroup:
         if not path.startswith("/") or ".." in path.split("/") or path.strip("/") == "":
             raise InvalidConfig(f"cgroup path {path!r} is not usable; give an absolute path below the root, without '..'")
         self.path = "/" + path.strip("/")
+        if hierarchy is None and not privileged():
+            self.tree = self.tree.usable(self.path)
         self.v1_dirs = {point: point + self.path for point in dict.fromkeys(self.tree.v1.values())}
         self.unified = self.tree.v2 + self.path if self.tree.v2 else None
         self.tasks_fds: list[int] = []
@@ -207,6 +210,8 @@ class Cgroup:
         raise CgroupRefused(f"{file} is asked for, but cgroup v2 on this machine has no {controller} controller")
 
     def _apply_devices(self, wanted: Any) -> None:
+        if not privileged():
+            return  # the kernel takes device rules from root alone, and a user namespace can make no device
         ordered = devices.rules(wanted)
         if "devices" in self.tree.v1:
             for file, line in devices.v1_writes(ordered):
@@ -240,7 +245,10 @@ class Cgroup:
     def _set_frozen(self, frozen: bool) -> None:
         freezer = self.freezer()
         if not freezer.usable():
-            raise CgroupRefused("this machine mounts neither cgroup v2 nor the v1 freezer, so containers cannot be paused")
+            raise CgroupRefused(
+                "the container has no cgroup that could be frozen: this machine mounts neither cgroup v2 nor the v1 freezer, or"
+                " none was delegated to the user who made it"
+            )
         if not freezer.set(frozen, FREEZE_SECONDS):
             if frozen:
                 freezer.thaw_now()
@@ -270,6 +278,10 @@ class Cgroup:
 
     def oom_count(self) -> int:
         return stats.oom_kills(self._v1("memory"), self._unified_or_none())
+
+    def pressure_triggers(self) -> dict[int, str]:
+        """See `pressure.open_triggers`."""
+        return pressure.open_triggers(self._unified_or_none())
 
     def remove(self, seconds: float = 1.0) -> bool:
         """Remove the directories, with any that the container made below. The kernel empties a cgroup some time after its last

@@ -26,6 +26,37 @@ class Hierarchies:
         points = list(dict.fromkeys(self.v1.values()))
         return [*points, self.v2] if self.v2 else points
 
+    def usable(self, path: str) -> Hierarchies:
+        """Those in which the calling user may make the cgroup `path`, or has it."""
+
+        def mine(point: str) -> bool:
+            return os.access(_deepest(point + path), os.W_OK, effective_ids=True)
+
+        v1 = {name: point for name, point in self.v1.items() if mine(point)}
+        v2 = self.v2 if self.v2 and mine(self.v2) else None
+        return Hierarchies(v1, v2, self.v2_controllers if v2 else frozenset())
+
+    def may_enter(self, path: str) -> bool:
+        """Whether the calling user may start a process in his cgroup `path`: on v2 the cgroup that holds both this one and where
+        he is now must be his, too (cgroups(7), "delegation containment")."""
+        if self.v2 is None:
+            return bool(self.v1)
+        shared = os.path.commonpath((own_path(), path)).rstrip("/")
+        return os.access(f"{self.v2}{shared}/cgroup.procs", os.W_OK, effective_ids=True)
+
+
+def own_path() -> str:
+    """The caller's cgroup below v2's mount point."""
+    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as lines:
+        return next((line.rstrip("\n")[3:] for line in lines if line.startswith("0::")), "/")
+
+
+def _deepest(path: str) -> str:
+    """`path`, or the nearest directory above it that is there."""
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return path
+
 
 _found: Hierarchies | None = None
 

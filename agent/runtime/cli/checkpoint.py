@@ -28,7 +28,7 @@ CGROUP_MODES = ("soft", "full", "strict", "ignore")
 
 
 def checkpoint(options: Options, log: Log) -> int:
-    directory = StateDirectory(options.text("root", handles.ROOT), options.id)
+    directory = StateDirectory(handles.root(options), options.id)
     status = directory.status()
     if status not in ("running", "paused"):
         raise WrongState(f"container cannot be checkpointed in {status} state")
@@ -53,7 +53,7 @@ def restore(options: Options, log: Log) -> int:
     choices.lsm_profile, choices.lsm_mount_context = options.text("lsm-profile"), options.text("lsm-mount-context")
     found = Bundle(options.text("bundle", "."), "", json.loads)
     create.check_console(found.terminal, options, options.flag("detach"))
-    directory = StateDirectory(options.text("root", handles.ROOT), options.id)
+    directory = StateDirectory(handles.root(options), options.id)
     directory.make(found.text)
     try:
         plan = found.plan(options.id, handles.manager(options))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 
-from agent.runtime import bundle, container
+from agent.runtime import bundle, container, rootless
 from agent.runtime.bundle import Bundle
 from agent.runtime.cli import delete, handles
 from agent.runtime.container import Init, Stdio
 from agent.runtime.errors import InvalidConfig
+from agent.runtime.privilege import privileged
 from agent.runtime.state import StateDirectory
 
 TYPE_CHECKING = False
@@ -41,6 +42,8 @@ def run(options: Options, log: Log) -> int:
     init = _create(options, log, directory, found, None)
     try:
         handles.give(options, init)
+        if not options.flag("detach"):
+            handles.hold_signals()
         init.start()
     except BaseException:
         init.cgroup.kill()
@@ -60,7 +63,9 @@ def _begin(options: Options, detached: bool) -> tuple[StateDirectory, Bundle]:
     """The bundle, and a new state directory for it."""
     found = Bundle(options.text("bundle", "."), options.text("config"), json.loads)
     check_console(found.terminal, options, detached)
-    directory = StateDirectory(options.text("root", handles.ROOT), options.id)
+    if os.geteuid():
+        found.replace(rootless.adapted(found.config), json.dumps)
+    directory = StateDirectory(handles.root(options), options.id)
     directory.make(found.text)
     return directory, found
 
@@ -68,6 +73,9 @@ def _begin(options: Options, detached: bool) -> tuple[StateDirectory, Bundle]:
 def _create(options: Options, log: Log, directory: StateDirectory, found: Bundle, gate: tuple[int, int] | None) -> Init:
     try:
         plan = found.plan(options.id, handles.manager(options))
+        lenient = handles.lenient(options)
+        if handles.manager(options) == "cgroupfs" and (lenient or not privileged()):
+            rootless.place(plan, lenient)
         for text in plan.warnings:
             log.warning(text)
     except BaseException:

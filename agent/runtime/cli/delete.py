@@ -26,7 +26,7 @@ def delete(options: Options, log: Log) -> int:
 
 def chosen(options: Options) -> list[StateDirectory]:
     """The container that is named, or every one whose id the regular expression matches, as crun has it."""
-    root = options.text("root", handles.ROOT)
+    root = handles.root(options)
     if not options.flag("regex"):
         return [StateDirectory(root, options.id)]
     try:

@@ -1,10 +1,11 @@
-"""events: usage in runc's shape, and out-of-memory kills."""
+"""events: usage in runc's shape, out-of-memory kills, pressure."""
 
 from __future__ import annotations
 
 import os
 import re
 import select
+import time
 
 from agent.protocol.errors import InvalidInput
 from agent.runtime.cli import handles, report
@@ -27,7 +28,7 @@ _POLL = 0.1  # s between two looks at the counter of kills
 def events(options: Options, log: Log) -> int:
     """Ends with the container."""
     interval = seconds(options.text("interval", "5s"))
-    directory = StateDirectory(options.text("root", handles.ROOT), options.id)
+    directory = StateDirectory(handles.root(options), options.id)
     if not directory.alive():
         raise WrongState(f"container with id {options.id} is not running")
     cgroup = directory.cgroup()
@@ -35,22 +36,30 @@ def events(options: Options, log: Log) -> int:
         _tell(options.id, "stats", usage(cgroup.stats()))
         return 0
     pidfd = os.pidfd_open(directory.state()["pid"])
+    triggers = cgroup.pressure_triggers()
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
-    killed, waited = cgroup.oom_count(), interval
+    for fd in triggers:
+        poller.register(fd, select.POLLPRI)
+    killed, due = cgroup.oom_count(), 0.0
     while True:
-        if waited >= interval:
+        now = time.monotonic()
+        if now >= due:
             _tell(options.id, "stats", usage(cgroup.stats()))
-            waited = 0.0
-        pause = min(_POLL, interval)
-        ended = poller.poll(pause * 1000)
-        waited += pause
-        now = cgroup.oom_count()
-        for _ in range(now - killed):
+            due = now + interval
+        ready = dict(poller.poll(min(_POLL, interval) * 1000))
+        count = cgroup.oom_count()
+        for _ in range(count - killed):
             _tell(options.id, "oom", None)
-        killed = max(now, killed)
-        if ended:
+        killed = max(count, killed)
+        if pidfd in ready:
             return 0
+        for fd, what in ready.items():
+            if what & select.POLLERR:
+                poller.unregister(fd)  # the cgroup is gone, and with it the container
+            else:
+                resource = triggers[fd]
+                _tell(options.id, "pressure", {"resource": resource, **cgroup.stats()["pressure"].get(resource, {})})
 
 
 def _tell(id: str, kind: str, data: Any) -> None:
@@ -68,9 +77,10 @@ def seconds(text: str) -> float:
 
 def usage(stats: dict[str, Any]) -> dict[str, Any]:
     """cgroup.stats() in the shape of runc's events."""
-    cpu, memory, pids = stats["cpu"], stats["memory"], stats["pids"]
+    cpu, memory, pids, psi = stats["cpu"], stats["memory"], stats["pids"], stats["pressure"]
     return {
         "cpu": {
+            **_psi(psi, "cpu"),
             "usage": {"total": cpu["usage"], "kernel": cpu["system"], "user": cpu["user"]},
             "throttling": {
                 "periods": cpu["periods"],
@@ -78,13 +88,18 @@ def usage(stats: dict[str, Any]) -> dict[str, Any]:
                 "throttledTime": cpu["throttled"],
             },
         },
-        "memory": _memory(memory) if memory else {},
+        "memory": {**(_memory(memory) if memory else {}), **_psi(psi, "memory")},
         "pids": {"current": pids.get("current", 0), "limit": pids.get("limit") or 0},
-        "blkio": _block(stats["io"]),
+        "blkio": {**_block(stats["io"]), **_psi(psi, "io")},
         "hugetlb": {},
         "intel_rdt": {},
         "network_interfaces": None,
     }
+
+
+def _psi(pressure: dict[str, Any], resource: str) -> dict[str, Any]:
+    """As runc has it since 1.2."""
+    return {"psi": pressure[resource]} if resource in pressure else {}
 
 
 def _memory(memory: dict[str, Any]) -> dict[str, Any]:

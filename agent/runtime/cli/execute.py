@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def execute(options: Options, log: Log) -> int:
-    directory = StateDirectory(options.text("root", handles.ROOT), options.id)
+    directory = StateDirectory(handles.root(options), options.id)
     state = directory.state()
     if not directory.alive():
         raise WrongState("cannot exec in a stopped container")
@@ -32,6 +32,8 @@ def execute(options: Options, log: Log) -> int:
     log.debug(f"nsexec container setup of a process in {options.id}")  # the three steps that runc names so
     log.debug("child process in init()")
     log.debug(f"setns_init: about to exec {process['args']}")
+    if not options.flag("detach"):
+        handles.hold_signals()
     init = exec_in(
         plan,
         state["pid"],

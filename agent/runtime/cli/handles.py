@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 
+from agent.protocol.errors import InvalidInput
 from agent.runtime.errors import InvalidConfig
 
 TYPE_CHECKING = False
@@ -17,6 +19,7 @@ else:
     import _signal as signal  # the signal module imports enum
 
 ROOT = "/run/wharf-runtime"
+CHOICES = {"auto": None, "": None, "true": True, "false": False}
 FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGCONT)
 
 
@@ -32,6 +35,37 @@ def manager(options: Options) -> str:
     if wanted not in ("cgroupfs", "systemd", "disabled"):
         raise InvalidConfig(f"cgroup manager {wanted!r} is not known; use cgroupfs, systemd or disabled")
     return wanted
+
+
+def root(options: Options) -> str:
+    """The directory of states: the one that was named, root's, or one of the user's own. Raises InvalidInput."""
+    given = options.text("root")
+    if given:
+        return given
+    from agent.runtime.privilege import outer_uid, privileged  # the fast path has no need of it
+
+    if privileged():
+        return ROOT
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    path = f"{runtime}/wharf-runtime" if runtime.startswith("/") else f"/tmp/wharf-runtime-{outer_uid()}"  # noqa: S108  # looked at below
+    try:
+        os.mkdir(path, 0o1700)  # sticky: what cleans $XDG_RUNTIME_DIR up spares it (XDG Base Directory Specification)
+    except FileExistsError:
+        found = os.lstat(path)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise InvalidInput(f"{path} is not a directory of your own; set XDG_RUNTIME_DIR, or give --root") from None
+    return path
+
+
+def lenient(options: Options) -> bool:
+    """--rootless: whether it is no error to have no permission for cgroups. By itself for everybody but the machine's root."""
+    text = options.text("rootless")
+    if text not in CHOICES:
+        raise InvalidConfig(f"--rootless is {text!r}; it must be auto, true or false")
+    from agent.runtime.privilege import privileged
+
+    chosen = CHOICES[text]
+    return not privileged() if chosen is None else chosen
 
 
 def give(options: Options, init: Init) -> None:
@@ -58,6 +92,11 @@ def write_pid(path: str, pid: int) -> None:
         os.rename(temporary, path)
 
 
+def hold_signals() -> None:
+    """What is sent to us from now on waits for `forward_signals`: the program may run, and be known to, before that."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+
+
 def forward_signals(pidfd: int) -> None:
     """What is sent to us goes to the process."""
 
@@ -69,6 +108,12 @@ def forward_signals(pidfd: int) -> None:
 
     for number in FORWARDED:
         signal.signal(number, forward)
+    release_signals()
+
+
+def release_signals() -> None:
+    """What was held comes now, and what is sent from now on."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
 
 
 def wait(init: Init) -> int:

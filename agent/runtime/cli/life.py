@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _directory(options: Options) -> StateDirectory:
-    return StateDirectory(options.text("root", handles.ROOT), options.id)
+    return StateDirectory(handles.root(options), options.id)
 
 
 def start(options: Options, log: Log) -> int:

@@ -40,7 +40,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)(?:i?b)?", re.IGNORECASE)
 
 
 def update(options: Options, log: Log) -> int:
-    directory = StateDirectory(options.text("root", handles.ROOT), options.id)
+    directory = StateDirectory(handles.root(options), options.id)
     if not directory.alive():
         raise WrongState("container not running")
     if options.text("l3-cache-schema") or options.text("mem-bw-schema"):

@@ -31,7 +31,7 @@ def mounts(options: Options, log: Log) -> int:
     what, id, path = options.words
     if what not in ("add", "remove"):
         raise InvalidInput(f"unknown command mounts {what}; use mounts add or mounts remove")
-    directory = StateDirectory(options.text("root", handles.ROOT), id)
+    directory = StateDirectory(handles.root(options), id)
     wanted = _wanted(path)
     if not directory.alive():
         raise WrongState("container not running")

@@ -25,8 +25,7 @@ _DAY = 86400
 def processes(options: Options, log: Log) -> int:
     """As `ps -ef`, or what the machine's own ps prints of these processes with the options that were given."""
     wanted = report.form(options)
-    cgroup = StateDirectory(options.text("root", handles.ROOT), options.id).cgroup()
-    pids = cgroup.pids() if cgroup.exists() else []
+    pids = StateDirectory(handles.root(options), options.id).pids()
     if wanted == "json":
         report.show(pids, None)
     elif len(options.words) > 1:

@@ -51,7 +51,7 @@ def _owner(path: str) -> str:
 
 
 def state(options: Options, log: Log) -> int:
-    show(described(StateDirectory(options.text("root", handles.ROOT), options.id)))
+    show(described(StateDirectory(handles.root(options), options.id)))
     return 0
 
 
@@ -65,7 +65,7 @@ def form(options: Options) -> str:
 
 def listing(options: Options, log: Log) -> int:
     wanted = form(options)
-    directories = every(options.text("root", handles.ROOT))
+    directories = every(handles.root(options))
     if options.flag("quiet"):
         sys.stdout.write("".join(directory.id + "\n" for directory in directories))
         return 0

@@ -42,12 +42,10 @@ def _own_pids(directory: StateDirectory) -> bool:
 
 def kill_all(directory: StateDirectory, number: int) -> None:
     cgroup = directory.cgroup()
-    if not cgroup.exists():
-        return
-    if number == signal.SIGKILL:
+    if number == signal.SIGKILL and cgroup.exists():
         cgroup.kill()
         return
-    for pid in cgroup.pids():
+    for pid in directory.pids():
         try:
             os.kill(pid, number)
         except ProcessLookupError:

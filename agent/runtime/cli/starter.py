@@ -8,6 +8,7 @@ import os
 from agent.protocol.errors import Conflict
 from agent.runtime.cgroup import hierarchies
 from agent.runtime.defaults import PATH, default_config
+from agent.runtime.rootless import HOSTS_SYS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,4 +66,4 @@ def _for_rootless(config: dict[str, Any]) -> None:
     for mount in config["mounts"]:
         mount["options"] = [option for option in mount.get("options", []) if option != "gid=5"]
         if mount["destination"] == "/sys":
-            mount.update(type="none", source="/sys", options=["rbind", "nosuid", "noexec", "nodev", "ro"])
+            mount.update(HOSTS_SYS)

@@ -34,11 +34,16 @@ def attempt(options: Options) -> int | None:
     link = _connect()
     if link is None:
         return None
+    from agent.runtime.cli import handles
+
+    handles.hold_signals()  # the program runs by the time that we are told
     try:
         answer, fds = _ask(link, _request(options))
     except OSError:
+        handles.release_signals()
         return None  # a supervisor that dies takes with it what it has made and not started
     if "error" in answer:
+        handles.release_signals()
         return None if answer["error"].get("code") in DO_IT_YOURSELF else _refused(options, answer["error"])
     return _attend(options, link, answer["ok"], fds)
 
@@ -163,7 +168,7 @@ def _orphaned(options: Options, pidfd: int) -> int:
     poller.register(pidfd, select.POLLIN)
     poller.poll()
     if options.command == "run" and not options.flag("keep"):
-        directory = StateDirectory(options.text("root", handles.ROOT), options.id)
+        directory = StateDirectory(handles.root(options), options.id)
         directory.cgroup().kill()
         delete.destroy(directory, directory.cgroup(), commands.log_of(options))
     status = ends.exit_status(pidfd)

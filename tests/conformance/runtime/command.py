@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.runtime import cgroup as cgroups
 from agent.runtime.defaults import default_config
+from tests.pace import patience
 
 REPOSITORY = Path(__file__).parents[3]
 PROGRAM = [sys.executable, "-I", "-S", str(REPOSITORY / "agent/runtime/cli/__main__.py")]
@@ -49,7 +50,7 @@ class Command:
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL, **options}
         environment = {**self.environment, **options.pop("env", {})}
         words = [*options.pop("behind", ()), *self.words(*args)]
-        done = subprocess.run(words, text=True, env=environment, timeout=60, check=False, **options)
+        done = subprocess.run(words, text=True, env=environment, timeout=patience(60), check=False, **options)
         assert check is None or done.returncode == check, done.stdout
         return done
 

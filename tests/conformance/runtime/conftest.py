@@ -21,10 +21,12 @@ from agent.runtime.exec import exec_in
 from agent.runtime.plan import Plan
 from agent.sys.mount import Mount
 from tests.conformance.runtime.command import Command
+from tests.pace import patience
 
+RELEASE = tuple(int(word) for word in os.uname().release.split("-")[0].split(".")[:2])
 BUSYBOX = "/bin/busybox"
 PARENT = f"/wharf-runtime-test-{os.getpid()}"
-DEADLINE = 20.0
+DEADLINE = patience(20.0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,14 +15,17 @@ import pytest
 
 from agent.runtime.defaults import default_config
 from tests.conformance.runtime.conftest import PARENT, wait_for
+from tests.pace import patience
 
 
 @cache
-def criu_works() -> bool:
+def refusal() -> str:
+    """Why criu does not work here; "" when it does."""
     try:
-        return subprocess.run(["criu", "check"], capture_output=True, check=False).returncode == 0
+        done = subprocess.run(["criu", "check"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     except FileNotFoundError:
-        return False
+        return "criu is not installed"
+    return f"criu check: {' / '.join(done.stdout.strip().splitlines()[-2:])}" if done.returncode else ""
 
 
 class Shell:
@@ -47,7 +50,7 @@ class Shell:
 
     def __call__(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "agent.runtime.cli", "--root", str(self.state), *args]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=patience(60), check=False)
         assert not check or done.returncode == 0, done.stderr
         return done
 
@@ -55,14 +58,14 @@ class Shell:
         """A command whose streams the container keeps."""
         command = [sys.executable, "-m", "agent.runtime.cli", "--root", str(self.state), *args]
         said = self._sink.stdin
-        done = subprocess.run(command, stdin=self.stdin, stdout=said, stderr=said, timeout=600, check=False)
+        done = subprocess.run(command, stdin=self.stdin, stdout=said, stderr=said, timeout=patience(60), check=False)
         assert done.returncode == 0, self.output.read_text()
 
     def end(self) -> None:
         self("delete", "-f", "c", check=False)
         os.close(self.stdin)
         os.close(self._kept)
-        self._sink.communicate(timeout=60)
+        self._sink.communicate(timeout=patience(60))
 
 
 @pytest.fixture
@@ -82,7 +85,7 @@ def last(shell: Shell) -> int:
     return int(lines[-1]) if lines else 0
 
 
-@pytest.mark.skipif(not criu_works(), reason="criu does not work with this kernel, or is not installed")
+@pytest.mark.skipif(bool(refusal()), reason=refusal())
 def test_it_goes_on_where_it_was(shell: Shell) -> None:
     shell.configure(COUNT)
     images = str(shell.tmp_path / "images")
@@ -100,7 +103,7 @@ def test_it_goes_on_where_it_was(shell: Shell) -> None:
     assert f"{PARENT}/checkpoint" in Path(f"/proc/{pid}/cgroup").read_text()
 
 
-@pytest.mark.skipif(not criu_works(), reason="criu does not work with this kernel, or is not installed")
+@pytest.mark.skipif(bool(refusal()), reason=refusal())
 def test_it_may_run_on_meanwhile(shell: Shell) -> None:
     shell.configure(COUNT)
     images = str(shell.tmp_path / "images")
@@ -121,7 +124,7 @@ def test_without_criu_it_is_refused_with_what_to_do(shell: Shell) -> None:
     assert json.loads(shell("state", "c").stdout)["status"] == "running"
 
 
-@pytest.mark.skipif(criu_works(), reason="criu works here")
+@pytest.mark.skipif(not refusal(), reason="criu works here")
 def test_a_kernel_that_criu_cannot_work_with_is_named(shell: Shell) -> None:
     shell.configure("sleep 1000")
     shell.detached("run", "-d", "-b", str(shell.bundle), "c")

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from agent.runtime import cgroup as cgroups
 from agent.runtime.defaults import default_config
 from tests.conformance.runtime.command import Command
 from tests.conformance.runtime.conftest import wait_for
+from tests.pace import patience
 
 
 def test_life_cycle(command: Command) -> None:
@@ -55,6 +57,16 @@ def test_run_keep(command: Command) -> None:
     assert cgroups.Cgroup(command.parent + "/box").exists()
 
 
+def test_a_signal_as_soon_as_the_program_runs_is_forwarded(command: Command, tmp_path: Path) -> None:
+    config = command.configure("sh", "-c", "trap 'exit 9' TERM; touch /shared/ready; while :; do sleep 0.05; done")
+    config["mounts"].append({"destination": "/shared", "type": "bind", "source": str(tmp_path), "options": ["rbind"]})
+    # before `start` has returned: the hook's parent is the command
+    script = f"while ! [ -e {tmp_path}/ready ]; do sleep 0.02; done; kill -TERM $PPID"
+    config["hooks"] = {"poststart": [{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"]}]}
+    command.write(config)
+    command.run(check=9)
+
+
 def test_run_forwards_signals(command: Command) -> None:
     command.configure("sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done")
     running = subprocess.Popen(
@@ -64,7 +76,7 @@ def test_run_forwards_signals(command: Command) -> None:
     with running.stdout:
         assert running.stdout.readline() == "ready\n"
         running.send_signal(signal.SIGTERM)
-        assert running.wait(timeout=20) == 9
+        assert running.wait(timeout=patience(20)) == 9
 
 
 @pytest.mark.parametrize(
@@ -185,6 +197,20 @@ def test_same_bundle_behaves_as_under_runc(command: Command) -> None:
     root = str(command.state) + "-runc"
     theirs = subprocess.run(
         [runc, "--root", root, "run", "-b", str(command.bundle), "probe"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=patience(60), check=False,
     ).stdout  # fmt: skip
     assert ours == theirs
+
+
+def test_rootless_root_goes_without_a_cgroup_that_cannot_be_written(command: Command) -> None:
+    """As in a container whose cgroup mounts are read-only."""
+    config = command.configure("cat", "/proc/self/cgroup")
+    del config["linux"]["cgroupsPath"], config["linux"]["resources"]
+    command.write(config)
+    script = 'for m in $(findmnt -rno TARGET -t cgroup,cgroup2); do mount -o remount,bind,ro $m || exit 1; done; exec "$@"'
+    sealed = ("unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh")
+    assert "Read-only file system" in command.run(behind=sealed, check=1).stdout
+    words = command.words("--rootless", "true", "run", "-b", str(command.bundle), "box")
+    done = subprocess.run([*sealed, *words], capture_output=True, text=True, env=command.environment, check=True)
+    assert "no cgroup is delegated" in done.stderr
+    assert "0::/\n" in done.stdout

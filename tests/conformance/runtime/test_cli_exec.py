@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.conformance.runtime.command import Command
 from tests.conformance.runtime.conftest import wait_for
+from tests.pace import patience
 
 
 def test_exec_options(command: Command) -> None:
@@ -63,7 +64,7 @@ def test_exec_ignore_paused(command: Command) -> None:
     )
     wait_for(lambda: len(json.loads(command("ps", "-f", "json", "c1").stdout)) == 2, "the exec in the frozen cgroup")
     command("resume", "c1")
-    assert waiting.communicate(timeout=20) == ("ok\n", None)
+    assert waiting.communicate(timeout=patience(20)) == ("ok\n", None)
     assert waiting.returncode == 0
 
 
@@ -150,7 +151,7 @@ def test_terminal_of_a_foreground_run(command: Command) -> None:
         except OSError:  # EIO: the last holder of the other end is gone
             break
     os.close(master)
-    assert running.wait(timeout=20) == 4
+    assert running.wait(timeout=patience(20)) == 4
     assert b"got word" in output
 
 

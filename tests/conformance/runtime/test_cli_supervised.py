@@ -20,6 +20,7 @@ from agent.supervisor import start
 from agent.supervisor.main import SOCKET
 from tests.conformance.runtime.command import PROGRAM, REPOSITORY, Command
 from tests.conformance.runtime.conftest import wait_for
+from tests.pace import patience
 
 
 def ask(supervisor: str, operation: str) -> dict[str, Any]:
@@ -83,7 +84,7 @@ class Running:
 
     def wait(self) -> int:
         with self.output:
-            return self.process.wait(timeout=20)
+            return self.process.wait(timeout=patience(20))
 
 
 READY = ("sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done")
@@ -141,7 +142,7 @@ def test_exec(served: Command, supervisor: str) -> None:
         (pid,) = [pid for pid in json.loads(served("ps", "-f", "json", "c1").stdout) if pid != served.pid("c1")]
         assert _parent_of(pid) == supervisor_pid(supervisor)
         executing.send_signal(signal.SIGTERM)
-        assert executing.wait(timeout=20) == 143
+        assert executing.wait(timeout=patience(20)) == 143
 
 
 @pytest.mark.parametrize("options", [("-d",), ("--no-new-keyring",), ("--preserve-fds", "0", "--debug")])
@@ -155,7 +156,7 @@ def test_what_needs_the_caller_is_done_by_the_caller(served: Command, supervisor
     wait_for(lambda: "box" in served("list", "-q").stdout and served.status("box") == "running", "the container")
     assert _parent_of(served.pid("box")) != supervisor_pid(supervisor)
     served("kill", "box", "KILL")
-    running.wait(timeout=20)
+    running.wait(timeout=patience(20))
 
 
 def test_hooks_and_other_namespaces_are_done_by_the_caller(served: Command, tmp_path: Path) -> None:
@@ -211,7 +212,7 @@ def test_a_terminal_is_relayed(served: Command, supervisor: str) -> None:
         except OSError:  # EIO: the last holder of the other end is gone
             break
     os.close(master)
-    assert running.wait(timeout=20) == 4
+    assert running.wait(timeout=patience(20)) == 4
     assert b"got word\r\n" in output
 
 
@@ -245,7 +246,7 @@ def test_modules_of_the_fast_path(served: Command) -> None:
         "from agent.runtime.cli.entry import main\nmain()\n"
     )
     words = [*PROGRAM[:3], "-c", program, "wharf-runtime", *served.words("run", "-b", str(served.bundle), "box")[4:]]
-    done = subprocess.run(words, capture_output=True, text=True, env=served.environment, check=True, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, env=served.environment, check=True, timeout=patience(60))
     status, *modules = done.stdout.split()
     assert status == "0"
     basic = "abc builtins codecs errno genericpath io marshal os os.path posix posixpath stat sys time zipimport"

@@ -5,13 +5,17 @@ Capabilities: cve/test_cve_2022_29162. Landlock: test_landlock. Descriptors: cve
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from agent.runtime.defaults import MASKED_PATHS, PIDS_LIMIT, READONLY_PATHS, masked_paths
+from agent.sys import nr, process
 from tests.conformance.runtime.conftest import Outcome, Runner
 from tests.conformance.runtime.cve import attacker
 
@@ -40,6 +44,20 @@ def test_the_lists_are_golden() -> None:
     assert set(masked_paths()) == {*MASKED_PATHS, *throttles}
 
 
+@pytest.mark.parametrize("kind", ["pid", "network", "ipc", "uts", "cgroup"])
+def test_each_namespace_is_the_containers_own(runner: Runner, kind: str) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["linux"]["namespaces"].remove({"type": kind})
+        config["linux"].pop("sysctl")
+        del config["hostname"]
+
+    name = {"network": "net"}.get(kind, kind)
+    host = os.readlink(f"/proc/self/ns/{name}")
+    script = f"readlink /proc/self/ns/{name}"
+    assert host not in [outcome.output.strip() for outcome in init_and_exec(runner, script)]
+    assert [outcome.output.strip() for outcome in init_and_exec(runner, script, change)] == [host] * 2
+
+
 READ_MASKED = "for path in {}; do if [ -d $path ]; then ls -A $path; else head -c 20 $path; fi; done | wc -c"
 
 
@@ -59,6 +77,14 @@ def test_masked_directories_share_one_empty_filesystem_that_is_read_only(runner:
     assert {fields[4] for fields in masks} == set(there)
     assert len({fields[2] for fields in masks}) == 1  # one superblock
     assert all({"ro", "nosuid", "nodev", "noexec"} <= set(fields[5].split(",")) for fields in masks)
+
+
+def test_masked_files_can_be_nothing_but_the_null_device(runner: Runner) -> None:
+    there = [path for path in masked_paths() if os.path.isfile(path)]
+    lines = runner.run("cat", "/proc/self/mountinfo").lines
+    masks = [line.split() for line in lines if line.split()[4] in there]
+    assert {fields[4] for fields in masks} == set(there) != set()
+    assert all({"ro", "nosuid", "noexec"} <= set(fields[5].split(",")) for fields in masks)
 
 
 def test_read_only_paths_cannot_be_written(runner: Runner) -> None:
@@ -149,10 +175,38 @@ def test_a_tenants_root_cannot_change_what_the_hosts_root_owns(runner: Runner, t
     assert (tmp_path / "mine").read_text() == "yes\n"
 
 
-def test_the_container_has_a_session_keyring_of_its_own(runner: Runner, rootfs: Path) -> None:
-    """Read through the host's /proc/keys view of the process: the container's own is masked."""
-    lines = runner.run("cat", "/proc/keys", change=without("maskedPaths")).output
-    assert "_ses.c" in lines
+KEYCTL = 250
+KEYS = """
+import ctypes
+libc, text = ctypes.CDLL(None), ctypes.create_string_buffer(200)
+libc.syscall(250, 6, -3, text, 200, 0)  # KEYCTL_DESCRIBE the session keyring
+print(text.value.decode().rpartition(";")[2], libc.syscall(250, 10, -3, b"user", b"secret", 0))  # KEYCTL_SEARCH
+"""
+
+
+@pytest.mark.skipif(nr.MACHINE != "x86_64", reason="the probe has x86_64's number of keyctl")
+@pytest.mark.parametrize("naive", [False, True])
+def test_the_session_keyring_is_new(runner: Runner, rootfs: Path, monkeypatch: pytest.MonkeyPatch, naive: bool) -> None:
+    """Neither that of whoever starts the process, where a key lies, nor one that has a name to be found by."""
+
+    def change(config: dict[str, Any]) -> None:
+        attacker.show_python(config)
+        del config["linux"]["seccomp"]
+
+    if naive:
+        monkeypatch.setattr(process, "new_session_keyring", lambda: None)
+    call = ctypes.CDLL(None).syscall
+    assert call(KEYCTL, 1, b"wharf-test") > 0  # KEYCTL_JOIN_SESSION_KEYRING: this process keeps it
+    key = call(248, b"user", b"secret", b"x", 1, -3)  # add_key
+    assert key > 0
+    try:
+        outcomes = init_and_exec(runner, f"{attacker.PROGRAM} -I -S -c '{KEYS}'", change, root=rootfs)
+    finally:
+        call(KEYCTL, 9, key, -3)  # KEYCTL_UNLINK
+    for outcome in outcomes:
+        name, found = outcome.output.split()
+        assert (int(found) > 0) is naive, outcome.output
+        assert (name == "_ses") is not naive
 
 
 def test_devices_that_were_not_given_cannot_be_opened(runner: Runner, rootfs: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from agent.runtime.cgroup import Cgroup, devices, hierarchies
 from agent.runtime.cgroup.cgroup import attach_devices
+from agent.runtime.cgroup.detect import Hierarchies
 from agent.runtime.errors import CgroupRefused, RuntimeFailed
 from tests.conformance.runtime.conftest import Runner, Running, kill_with, wait_for
 
@@ -118,6 +119,23 @@ def test_kill_takes_every_process_also_when_paused(runner: Runner) -> None:
     assert running.wait().status == 128 + signal.SIGKILL
     wait_for(lambda: running.cgroup.pids() == [], "an empty cgroup")
     assert len(pids) >= 4
+
+
+@pytest.mark.skipif("freezer" not in hierarchies().v1, reason="cgroup v1 has no freezer here")
+@pytest.mark.parametrize("freezer", [True, False])
+def test_version_1_alone_kills_what_forks(runner: Runner, freezer: bool) -> None:
+    running = runner.start("sh", "-c", "for i in 1 2 3 4 5; do (while :; do true & wait; done) & done; echo up; wait")
+    running.read_line()
+    v1 = {name: point for name, point in hierarchies().v1.items() if freezer or name != "freezer"}
+    alone = Cgroup(running.plan.cgroup_path, Hierarchies(v1, None, frozenset()))
+    wait_for(lambda: len(alone.pids()) >= 6, "the children")
+    if freezer:
+        alone.freeze()
+        assert alone.frozen()
+        assert not running.cgroup.frozen()  # which looks at version 2
+    alone.kill()
+    assert running.wait().status == 128 + signal.SIGKILL
+    wait_for(lambda: alone.pids() == [], "an empty cgroup")
 
 
 def test_signal_reaches_init(runner: Runner) -> None:

@@ -16,6 +16,7 @@ from agent.runtime import cgroup as cgroups
 from tests.conformance.runtime.command import PROGRAM
 from tests.conformance.runtime.conftest import wait_for
 from tests.nodes import remove_pretended_cgroups
+from tests.pace import patience
 
 # a rlimit above this process's own cannot be given without CAP_SYS_RESOURCE, and podman's default is
 RUN = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "--network", "none", "--cgroup-parent")
@@ -48,7 +49,7 @@ class Podman:
         """What it prints, errors included."""
         done = subprocess.run(
             [*self.words, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, env=self.environment, timeout=60, check=False,
+            text=True, env=self.environment, timeout=patience(60), check=False,
         )  # fmt: skip
         assert done.returncode == check, f"{args}: {done.stdout}"
         return done.stdout.strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,11 @@ from typing import Any
 import pytest
 
 from agent.runtime import plan as plans
+from agent.runtime import userns
 from agent.sys.mount import Mount
-from tests.conformance.runtime.conftest import PARENT, Runner
+from tests.conformance.runtime.conftest import PARENT, RELEASE, Runner
 
-RELEASE = tuple(int(word) for word in os.uname().release.split("-")[0].split(".")[:2])
-pytestmark = pytest.mark.skipif(RELEASE < (6, 13), reason="overlay takes shifted layers by descriptor from Linux 6.13 on")
+pytestmark = pytest.mark.skipif(RELEASE < (5, 19), reason="overlay takes shifted layers from Linux 5.19 on")
 BASE, SIZE = 200_000, 65_536
 USERNS = (BASE, BASE, SIZE)
 
@@ -37,6 +38,17 @@ def test_root_inside_is_nobody_outside(runner: Runner, tmp_path: Path) -> None:
     assert lines[2:5] == ["0", "0", "0"]
     assert os.stat(f"/proc/{running.init.pid}").st_uid == BASE
     # shifted, so what root wrote belongs to root's id on disk, and the shared layer was never changed
+    assert (tmp_path / "container/upper/made").stat().st_uid == 0
+
+
+def test_an_older_kernel_takes_the_layers_by_mount_alone(runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> int:
+        raise OSError(errno.EINVAL, "before Linux 6.13")
+
+    monkeypatch.setattr(userns, "_by_descriptor", refused)
+    script = "stat -c %u /bin /etc/passwd; echo x > /made; rm /etc/passwd; mv /home /moved; stat -c %u /made /moved;"
+    script += " test -e /etc/passwd || echo gone"
+    assert runner.start_plan(shifted_plan(runner, tmp_path, "sh", "-c", script)).wait().lines == ["0", "0", "0", "0", "gone"]
     assert (tmp_path / "container/upper/made").stat().st_uid == 0
 
 
@@ -96,6 +108,7 @@ def test_joins_a_network_that_the_host_owns(runner: Runner, tmp_path: Path) -> N
 def test_host_network(runner: Runner, tmp_path: Path) -> None:
     def change(config: dict[str, Any]) -> None:
         config["linux"]["namespaces"] = [entry for entry in config["linux"]["namespaces"] if entry["type"] != "network"]
+        del config["linux"]["sysctl"]
 
     plan = shifted_plan(runner, tmp_path, "readlink", "/proc/self/ns/net", change=change)
     assert runner.start_plan(plan).wait().output.strip() == os.readlink("/proc/self/ns/net")

@@ -35,7 +35,7 @@ http: {{addr: "127.0.0.1:{port}"}}
 
 def node(root: Path, driver: str = "overlay2", limits: Limits | None = None) -> ImageStore:
     """An image store of its own, as one node has."""
-    graph = choose(str(root), driver, rights=Rights(keep_setuid=True), limits=limits)
+    graph = choose(str(root), driver, rights=Rights(keep_setuid=True, keep_devices=True), limits=limits)
     return ImageStore(str(root / "image" / driver), ContentStore(str(root / "content")), graph)
 
 

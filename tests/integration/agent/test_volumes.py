@@ -60,6 +60,12 @@ def volume_spec(name: str, target: str = "/data", **options: bool) -> MountSpec:
     return MountSpec(MountType.VOLUME, target, name, **options)
 
 
+def test_no_user_of_the_node_reaches_into_volumes(tmp_path: Path) -> None:
+    (tmp_path / "volumes").mkdir(mode=0o755)  # as an earlier version may have made it
+    VolumeStore(str(tmp_path / "volumes"))
+    assert stat.S_IMODE((tmp_path / "volumes").stat().st_mode) == 0o700
+
+
 def test_create_get_list_remove(store: VolumeStore, tmp_path: Path) -> None:
     made = store.create("db", labels={"team": "a"})
     assert store.create("db") == made, "asked for again, it is the same"

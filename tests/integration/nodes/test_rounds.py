@@ -30,6 +30,7 @@ def test_a_service_spreads_over_two_nodes_and_scales(admin: fleet.Actor) -> None
     rev, tasks, _ = queries.assignments(one.pk)
     assert rev == Node.objects.get(pk=one.pk).assign_rev > 0
     assert {task.image for task in tasks} == {f"library/web:1@{fleet.DIGEST}"}
+    assert {task.tenant for task in tasks} == {str(service.collection_id)}
     actions.scale(admin, service, 1)
     fleet.obey()
     assert sum(fleet.running(service).values()) == 1

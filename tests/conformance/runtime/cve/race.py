@@ -42,6 +42,20 @@ def outside(root: str) -> list[str]:
     return [point for point in points if not point.startswith(root + "/")]
 
 
+def new_filesystem() -> int:
+    params: list[tuple[int, bytes, bytes | None, int]] = [(api.FSCONFIG_SET_STRING, b"source", b"wharf-race", 0)]
+    return api.new_filesystem(b"tmpfs", params, 0)
+
+
+def another(filesystem: int) -> int:
+    try:
+        return api.clone_tree(filesystem)
+    except OSError as error:
+        if error.errno != 22:  # EINVAL: before Linux 6.15 what is mounted nowhere cannot be copied
+            raise
+        return new_filesystem()
+
+
 def main() -> None:
     mode, root, victim, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
     process.unshare(process.CLONE_NEWNS)
@@ -52,8 +66,7 @@ def main() -> None:
         exchange(os.fsencode(root) + b"/vol", me)
         os._exit(0)
     directory = os.open(root, os.O_PATH | os.O_DIRECTORY)
-    params: list[tuple[int, bytes, bytes | None, int]] = [(api.FSCONFIG_SET_STRING, b"source", b"wharf-race", 0)]
-    filesystem = api.new_filesystem(b"tmpfs", params, 0)
+    filesystem = new_filesystem()
     done = failed = 0
     found: list[str] = []
     while done + failed < count and not found:
@@ -66,7 +79,9 @@ def main() -> None:
         except OSError:
             failed += 1  # the path was gone for a moment: nothing was mounted
             continue
-        api.attach(api.clone_tree(filesystem), target)
+        mount = another(filesystem)
+        api.attach(mount, target)
+        os.close(mount)
         os.close(target)
         done += 1
         if done % 100 == 0:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from agent.protocol.errors import WharfError
+from agent.runtime import labels
 from agent.runtime import rootfs as building
 from agent.runtime.errors import RuntimeFailed
 from tests.conformance.runtime.conftest import Runner
@@ -66,5 +68,14 @@ def test_a_label_that_cannot_be_written_is_refused(runner: Runner, key: str) -> 
     def change(config: dict[str, Any]) -> None:
         config["process"][key] = "some-label"
 
-    with pytest.raises(Exception, match=r"AppArmor|SELinux"):
-        runner.plan("true", change=change)
+    runs = labels.apparmor_runs() if key == "apparmorProfile" else labels.selinux_runs()
+    with pytest.raises(WharfError, match=r"failed at labels" if runs else r"AppArmor|SELinux"):
+        runner.run("true", change=change)
+
+
+@pytest.mark.skipif(not labels.apparmor_runs(), reason="this kernel does not run AppArmor")
+def test_a_profile_that_is_there_is_taken(runner: Runner) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["process"]["apparmorProfile"] = "unconfined"
+
+    assert runner.run("cat", "/proc/self/attr/current", change=change).output.startswith("unconfined")

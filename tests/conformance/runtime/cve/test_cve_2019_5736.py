@@ -19,6 +19,7 @@ import pytest
 from agent.runtime.defaults import default_config
 from tests.conformance.runtime.conftest import PARENT, wait_for
 from tests.conformance.runtime.cve import attacker
+from tests.pace import patience
 
 REPOSITORY = Path(__file__).parents[4]
 CLI = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); from agent.runtime.cli import entry"
@@ -56,7 +57,7 @@ def test_the_runtimes_program_stays_as_it_is(rootfs: Path, tmp_path: Path, progr
     def runtime(*words: str) -> None:
         done = subprocess.run(
             [str(program), "-I", "-S", "-c", start, "--root", str(tmp_path / "state"), *words],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=60,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=patience(60),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
 

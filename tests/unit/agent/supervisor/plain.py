@@ -46,6 +46,11 @@ class PlainInit:
         self.pidfd = os.pidfd_open(self.pid)
         self.start_time = start_time(self.pid) or 0
 
+    staged = False
+
+    def let_go(self) -> list[int]:
+        raise NotImplementedError("a shim's container needs the real runtime")
+
     def start(self) -> None:
         os.write(self._gate, b"!")
         os.close(self._gate)
@@ -103,11 +108,21 @@ class PlainRuntime:
         rootfs: list[list[Any]],
         stdio: Stdio | None,
         meanwhile: Callable[[], None] | None = None,
+        sibling: bool = False,
     ) -> PlainInit:
+        assert not sibling, "a shim's container needs the real runtime"
         init = PlainInit(config["process"]["args"], stdio)
         if meanwhile is not None:
             meanwhile()
         return init
+
+    def taken(
+        self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], pid: int, start_time: int, fds: list[int]
+    ) -> PlainInit:
+        raise NotImplementedError("a shim's container needs the real runtime")
+
+    def undo(self, init: object) -> None:
+        raise NotImplementedError("a shim's container needs the real runtime")
 
     def exec(
         self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], pid: int, process: dict[str, Any], stdio: Stdio | None

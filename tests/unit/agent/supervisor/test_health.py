@@ -16,6 +16,7 @@ from agent.supervisor.leases import LeaseFile, Leases
 from agent.supervisor.loop import Loop
 from agent.supervisor.processes import Processes
 from agent.supervisor.record import Record, boot_id
+from agent.supervisor.shims import Shims
 from agent.supervisor.specification import Specification
 from tests.unit.agent.supervisor.plain import PlainRuntime
 
@@ -30,8 +31,9 @@ class Watched:
         self.statuses: list[str] = []
         self.until = ""
         processes = Processes(self.loop)
-        leases = Leases(self.loop, LeaseFile(str(tmp_path), boot_id()))
-        context = Context(self.loop, processes, PlainRuntime("/x"), str(tmp_path), self.publish, lambda _container: None, leases)
+        runtime, file = PlainRuntime("/x"), LeaseFile(str(tmp_path), boot_id())
+        leases, shims = Leases(self.loop, file), Shims(processes, runtime, file)
+        context = Context(self.loop, processes, runtime, str(tmp_path), self.publish, lambda _container: None, leases, shims)
         values = {
             "config": {"process": {"args": ["sleep", "60"]}},
             "rootfs": [],

@@ -37,32 +37,43 @@ def test_pieces_become_lines_and_no_byte_is_lost(tmp_path: Path, pieces: list[by
     tail.unlink(missing_ok=True)
     splitter = Splitter(str(tail))
     lines: list[bytes] = []
+    read, write = os.pipe()
     for piece in pieces:
-        splitter.journal(piece, (1, 2))
-        lines += splitter.feed(piece)
-        splitter.save()
-        splitter.close()
-        splitter = Splitter(str(tail))  # as after an upgrade or a kill
+        os.write(write, piece)
+        while piece and (batch := splitter.take(read, 4096, (1, 2))):
+            lines += splitter.feed(batch)
+            splitter.save()
+            splitter.close()
+            splitter = Splitter(str(tail))  # as after an upgrade or a kill
+            if len(batch) < 4096:
+                break
     lines += splitter.flush()
     splitter.close()
+    os.close(read)
+    os.close(write)
     assert b"".join(lines) == b"".join(pieces)
     assert all(len(line) <= CHUNK for line in lines)
     assert all(b"\n" not in line[:-1] for line in lines)
 
 
-@pytest.mark.parametrize("stage", ["journalled", "half written", "written"])
-def test_a_batch_cut_short_by_a_kill_is_done_again_once(tmp_path: Path, stage: str) -> None:
-    """The tail file as a kill leaves it at each point between the read and the end of the batch."""
+@pytest.mark.parametrize("console", [False, True], ids=["pipe", "console"])
+@pytest.mark.parametrize("stage", ["taken", "half written", "written"])
+def test_a_batch_cut_short_by_a_kill_is_done_again_once(tmp_path: Path, stage: str, console: bool) -> None:
+    """The tail file as a kill leaves it at each point between the taking and the end of the batch."""
     loop = Loop()
     (tmp_path / "logs").mkdir()
     log = log_file(tmp_path / "logs")
     splitter = Splitter(str(tmp_path / "logs" / "stdout.tail"))
-    for data in (b"one\ntw", b"o\nthree\nfo"):
-        splitter.journal(data, log.mark())
-        if data.startswith(b"one"):
+    source, feed = os.pipe()
+    for data in (b"x" * 5000 + b"\none\ntw", b"o\nthree\nfo"):
+        os.write(feed, data)
+        assert (splitter.read if console else splitter.take)(source, 65536, log.mark()) == data
+        if data.startswith(b"x"):
             log.write("stdout", splitter.feed(data))
             splitter.save()
-    if stage != "journalled":
+    os.close(source)
+    os.close(feed)
+    if stage != "taken":
         log.write("stdout", [b"two\n"] if stage == "half written" else [b"two\n", b"three\n"])
     log.close()
     splitter.close()
@@ -73,7 +84,29 @@ def test_a_batch_cut_short_by_a_kill_is_done_again_once(tmp_path: Path, stage: s
     os.close(write)
     streams.finish()
     loop.close()
-    assert [entry["log"] for entry in entries(tmp_path / "logs" / "json.log")] == ["one\n", "two\n", "three\n", "four\n"]
+    assert [entry["log"] for entry in entries(tmp_path / "logs" / "json.log")][1:] == ["one\n", "two\n", "three\n", "four\n"]
+
+
+def test_a_kill_before_there_was_anything_to_take_harms_nothing(tmp_path: Path) -> None:
+    """The mark is on disk, the old batch is beyond the unfinished line, and the pipe was empty."""
+    read, write = os.pipe2(os.O_NONBLOCK)
+    splitter = Splitter(str(tmp_path / "tail"))
+    os.write(write, b"a line\nan unfin")
+    splitter.feed(splitter.take(read, 4096, (1, 2)))
+    splitter.save()
+    with pytest.raises(BlockingIOError):
+        splitter.take(read, 4096, (1, 30))
+    after = Splitter(str(tmp_path / "tail"))
+    assert (after.pending, after.interrupted) == (b"an unfin", None)
+    splitter.save = lambda: None  # type: ignore[method-assign]  # killed in between
+    with pytest.raises(BlockingIOError):
+        splitter.take(read, 4096, (1, 30))
+    killed = Splitter(str(tmp_path / "tail"))
+    assert killed.interrupted == (b"an unfin", 1, 30)
+    for each in (splitter, after, killed):
+        each.close()
+    os.close(read)
+    os.close(write)
 
 
 def test_a_long_line_is_not_cut_inside_a_character(tmp_path: Path) -> None:
