@@ -32,8 +32,8 @@ class Wires:
     """The child's descriptors. `gate`: (start, status) of a container whose start is given by another process, or None."""
 
     __slots__ = (
-        "channel", "gate", "groups_denied", "joins", "keep_fds", "keyring", "look_up", "ordinary", "pivot", "plain_newlines",
-        "root", "stdio", "supplied",
+        "channel", "gate", "groups_denied", "joins", "keep_fds", "keyring", "look_up", "mounts_elsewhere", "ordinary", "pivot",
+        "plain_newlines", "root", "stdio", "supplied",
     )  # fmt: skip
 
     def __init__(self, channel: Channel, stdio: tuple[int, int, int], gate: tuple[int, int] | None) -> None:
@@ -42,6 +42,9 @@ class Wires:
         self.gate = gate
         self.joins: list[tuple[int, int]] = []  # descriptor, CLONE_NEW flag
         self.supplied: list[int] = []  # mounts
+        # a mount namespace, joined once the root is whole: its parts are found by our paths, and nobody may build on a
+        # detached tree that comes from another mount namespace than his own
+        self.mounts_elsewhere = -1
         self.root = -1  # of a container whose root no namespace leads to
         self.ordinary = not privileged()  # the maker is not root, and we may do no more than he
         self.groups_denied = False
@@ -54,6 +57,8 @@ class Wires:
     def close_others(self, more: list[int]) -> None:
         """Every descriptor of the parent that the child has no use for."""
         keep = [self.channel.fileno(), *self.stdio, *(self.gate or ()), *(fd for fd, _ in self.joins), *self.supplied, *more]
+        if self.mounts_elsewhere >= 0:
+            keep.append(self.mounts_elsewhere)
         process.close_all_but(keep + list(range(3, 3 + self.keep_fds)))
 
     def fail(self, stage: str, error: BaseException) -> None:
@@ -215,6 +220,9 @@ def _filesystem(plan: Plan, wires: Wires, supplied: rootfs.Supplied, progress: P
         # spec: a hook in the container's namespaces reads the number that we have there
         hooks.run(plan.hooks["createContainer"], "createContainer", _state(plan, os.getpid()), plan.annotations)
     progress.stage = "pivot"
+    if wires.mounts_elsewhere >= 0:
+        process.setns(wires.mounts_elsewhere, process.CLONE_NEWNS)
+        os.close(wires.mounts_elsewhere)
     rootfs.enter(root, plan, wires.pivot)
     return slave
 

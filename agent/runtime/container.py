@@ -157,12 +157,12 @@ def create(
                 elif not io.terminal:
                     userns.own_streams(plan, plan.process.uid, wires.stdio)
                 wires.supplied = list(supplied.binds.values())
-                for _, flag, path in plan.joins:
-                    wires.joins.append((_open_namespace(path), flag))
+                _open_joins(plan, wires)
                 init.pid, init.pidfd = _clone(plan, cgroup, wires, supplied, process.CLONE_PARENT if sibling else 0)
             finally:
-                for fd in [*(fd for fd, _ in wires.joins), *supplied.descriptors()]:
-                    os.close(fd)
+                for fd in [*(fd for fd, _ in wires.joins), *supplied.descriptors(), wires.mounts_elsewhere]:
+                    if fd >= 0:
+                        os.close(fd)
                 theirs.close()
                 cgroup.close()
             if meanwhile is not None:
@@ -195,6 +195,14 @@ def _two_stages(plan: Plan) -> bool:
     A pid namespace takes only later children; a namespace owned by the host cannot be joined from a new user namespace.
     """
     return bool(plan.joins) and (plan.new_user or any(kind in ("user", "pid") for kind, _, _ in plan.joins))
+
+
+def _open_joins(plan: Plan, wires: child.Wires) -> None:
+    for kind, flag, path in plan.joins:
+        if kind == "mount":
+            wires.mounts_elsewhere = _open_namespace(path)
+        else:
+            wires.joins.append((_open_namespace(path), flag))
 
 
 def _open_namespace(path: str) -> int:

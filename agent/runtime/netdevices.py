@@ -57,7 +57,8 @@ def _move(ours: Netlink, theirs: Netlink, target: int, name: str, wish: str) -> 
         before = set(rtnetlink.links(theirs))
         ours.batch([linkmove.move_link(link.ifindex, target, wish)])
         (arrived,) = [found for key, found in rtnetlink.links(theirs).items() if key not in before]
-        theirs.batch([linkmove.give_address(arrived.ifindex, address) for address in held])
+        if held:
+            theirs.batch([linkmove.give_address(arrived.ifindex, address) for address in held])
         theirs.batch([rtnetlink.set_link(index=arrived.ifindex, up=True, link_local=True)])
     except NetlinkError as error:
         raise RuntimeFailed(

@@ -118,7 +118,7 @@ def compile(
     plan.sysctls = [(os.fsencode(spec.sysctl_path(name)), os.fsencode(value)) for name, value in sysctls]
     persona = linux.get("personality")
     plan.personality = {"LINUX": 0, "LINUX32": 8}[persona["domain"]] if persona else None
-    plan.resctrl = resctrl.Class(linux["intelRdt"], id) if linux.get("intelRdt") else None
+    plan.resctrl = resctrl.Class(linux["intelRdt"], id) if linux.get("intelRdt") is not None else None
     plan.memory_policy = _memory_policy(linux.get("memoryPolicy"))
     plan.net_devices = [(name, (item or {}).get("name") or name) for name, item in (linux.get("netDevices") or {}).items()]
     _warn(plan, linux)

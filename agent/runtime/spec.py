@@ -43,6 +43,9 @@ def validate(config: dict[str, Any]) -> None:
     _net_devices(linux.get("netDevices") or {}, kinds)
     _memory_policy(linux.get("memoryPolicy"))
     _hooks(config.get("hooks") or {})
+    _limits(linux.get("resources") or {})
+    if "" in (config.get("annotations") or {}):
+        raise InvalidConfig("annotations has an empty key; name it, in reverse domain notation")
 
 
 def validate_process(process: dict[str, Any]) -> None:
@@ -187,3 +190,14 @@ def _hooks(hooks: dict[str, Any]) -> None:
                 raise InvalidConfig(f"hook {point} has path {hook['path']!r}; it must be absolute")
             if hook.get("timeout") is not None and hook["timeout"] <= 0:
                 raise InvalidConfig(f"hook {point} has a timeout that is not above zero")
+
+
+def _limits(resources: dict[str, Any]) -> None:
+    """What may not be left out of an entry that is there."""
+    for device, limits in (resources.get("rdma") or {}).items():
+        if limits.get("hcaHandles") is None and limits.get("hcaObjects") is None:
+            raise InvalidConfig(f"resources.rdma.{device} limits nothing; give hcaHandles, hcaObjects or both")
+    for item in (resources.get("blockIO") or {}).get("weightDevice") or ():
+        if item.get("weight") is None and item.get("leafWeight") is None:
+            where = f"{item['major']}:{item['minor']}"
+            raise InvalidConfig(f"blockIO.weightDevice of {where} weighs nothing; give weight, leafWeight or both")

@@ -191,7 +191,7 @@ def _refuse_waiting(config: dict[str, Any]) -> None:
     seccomp = linux.get("seccomp") if isinstance(linux, dict) else None
     if config.get("hooks") or (isinstance(seccomp, dict) and seccomp.get("listenerPath")):
         raise NotHere("hooks and seccomp listeners are the command line's own to wait for")
-    if isinstance(linux, dict) and (linux.get("intelRdt") or linux.get("netDevices")):
+    if isinstance(linux, dict) and (linux.get("intelRdt") is not None or linux.get("netDevices")):
         raise NotHere("intelRdt and netDevices are the command line's own to set up and undo")
 
 

@@ -57,7 +57,7 @@ def destroy(directory: StateDirectory, cgroup: Cgroup, log: Log) -> None:
     if not cgroup.remove(seconds=10.0):
         raise Unavailable(f"the cgroup {cgroup.path} is still busy; delete the container again later")
     config, bundle = directory.config(), directory.state()["bundle"]
-    if wanted := (config.get("linux") or {}).get("intelRdt"):
+    if (wanted := (config.get("linux") or {}).get("intelRdt")) is not None:
         resctrl.Class(wanted, directory.id).remove()
     directory.remove()
     poststop = (config.get("hooks") or {}).get("poststop") or []

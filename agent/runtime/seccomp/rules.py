@@ -64,6 +64,8 @@ def action(name: Any, data: Any) -> int:
         raise InvalidInput(f"seccomp action {name!r} is not known; use one of {', '.join(ACTIONS)}")
     if name in ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"):
         value |= errno.EPERM if data is None else _integer(data, 16, "errnoRet")
+    elif data is not None:
+        raise InvalidInput(f"seccomp action {name} carries no errno; leave errnoRet out")
     return value
 
 

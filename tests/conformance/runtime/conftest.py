@@ -203,7 +203,7 @@ def runner(busybox_root: Path) -> Iterator[Runner]:
     try:
         yield made
     finally:
-        for running in made.running:
+        for running in reversed(made.running):  # the first process of a pid namespace waits for all who joined it
             running.end()
         _remove_parent()
     assert (_mounts(base), _fds()) == before, "mounts or descriptors leaked"

@@ -276,7 +276,9 @@ def test_a_profile_of_the_size_of_dockers_gives_equal_results() -> None:
     "action", ["SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_TRAP", "SCMP_ACT_TRACE", "SCMP_ACT_NOTIFY"]
 )
 def test_actions_are_libseccomps_numbers(action: str) -> None:
-    entries = [{"names": ["dup2"], "action": action, "args": [], "errnoRet": 7 if action == "SCMP_ACT_TRACE" else 0}]
+    entries: list[dict[str, Any]] = [{"names": ["dup2"], "action": action, "args": []}]
+    if action == "SCMP_ACT_TRACE":
+        entries[0]["errnoRet"] = 7
     program, _ = ours.compile_profile({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": entries}, "x86_64")
     with oracle(ours.ACTIONS["SCMP_ACT_ALLOW"], "x86_64") as filter_:
         told(filter_, entries)
