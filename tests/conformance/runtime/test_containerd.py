@@ -157,7 +157,8 @@ def test_a_session(containerd: Containerd) -> None:
 def test_options_reach_the_container(containerd: Containerd, tmp_path: Path) -> None:
     (tmp_path / "volume").mkdir()
     (tmp_path / "volume/file").write_text("from the host\n")
-    script = "pwd; cat /v/file; touch /v/x; touch /x; echo $K; head -1 /proc/self/uid_map; grep Seccomp: /proc/self/status"
+    script = "exec 2>&1; pwd; cat /v/file; touch /v/x; touch /x; echo $K; head -1 /proc/self/uid_map;"
+    script += " grep Seccomp: /proc/self/status"
     words = ["--rm", "--read-only", "--cwd", "/tmp", "--env", "K=v", "--memory-limit", "50000000", "--seccomp"]
     words += ["--mount", f"type=bind,src={tmp_path}/volume,dst=/v,options=rbind:ro"]
     lines = containerd.run("c1", "sh", "-c", script, options=tuple(words)).splitlines()
