@@ -93,7 +93,9 @@ class Specification:
 def check(values: dict[str, Any]) -> None:
     """Raises what is wrong with a specification, before anything is made."""
     config = values.get("config")
-    process = config.get("process") if isinstance(config, dict) else None
+    if not isinstance(config, dict):
+        raise InvalidRequest("config has to be an OCI configuration, an object")
+    process = config.get("process")
     if not isinstance(process, dict) or not isinstance(process.get("args"), list) or not process["args"]:
         raise InvalidRequest("config.process.args is missing: say what to run")
     if not isinstance(process.get("user", {}), dict) or not isinstance(config.get("linux") or {}, dict):
