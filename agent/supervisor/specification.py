@@ -92,8 +92,9 @@ class Specification:
 
 def check(values: dict[str, Any]) -> None:
     """Raises what is wrong with a specification, before anything is made."""
-    given = values.get("config")
-    config = given if isinstance(given, dict) else {}
+    config = values.get("config")
+    if not isinstance(config, dict):
+        raise InvalidRequest("config has to be an OCI configuration, an object")
     process = config.get("process")
     if not isinstance(process, dict) or not isinstance(process.get("args"), list) or not process["args"]:
         raise InvalidRequest("config.process.args is missing: say what to run")
