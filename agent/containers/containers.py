@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agent.containers.both import both
-from agent.containers.config import exec_process, health_config, oci_config
+from agent.containers.changes import Changes
+from agent.containers.config import exec_process
 from agent.containers.errors import (
     AmbiguousContainer,
     ContainerNotRunning,
@@ -28,24 +27,23 @@ from agent.containers.errors import (
     NoSuchContainer,
     OtherDriverRunning,
 )
-from agent.containers.execution import Execution
+from agent.containers.execution import Execution, ends
 from agent.containers.idranges import IdRanges, NodeRange
 from agent.containers.live import Live, live_from
-from agent.containers.logchoice import is_kept, log_choice
+from agent.containers.logchoice import is_kept
 from agent.containers.logs import LogEntry, LogQuery, read_logs
-from agent.containers.process import argv, display, stop_signal, user_text, volumes
+from agent.containers.making import Making, user_of
+from agent.containers.process import argv, display, stop_signal
 from agent.containers.record import Record, Records
-from agent.containers.user import read_text, resolve_user
-from agent.containers.wiring import Wiring
+from agent.containers.stats import flat_stats, network_bytes
+from agent.containers.wiring import Connected, Wiring
 from agent.images.images import ImageStore
 from agent.protocol.errors import WharfError
 from agent.protocol.messages import STDERR, STDOUT
-from agent.protocol.spec import ContainerRestart, ContainerSpec, Isolation, MountSpec, MountType, NetworkMode
+from agent.protocol.spec import ContainerSpec, Isolation, NetworkMode
 from agent.protocol.states import ContainerState
 from agent.storage.driver import GraphDriver
 from agent.supervisor.client import Supervisor
-from agent.sys.mount import Mount
-from agent.volumes.mounts import shifted
 from agent.volumes.store import VolumeStore
 
 log = logging.getLogger(__name__)
@@ -73,8 +71,6 @@ class Containers:
         id_range: NodeRange | None = None,
         isolation: Isolation = Isolation.SHARED,
     ) -> None:
-        self._id_ranges = IdRanges(home / "idranges.json", id_range or NodeRange())
-        self._making: list[str] = []  # tenants of containers that have no record yet
         self._elsewhere = dict(elsewhere or {})
         self.records = Records(home / "containers", self._elsewhere)
         self._supervisor = supervisor
@@ -82,13 +78,12 @@ class Containers:
         self._driver = driver
         self._wiring = wiring
         self._volumes = volume_store
-        self._cgroup_parent = cgroup_parent
         self._logs_root = logs_root
-        self._isolation = isolation
+        id_ranges = IdRanges(home / "idranges.json", id_range or NodeRange())
+        self._making = Making(self.records, supervisor, driver, wiring, volume_store, id_ranges, cgroup_parent, isolation)
         self._states: dict[str, dict[str, Any]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self._listeners: list[Callable[[str], None]] = []
-        self._subscribers: set[asyncio.Queue[dict[str, Any]]] = set()
+        self.changes = Changes()
         self._follower: asyncio.Task[None] | None = None
 
     # -- the agent's own life -------------------------------------------------------------------------------------------
@@ -118,7 +113,7 @@ class Containers:
         """Put the kernel's network objects back in order when somebody changed them under us, or in any case."""
         if not always and await asyncio.to_thread(self._wiring.intact):
             return
-        report = await asyncio.to_thread(self._wiring.sync, _Connected(self._states, self._locks))
+        report = await asyncio.to_thread(self._wiring.sync, Connected(self._states, self._locks))
         if report.repaired or report.broken or not always:
             log.warning("network mended: %d links repaired, %d beyond repair", len(report.repaired), len(report.broken))
 
@@ -154,18 +149,11 @@ class Containers:
 
     def _tell(self, container_id: str, event: Mapping[str, Any]) -> None:
         record = self.records.get(container_id)
-        for queue in self._subscribers:
-            if queue.full():
-                queue.get_nowait()  # a slow listener loses the oldest; events are hints, `live` is the truth
-            queue.put_nowait(
-                {"kind": event["kind"], "id": container_id, "name": record.name if record else "", "at": time.time()}
-            )
-        for listener in self._listeners:
-            listener(record.task_id if record else "")
+        self.changes.tell(event["kind"], container_id, record.name if record else "", record.task_id if record else "")
 
     def on_change(self, listener: Callable[[str], None]) -> None:
         """`listener(task_id)` is called after every change of a container; "" for one of no task."""
-        self._listeners.append(listener)
+        self.changes.listeners.append(listener)
 
     # -- questions -------------------------------------------------------------------------------------------------------
 
@@ -224,74 +212,16 @@ class Containers:
             stop_signal=stop_signal(spec, run_config),
             tenant=tenant,
         )
-        self._making.append(tenant)
-        try:
-            async with self._lock(container_id):
-                try:
-                    await asyncio.to_thread(self._images.hold, image.id, container_id)
-                    self.records.directory(container_id).mkdir(mode=0o700)
-                    await self._make(record, run_config, list(image.chain), lease)
-                except BaseException:
-                    await self._discard(record)
-                    raise
-        finally:
-            self._making.remove(tenant)
+        async with self._lock(container_id):
+            try:
+                await asyncio.to_thread(self._images.hold, image.id, container_id)
+                self.records.directory(container_id).mkdir(mode=0o700)
+                await self._making.make(record, run_config, list(image.chain), lease)
+                self._states[record.id] = await self._supervisor.state(record.id)
+            except BaseException:
+                await self._discard(record)
+                raise
         return container_id
-
-    async def _make(self, record: Record, run_config: dict[str, Any], chain: list[str], lease: float) -> None:
-        rootfs, (sandbox, etc) = await both(
-            asyncio.to_thread(partial(self._driver.prepare, record.id, chain, size=record.spec.storage_size)),
-            asyncio.to_thread(self._wiring.prepare, record.id, record.spec, record.name, self.records.directory(record.id)),
-        )
-        user = await asyncio.to_thread(self._user, user_text(record.spec, run_config), rootfs)
-        mounts = await asyncio.to_thread(self._mounts, record, run_config, rootfs)
-        ids = None
-        if record.spec.user_namespace:
-            ids = await asyncio.to_thread(self._id_ranges.of, record.tenant, self._tenants)
-            rootfs, mounts = shifted(rootfs[:1]) + rootfs[1:], self._volumes.shifted(mounts)
-        config = oci_config(
-            record.spec,
-            run_config,
-            container_id=record.id,
-            user=user,
-            hostname=record.spec.hostname or record.id[:12],
-            sandbox=sandbox,
-            mounts=[*etc, *mounts],
-            cgroup_parent=self._cgroup_parent,
-            ids=ids,
-        )
-        spec = record.spec
-        log = await asyncio.to_thread(log_choice, record, run_config)
-        made = self._supervised(
-            record.id,
-            config=config,
-            rootfs=rootfs,
-            log=log,
-            open_stdin=spec.open_stdin,
-            restart=_restart_policy(spec),
-            health=health_config(spec.health, run_config),
-            lease=lease,
-            isolation=spec.isolation or self._isolation,
-        )
-        # whichever of the two a crash leaves alone, `open` removes
-        await both(made, asyncio.to_thread(self.records.put, record, config["process"]))
-
-    async def _supervised(self, container_id: str, **wanted: Any) -> None:
-        """Have the supervisor make it."""
-        await self._supervisor.create(container_id, **wanted)
-        self._states[container_id] = await self._supervisor.state(container_id)
-
-    def _tenants(self) -> set[str]:
-        """Those whose range of ids may be in use."""
-        return {record.tenant for record in self.records if record.spec.user_namespace}.union(self._making)
-
-    def _user(self, text: str, rootfs: list[Mount]) -> Any:
-        return resolve_user(text, read_text(rootfs, "etc/passwd"), read_text(rootfs, "etc/group"))
-
-    def _mounts(self, record: Record, run_config: dict[str, Any], rootfs: list[Mount]) -> list[Mount]:
-        named = {mount.target for mount in record.spec.mounts}
-        declared = [MountSpec(MountType.VOLUME, path) for path in volumes(run_config) if path not in named]
-        return self._volumes.mounts_for([*record.spec.mounts, *declared], record.id, rootfs)
 
     async def start(self, text: str) -> None:
         """Raises `ContainerRunning`, the network's refusals, `exec_failed` of the runtime."""
@@ -362,12 +292,11 @@ class Containers:
 
     async def _discard(self, record: Record) -> None:
         """Undo creation, whatever part of it happened. The record goes last: a crash in between is finished by `open`."""
-        if record.id in self._states or self.records.get(record.id):
-            try:
-                await self._supervisor.delete(record.id, force=True)
-            except WharfError as error:
-                if error.status != 404:
-                    raise
+        try:
+            await self._supervisor.delete(record.id, force=True)
+        except WharfError as error:
+            if error.status != 404:
+                raise
         self._states.pop(record.id, None)
         await self._give_back(record.id)
         self.records.remove(record.id)
@@ -413,11 +342,11 @@ class Containers:
         if user:
             image = await asyncio.to_thread(self._images.get, record.image_id)
             rootfs = await asyncio.to_thread(self._driver.prepare, record.id, list(image.chain))
-            who = await asyncio.to_thread(self._user, user, rootfs)
+            who = await asyncio.to_thread(user_of, user, rootfs)
         process = exec_process(base, command, env=env, cwd=cwd, tty=tty, user=who)
         session = await self._supervisor.exec(record.id, process, tty=tty, stdin=stdin)
         return Execution(
-            *_descriptors(session.console_fd, session.stdin_fd, session.stdout_fd, session.stderr_fd),
+            *ends(session.console_fd, session.stdin_fd, session.stdout_fd, session.stderr_fd),
             tty=tty,
             wait=partial(self._supervisor.exec_wait, session.exec_id),
             window=partial(self._supervisor.resize, record.id, exec_id=session.exec_id),
@@ -463,72 +392,9 @@ class Containers:
             yield {"at": time.time(), **await self.stats(record.id)}
             await asyncio.sleep(period)
 
-    async def events(self) -> AsyncGenerator[dict[str, Any], None]:
-        """What happens from now on, as plain dicts {kind, id, name, at}."""
-        queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(maxsize=1000)
-        self._subscribers.add(queue)
-        try:
-            while True:
-                yield await queue.get()
-        finally:
-            self._subscribers.discard(queue)
+    def events(self) -> AsyncGenerator[dict[str, Any], None]:
+        """See Changes.events."""
+        return self.changes.events()
 
     def _lock(self, container_id: str) -> asyncio.Lock:
         return self._locks.setdefault(container_id, asyncio.Lock())
-
-
-class _Connected(Collection[str]):
-    """Containers that need their network, looked at when asked: one that is being made right now has its lock taken."""
-
-    def __init__(self, states: Mapping[str, Mapping[str, Any]], locks: Mapping[str, asyncio.Lock]) -> None:
-        self._states = states
-        self._locks = locks
-
-    def __contains__(self, container_id: object) -> bool:
-        lock, state = self._locks.get(str(container_id)), self._states.get(str(container_id))
-        return bool(lock and lock.locked()) or (state is not None and state["state"] != ContainerState.EXITED.value)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([container_id for container_id in {**self._states, **self._locks} if container_id in self])
-
-    def __len__(self) -> int:
-        return len(list(iter(self)))
-
-
-def _descriptors(
-    console: int | None, stdin: int | None, stdout: int | None, stderr: int | None
-) -> tuple[dict[int, int], int | None]:
-    """(outputs by channel, input) of an exec. A console is both: its input end is a duplicate, so that each can be closed."""
-    if console is not None:
-        return {STDOUT: console}, os.dup(console)
-    outputs = {STDOUT: stdout, STDERR: stderr}
-    return {channel: fd for channel, fd in outputs.items() if fd is not None}, stdin
-
-
-def _restart_policy(spec: ContainerSpec) -> dict[str, Any]:
-    policy: dict[str, Any] = {"name": spec.restart.value}
-    if spec.restart is ContainerRestart.ON_FAILURE and spec.restart_max:
-        policy["max"] = spec.restart_max
-    return policy
-
-
-def network_bytes(pid: int) -> dict[str, float]:
-    """Bytes over the interfaces of the process's network but loopback; {} when it has ended. Columns as in proc(5), net/dev."""
-    try:
-        with open(f"/proc/{pid}/net/dev", encoding="ascii") as file:
-            rows = [line.partition(":")[::2] for line in list(file)[2:]]
-    except OSError:
-        return {}
-    figures = [values.split() for name, values in rows if name.strip() != "lo"]
-    return {"rx_bytes": float(sum(int(row[0]) for row in figures)), "tx_bytes": float(sum(int(row[8]) for row in figures))}
-
-
-def flat_stats(stats: Mapping[str, Any]) -> dict[str, float]:
-    """The cgroup's figures as `messages.Samples` names them."""
-    memory, cpu, pids = stats.get("memory", {}), stats.get("cpu", {}), stats.get("pids", {})
-    return {
-        "cpu_seconds": float(cpu.get("usage") or 0) / 1e9,
-        "memory_used": float(memory.get("usage") or 0),
-        "memory_limit": float(memory.get("limit") or 0),  # 0: no limit
-        "pids": float(pids.get("current") or 0),
-    }

@@ -7,6 +7,8 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
+from agent.protocol.messages import STDERR, STDOUT
+
 READ_SIZE = 32 << 10
 # A background child may hold stdout open after the process itself is gone; its output is not waited for longer than this.
 LINGER = 2.0
@@ -158,3 +160,11 @@ async def _ready(fd: int, *, write: bool = False) -> None:
 def _settle(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+def ends(console: int | None, stdin: int | None, stdout: int | None, stderr: int | None) -> tuple[dict[int, int], int | None]:
+    """(outputs by channel, input) of an exec. A console is both: its input end is a duplicate, so that each can be closed."""
+    if console is not None:
+        return {STDOUT: console}, os.dup(console)
+    outputs = {STDOUT: stdout, STDERR: stderr}
+    return {channel: fd for channel, fd in outputs.items() if fd is not None}, stdin

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import asyncio
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from agent.network.attach import AttachSpec, Report
 from agent.network.errors import NotAttached
 from agent.network.manager import Networks
 from agent.protocol.spec import ContainerSpec, NetworkMode
+from agent.protocol.states import ContainerState
 from agent.sys.mount import Mount
 
 SERVICE_LABEL = "com.docker.swarm.service.name"
@@ -76,3 +78,21 @@ class Wiring:
         resolver = self._networks.resolver(spec.networks)
         text = files.hosts(name, addresses)
         return files.write(str(directory), hostname=name, hosts_text=text, resolver=resolver)
+
+
+class Connected(Collection[str]):
+    """Containers that need their network, looked at when asked: one that is being made right now has its lock taken."""
+
+    def __init__(self, states: Mapping[str, Mapping[str, Any]], locks: Mapping[str, asyncio.Lock]) -> None:
+        self._states = states
+        self._locks = locks
+
+    def __contains__(self, container_id: object) -> bool:
+        lock, state = self._locks.get(str(container_id)), self._states.get(str(container_id))
+        return bool(lock and lock.locked()) or (state is not None and state["state"] != ContainerState.EXITED.value)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([container_id for container_id in {**self._states, **self._locks} if container_id in self])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))

@@ -73,7 +73,7 @@ def _node(parent: int, name: bytes, device: Device, bind_only: bool) -> None:
 
 def _of_the_host(device: Device) -> int:
     """A detached mount of the host's node of the same path, which has to be this device: a path could name anything."""
-    node = os.open(b"/" + device.path, os.O_PATH | os.O_CLOEXEC)
+    node = os.open("/" + os.fsdecode(device.path), os.O_PATH | os.O_CLOEXEC)
     try:
         if not _is(device, os.fstat(node)):
             raise OSError(19, f"/{device.path.decode()} of this node is not the device {device.major}:{device.minor}")

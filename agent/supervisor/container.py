@@ -18,6 +18,7 @@ import time
 from agent.protocol.errors import WharfError
 from agent.supervisor import durable, remains, restart
 from agent.supervisor.context import Context
+from agent.supervisor.ending import Ending
 from agent.supervisor.execs import Execs
 from agent.supervisor.loop import Timer, report
 from agent.supervisor.processes import UNKNOWN, Exit, Process
@@ -28,7 +29,6 @@ from agent.supervisor.run import Run
 from agent.supervisor.specification import Specification
 from agent.supervisor.streams import Streams
 from agent.supervisor.watches import Watches
-from agent.sys import tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from agent.supervisor.launch import Cgroup
 
-SIGKILL, SIGTERM = 9, 15
+SIGKILL = 9
 
 
 class Container:
@@ -55,8 +55,9 @@ class Container:
         self.gone: list[Callable[[], None]] = []  # called when a delete under way is done
         self.deleting = False
         self._streams: Streams | None = None
-        self._timer: Timer | None = None  # a stop's grace or a restart's back-off: never both
-        self._watches = Watches(self)
+        self._timer: Timer | None = None  # a restart's back-off, or the wait for a store
+        self._ending = Ending(self)
+        self._watches = Watches(self, self._ending.lease_over)
         self.is_lost = False  # its process was gone when we came
         self._remains = Remains(self, self._remove)
 
@@ -91,28 +92,12 @@ class Container:
         if self.record.state == RESTARTING:
             self._rest()
         elif self.record.active:
-            if grace is not None:
-                self.record.kill_at = time.monotonic() + grace
-                self._arm_kill()
-            self._remember_stop()
-            self._send(signal)
+            self._ending.stop(signal, grace)
 
     def kill(self, signal: int, everything: bool) -> None:
         """Send a signal to the first process, or to all. KILL and TERM mean the end: no restart. Raises NotRunning."""
         self._need_process()
-        if signal in (SIGKILL, SIGTERM):
-            self.record.stopped = True
-            self._remember_stop()
-        if not everything:
-            self._send(signal)
-        elif signal == SIGKILL:
-            self.cgroup.kill()
-        else:
-            for pid in self.cgroup.pids():
-                try:
-                    os.kill(pid, signal)
-                except ProcessLookupError:
-                    pass  # ended meanwhile
+        self._ending.kill(signal, everything)
 
     def pause(self) -> None:
         """Freeze. Raises NotRunning, ContainerPaused."""
@@ -149,9 +134,8 @@ class Container:
         if self.process is None:
             self._remains.sweep()
         else:
-            self._remember_stop()
-            self._send(SIGKILL)
-            self.cgroup.kill()
+            self._ending.remember()
+            self._ending.end_all()
 
     # ---- what others of this room ask
 
@@ -194,7 +178,7 @@ class Container:
         """Go on with what another supervisor began. `process` None: there is none any more."""
         self.run.process = process
         if process is not None and self.record.active:
-            self._arm_kill()
+            self._ending.arm()
             self._watches.begin()
         elif self.record.state == RESTARTING:
             self._arm_restart()
@@ -231,11 +215,8 @@ class Container:
 
     def resize(self, rows: int, columns: int) -> None:
         """Of the container's own terminal. Raises NotRunning when it has none."""
-        for source in self.streams.sources:
-            if os.isatty(source.fd):
-                tty.resize(source.fd, rows, columns)
-                return
-        raise NotRunning(f"container {self.id} has no terminal to resize")
+        if not self.streams.resize(rows, columns):
+            raise NotRunning(f"container {self.id} has no terminal to resize")
 
     def release(self) -> None:
         """Let go of timers, watches and descriptors: this object is not used again."""
@@ -282,7 +263,7 @@ class Container:
     def ended(self, exit_: Exit) -> None:
         """The process ended and is not yet reaped."""
         was = self.record.state
-        kills = self._oom_count() if self.is_lost else self._watches.oom_kills()
+        kills = self._watches.oom_kills(self.is_lost)
         self.is_lost = False
         self._watches.end()
         self._drop_streams(finish=True)
@@ -351,31 +332,10 @@ class Container:
         if self.process is None or self.record.state not in (RUNNING, PAUSED):
             raise NotRunning(f"container {self.id} is {self.record.state}: start it first")
 
-    def _remember_stop(self) -> None:
-        """On record, where another supervisor would do otherwise without: restart, or forget the end of the grace."""
-        if self.record.kill_at or self.spec.restart.get("name", "no") != "no":
-            self.record.save()
-
-    def _send(self, signal: int) -> None:
-        if self.process is not None:
-            self.process.send(signal)
-        if self.record.state == PAUSED:  # a frozen process takes no signal, not even KILL on cgroup v1
-            self._thaw()
-
     def _thaw(self) -> None:
         self.cgroup.thaw()
         self._enter(RUNNING)
         self.publish("resume")
-
-    def _arm_kill(self) -> None:
-        if self.record.kill_at:
-            self._set_timer(self.context.loop.at(self.record.kill_at, self._escalate))
-
-    def _escalate(self) -> None:
-        self._timer = None
-        if self.process is not None:
-            self.process.send(SIGKILL)
-            self.cgroup.kill()
 
     def _arm_restart(self) -> None:
         # restart_at of another boot may lie far ahead of this boot's clock
@@ -383,23 +343,10 @@ class Container:
         self._set_timer(self.context.loop.at(due, self._restart))
 
     def _set_timer(self, timer: Timer | None) -> None:
+        self._ending.calm()
         if self._timer is not None:
             self._timer.cancel()
         self._timer = timer
-
-    def lease_over(self) -> None:
-        """No grace: another node may start this workload any moment now."""
-        self.record.stopped = True
-        self.record.error = "the node's lease ran out, so this exclusive container was killed"
-        self.cgroup.kill()
-        self._send(SIGKILL)
-        self.record.save()
-
-    def _oom_count(self) -> int:
-        try:
-            return self.cgroup.oom_count()
-        except OSError:
-            return 0  # the cgroup is gone: nobody saw an OOM kill
 
     def _drop_streams(self, finish: bool = False) -> None:
         if self._streams is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 
-from agent.protocol.errors import WharfError
 from agent.supervisor import durable
 from agent.supervisor.container import Container
 from agent.supervisor.context import Context
@@ -56,7 +55,7 @@ class Roster:
         try:
             container = Container(self.context, Specification.create(directory, spec), record)
             pid = container.launch(store)  # the disk is slow, and the child busy: both at once
-        except (WharfError, OSError):
+        except BaseException:
             durable.remove_tree(directory)
             raise
         self.add(container)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from agent.supervisor.house import House
 
 BACKLOG = 64
-_FAULTS = (KeyError, TypeError, ValueError, AttributeError)
 
 
 class Pending:
@@ -111,12 +110,12 @@ class Server:
             self._run(connection, number, message, fds)
         except WharfError as error:
             connection.refuse(number, error)
-        except _FAULTS as error:
-            report(error)
-            connection.refuse(number, Internal(f"{type(error).__name__} in operation {message.get('op')}: {error}"))
         except OSError as error:
             report(error)
             connection.refuse(number, Internal(f"operation {message.get('op')}: {error}", errno=error.errno or 0))
+        except Exception as error:  # noqa: BLE001  # whatever it is, who asked waits for an answer
+            report(error)
+            connection.refuse(number, Internal(f"{type(error).__name__} in operation {message.get('op')}: {error}"))
         finally:
             for fd in fds:
                 os.close(fd)

@@ -49,7 +49,8 @@ def stem(control: int, runtime: Runtime, leases: LeaseFile) -> None:
     N with a shim's end of its control and what it keeps -> P, the shim's pid, with its pidfd.
     """
     process.reset_signals()
-    os.dup2(control, _CONTROL, False)
+    if control != _CONTROL:  # dup3(2) refuses to do nothing
+        os.dup2(control, _CONTROL, False)
     process.close_all_but([_CONTROL])
     process.set_name(NAME)
     channel = Channel.of(_CONTROL)

@@ -93,10 +93,16 @@ class Specification:
 def check(values: dict[str, Any]) -> None:
     """Raises what is wrong with a specification, before anything is made."""
     config = values.get("config")
-    process = config.get("process") if isinstance(config, dict) else None
+    if not isinstance(config, dict):
+        raise InvalidRequest("config has to be an OCI configuration, an object")
+    process = config.get("process")
     if not isinstance(process, dict) or not isinstance(process.get("args"), list) or not process["args"]:
         raise InvalidRequest("config.process.args is missing: say what to run")
-    if not isinstance(values.get("rootfs"), list):
+    if not isinstance(process.get("user", {}), dict) or not isinstance(config.get("linux") or {}, dict):
+        raise InvalidRequest("config.process.user and config.linux have to be objects")
+    if not isinstance(process.get("oomScoreAdj", 0), int):
+        raise InvalidRequest("config.process.oomScoreAdj has to be a whole number")
+    if not isinstance(values.get("rootfs"), list) or not all(_is_mount(row) for row in values["rootfs"]):
         raise InvalidRequest("rootfs has to be a list of mounts [type, source, target, [option…]]")
     if not 0 <= values["lease"] <= LONGEST_LEASE:
         raise InvalidRequest(
@@ -108,6 +114,10 @@ def check(values: dict[str, Any]) -> None:
         if not isinstance(values[key], dict):
             raise InvalidRequest(f"{key} has to be an object")
         validate(values[key])
+
+
+def _is_mount(row: Any) -> bool:
+    return isinstance(row, list) and len(row) == 4 and all(isinstance(text, str) for text in row[:3]) and isinstance(row[3], list)
 
 
 def _path(directory: str) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import struct
 
+from agent.sys import tty
+
 CHUNK = 16 << 10  # bytes of a partial line, as Docker's copier
 _TAIL = struct.Struct("=IQQ")  # length of what follows, perhaps with _OPEN; inode and size of the log before the batch
 _TAIL_MOST = _TAIL.size + CHUNK + (64 << 10)
@@ -39,7 +41,9 @@ class Splitter:
                 self.interrupted = (rest, inode, size)
 
     def take(self, fifo: int, most: int, mark: tuple[int, int]) -> bytes:
-        """A batch from a pipe, kept until `save`. Raises BlockingIOError when there is none."""
+        """A batch from a pipe that never ends, kept until `save`. Raises BlockingIOError when there is none."""
+        if not tty.waiting(fifo):
+            raise BlockingIOError
         end = _TAIL.size + len(self.pending)
         self._clean = False
         try:

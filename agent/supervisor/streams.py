@@ -13,6 +13,7 @@ from agent.supervisor.attachments import Attachment, Inlet, Outlet
 from agent.supervisor.log import Log, LogParts
 from agent.supervisor.loop import READ
 from agent.supervisor.splitter import Splitter
+from agent.sys import tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,6 +103,14 @@ class Streams:
         self.read_from("stdout", fd)
         if self._open_stdin:
             self.type_into(os.dup(fd))
+
+    def resize(self, rows: int, columns: int) -> bool:
+        """Of the console; False when there is none."""
+        for source in self.sources:
+            if os.isatty(source.fd):
+                tty.resize(source.fd, rows, columns)
+                return True
+        return False
 
     def type_into(self, fd: int) -> None:
         """Pass clients' input on to `fd`, which is ours from now on. A console has no end of input to pass on."""

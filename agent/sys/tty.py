@@ -1,4 +1,4 @@
-"""Pseudo terminals (ioctl_tty(2)): unlock, open the peer without a path, window size, controlling terminal."""
+"""Pseudo terminals and pipes (ioctl_tty(2)): unlock, open the peer without a path, size, controlling terminal; what waits."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ TIOCSWINSZ = 0x5414
 TIOCGWINSZ = 0x5413
 TIOCSPTLCK = 0x40045431
 TIOCGPTPEER = 0x5441
+FIONREAD = 0x541B
 
 
 def unlock(master: int) -> None:
@@ -25,6 +26,12 @@ def peer(master: int) -> int:
 
 def resize(fd: int, rows: int, columns: int) -> None:
     fcntl.ioctl(fd, TIOCSWINSZ, struct.pack("=4H", rows, columns, 0, 0))
+
+
+def waiting(fd: int) -> int:
+    """Bytes that a read of a pipe would find now (FIONREAD)."""
+    found: int = struct.unpack("=i", fcntl.ioctl(fd, FIONREAD, bytes(4)))[0]
+    return found
 
 
 def plain_newlines(fd: int) -> None:

@@ -59,7 +59,7 @@ async def test_each_tenant_has_ids_of_its_own_and_keeps_them(bench: Bench) -> No
 
 
 async def test_two_that_are_made_at_once_never_share(bench: Bench) -> None:
-    bench.containers._id_ranges = IdRanges(bench.home / "one", NodeRange(FIRST, 1))  # room for one tenant
+    bench.containers._making._id_ranges = IdRanges(bench.home / "one", NodeRange(FIRST, 1))  # room for one tenant
     made = [
         bench.containers.create(spec_of(bench, "sleep 1000"), image_id=bench.image, tenant=tenant) for tenant in ("red", "blue")
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from agent.containers.containers import flat_stats, network_bytes
+from agent.containers.stats import flat_stats, network_bytes
 
 
 def test_what_the_cgroup_does_not_say_is_nought() -> None:

@@ -76,6 +76,10 @@ async def test_a_shim_is_the_parent_and_goes_with_its_container(home: Home) -> N
     assert parent(record["shim"]) == home.supervisor
     other = await home.client.state("c2")
     assert (other["isolation"], other["shim"], parent(shared)) == ("shared", 0, home.supervisor)
+    session = await home.client.exec("c1", {**default_config(["sh", "-c", "exit 8"])["process"]})
+    assert await home.client.exec_wait(session.exec_id) == 8
+    for fd in (session.stdout_fd, session.stderr_fd):
+        os.close(fd or -1)
     started = start_time(record["shim"])
     ended = await home.client.stop("c1", signal.SIGKILL, None)
     assert (ended["exit_code"], ended["signal"], ended["shim"]) == (137, 9, 0)
