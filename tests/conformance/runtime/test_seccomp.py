@@ -43,7 +43,10 @@ SOCKETCALL_AF_ALG = bytes.fromhex(
 
 def use(**changes: Any) -> Any:
     def change(config: dict[str, Any]) -> None:
-        config["linux"]["seccomp"] = {**default_profile(), **changes}
+        profile = default_profile()
+        if "defaultAction" in changes:
+            del profile["defaultErrnoRet"]  # which few actions carry
+        config["linux"]["seccomp"] = {**profile, **changes}
 
     return change
 
