@@ -79,7 +79,8 @@ def for_a_plain_user(volume: Path) -> dict[str, Any]:
     process, linux = config["process"], config["linux"]
     process["oomScoreAdj"] = 100
     process["user"]["umask"] = 0o27
-    limits = (("NOFILE", 512, 1000), ("CORE", 0, 0))
+    # NOFILE alike: Go raises its own soft limit when it starts, and at times runc's exec passes that on
+    limits = (("NOFILE", 1000, 1000), ("MSGQUEUE", 512, 1000), ("CORE", 0, 0))
     process["rlimits"] = [{"type": f"RLIMIT_{name}", "soft": soft, "hard": hard} for name, soft, hard in limits]
     kinds = ("bounding", "permitted", "effective", "inheritable", "ambient")
     process["capabilities"] = {kind: ["CAP_NET_BIND_SERVICE", "CAP_KILL"] for kind in kinds}
