@@ -18,7 +18,7 @@ SECONDS = int(os.environ.get("WHARF_GUEST_SECONDS") or 3600)
 DEFAULT = ("tests/conformance/runtime",)
 MODULES = ("virtio_blk", "ext4", "loop", "fuse")  # which nothing loads by itself: no udev runs
 SLOWNESS = 6  # of an emulated processor, in the time limits of tests
-DISK = "/run/disk"  # temporary files: a memory file system knows no shifted ids before Linux 6.3
+DISK = "/mnt/disk"  # temporary files: a memory file system knows no shifted ids before Linux 6.3
 
 
 def main(arguments: list[str]) -> int:
