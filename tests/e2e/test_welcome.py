@@ -86,7 +86,14 @@ def helpers(up: Up) -> list[str]:
     """Processes of the launcher that look after the first service."""
     assert up.process is not None
     children = Path(f"/proc/{up.process.pid}/task/{up.process.pid}/children").read_text().split()
-    return [pid for pid in children if b"launcher.welcome" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in children if b"launcher.welcome" in _command(pid)]
+
+
+def _command(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return b""
 
 
 def test_its_failure_is_told_and_stops_nothing(up: Up) -> None:
