@@ -149,7 +149,7 @@ def _scalar(hint: type[Any], value: Any, path: str, unknown: str) -> Any:
         try:
             return hint(value)
         except ValueError:
-            allowed = ", ".join(str(member.value) for member in hint)
+            allowed = ", ".join(str(member.value) for member in hint if member.value != "")  # "": left to whoever reads it
             raise InvalidSpec(f"{path}: must be one of {allowed}", field=path) from None
     if hint is float and type(value) is int:
         return float(value)
