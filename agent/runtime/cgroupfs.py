@@ -23,12 +23,11 @@ def mount(root: int, step: MountStep, plan: Plan) -> int:
     attributes = step.attr_set
     if not tree.v1:
         made = _hierarchy(plan, tree.v2 or "", b"cgroup2", [], attributes)
-        _put(plan, made, target)
+        _put(made, target)
         return made
     params: Params = [(api.FSCONFIG_SET_STRING, b"source", b"tmpfs", 0), (api.FSCONFIG_SET_STRING, b"mode", b"755", 0)]
     top = api.new_filesystem(b"tmpfs", params, attributes & ~api.MOUNT_ATTR_RDONLY)
-    if plan.new_mount:
-        _put(plan, top, target)  # first: before Linux 6.15 nothing can be mounted on what is not
+    _put(top, target)  # first: before Linux 6.15 nothing can be mounted on what is not
     for point in dict.fromkeys(tree.v1.values()):
         controllers = [name for name, where in tree.v1.items() if where == point]
         made = _hierarchy(plan, point, b"cgroup", _v1_params(controllers), attributes)
@@ -39,16 +38,11 @@ def mount(root: int, step: MountStep, plan: Plan) -> int:
     if tree.v2:
         _place(top, os.path.basename(tree.v2).encode(), _hierarchy(plan, tree.v2, b"cgroup2", [], attributes))
     api.set_attributes(top, attributes & api.MOUNT_ATTR_RDONLY)
-    if not plan.new_mount:
-        _put(plan, top, target)  # last: its flags could not be changed any more
     return top
 
 
-def _put(plan: Plan, made: int, target: int) -> None:
-    if plan.new_mount:
-        api.attach(made, target)
-    else:
-        targets.attach_detached(made, target)
+def _put(made: int, target: int) -> None:
+    api.attach(made, target)
     os.close(target)
 
 

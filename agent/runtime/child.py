@@ -42,8 +42,7 @@ class Wires:
         self.gate = gate
         self.joins: list[tuple[int, int]] = []  # descriptor, CLONE_NEW flag
         self.supplied: list[int] = []  # mounts
-        # a mount namespace, joined once the root is whole: its parts are found by our paths, and nobody may build on a
-        # detached tree that comes from another mount namespace than his own
+        # a mount namespace that is not the container's alone, entered once the root is whole: its parts are found by our paths
         self.mounts_elsewhere = -1
         self.root = -1  # of a container whose root no namespace leads to
         self.ordinary = not privileged()  # the maker is not root, and we may do no more than he
@@ -196,6 +195,8 @@ def _own_namespaces(plan: Plan) -> None:
 
 def _filesystem(plan: Plan, wires: Wires, supplied: rootfs.Supplied, progress: Progress) -> int:
     """Root, console, sysctls, fences, pivot. Returns the terminal's slave or -1."""
+    if wires.mounts_elsewhere >= 0:
+        process.unshare(process.CLONE_NEWNS)  # to build in: nothing of the root shows in a namespace that others use
     root = rootfs.build(plan, supplied)
     slave = -1
     if plan.process.terminal:
@@ -221,8 +222,7 @@ def _filesystem(plan: Plan, wires: Wires, supplied: rootfs.Supplied, progress: P
         hooks.run(plan.hooks["createContainer"], "createContainer", _state(plan, os.getpid()), plan.annotations)
     progress.stage = "pivot"
     if wires.mounts_elsewhere >= 0:
-        process.setns(wires.mounts_elsewhere, process.CLONE_NEWNS)
-        os.close(wires.mounts_elsewhere)
+        root = rootfs.leave(root, wires.mounts_elsewhere)
     rootfs.enter(root, plan, wires.pivot)
     return slave
 

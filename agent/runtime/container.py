@@ -198,11 +198,14 @@ def _two_stages(plan: Plan) -> bool:
 
 
 def _open_joins(plan: Plan, wires: child.Wires) -> None:
+    mounts = "" if plan.new_mount else "/proc/self/ns/mnt"
     for kind, flag, path in plan.joins:
         if kind == "mount":
-            wires.mounts_elsewhere = _open_namespace(path)
+            mounts = path
         else:
             wires.joins.append((_open_namespace(path), flag))
+    if mounts:
+        wires.mounts_elsewhere = _open_namespace(mounts)
 
 
 def _open_namespace(path: str) -> int:

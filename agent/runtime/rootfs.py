@@ -1,4 +1,4 @@
-"""The root filesystem, built inside the child's new mount namespace; without one, as a detached tree that nobody else can reach.
+"""The root filesystem, built inside the child's new mount namespace: the container's, or one that `leave` takes it out of.
 
 Nothing is mounted by path: a mount is made detached, its target is opened by openat2 with the new root as "/" and without magic
 links, and the one is moved onto the other. A path that another process swaps meanwhile can only miss, never lead outside.
@@ -13,8 +13,8 @@ import stat
 from agent.runtime import cgroupfs, devfs
 from agent.runtime.errors import InvalidConfig
 from agent.runtime.privilege import privileged
-from agent.runtime.targets import attach_detached, directory_in, target_in
-from agent.sys import fuse
+from agent.runtime.targets import directory_in, target_in
+from agent.sys import fuse, process
 from agent.sys import mountapi as api
 
 TYPE_CHECKING = False
@@ -58,12 +58,10 @@ def build(plan: Plan, supplied: Supplied) -> int:
     """Assemble everything up to, not including, pivot_root. Returns the descriptor of the new root."""
     if any(step.shared for step in plan.mounts):
         _make_ahead(plan, supplied)
-    if plan.new_mount:
-        api.set_attributes(api.AT_FDCWD, 0, propagation=api.MS_SLAVE, recursive=True, path=b"/")
+    api.set_attributes(api.AT_FDCWD, 0, propagation=api.MS_SLAVE, recursive=True, path=b"/")
     root_mount = supplied.root if supplied.root >= 0 else root_filesystem(plan.rootfs[0], plan.root_propagation[0])
-    if plan.new_mount:
-        # over the old root, in this namespace only: pivot_root wants a mount, and no host directory
-        api.attach_at(root_mount, b"/")
+    # over the old root, in this namespace only: pivot_root wants a mount, and no host directory
+    api.attach_at(root_mount, b"/")
     for step in plan.rootfs[1:]:
         _mount(root_mount, step, -1, plan)
     dev = -1
@@ -145,7 +143,7 @@ def bind(step: MountStep) -> int:
 def _mount(root: int, step: MountStep, made: int, plan: Plan) -> int:
     """Make one mount (unless `made` is one already) and put it in place. Returns its descriptor, -1 if nothing was mounted."""
     if step.remount:
-        _remount(root, step)
+        _remount(root, step, plan)
         return -1
     if step.copy_link and _copy_link(root, step):
         return -1
@@ -162,22 +160,20 @@ def _mount(root: int, step: MountStep, made: int, plan: Plan) -> int:
     if step.copy_up:
         _copy_up(target, mount)
     _attributes(mount, step)
-    if not plan.new_mount:
-        _propagate(mount, step)  # later the kernel would say that the mount is in nobody's namespace
-        attach_detached(mount, target)
-    else:
-        api.attach(mount, target)
-        _propagate(mount, step)
+    api.attach(mount, target)
+    _propagate(mount, step, plan)
     os.close(target)
     return mount
 
 
-def _propagate(mount: int, step: MountStep) -> None:
+def _propagate(mount: int, step: MountStep, plan: Plan) -> None:
     for flag, recursive in step.propagation:
+        if flag == api.MS_UNBINDABLE and not plan.new_mount:
+            flag = api.MS_PRIVATE  # `leave` would not take it along, and where it leads to, nothing can be bound
         api.set_attributes(mount, 0, propagation=flag, recursive=recursive)
 
 
-def _remount(root: int, step: MountStep) -> None:
+def _remount(root: int, step: MountStep, plan: Plan) -> None:
     """Change what an earlier mount, or the root, has at the target (mount(8), "remount"): with bind its flags alone."""
     target = api.open_in(root, step.target, os.O_PATH)
     try:
@@ -190,7 +186,7 @@ def _remount(root: int, step: MountStep) -> None:
             api.set_attributes(target, step.attr_set, step.attr_clr)
         if step.rec_set or step.rec_clr:
             api.set_attributes(target, step.rec_set, step.rec_clr, recursive=True)
-        _propagate(target, step)
+        _propagate(target, step, plan)
     finally:
         os.close(target)
 
@@ -334,6 +330,16 @@ def write_sysctls(sysctls: list[tuple[bytes, bytes]]) -> None:
                 os.close(file)
     finally:
         os.close(proc)
+
+
+def leave(root: int, namespace: int) -> int:
+    """Take the root out of the mount namespace that it was built in, which ends with that, and into `namespace`, whose mounts stay
+    as they are. Returns the new root: a tree that is mounted nowhere, and lives as long as a process has it for its root."""
+    tree = api.clone_tree(root, recursive=True)
+    process.setns(namespace, process.CLONE_NEWNS)
+    os.close(namespace)
+    os.close(root)
+    return tree
 
 
 def enter(root: int, plan: Plan, pivot: bool = True) -> None:

@@ -58,15 +58,3 @@ def directory_in(root: int, path: bytes) -> int:
         os.close(current)
         current = following
     return current
-
-
-def attach_detached(mount: int, target: int) -> None:
-    """Build on a tree that is in no mount namespace."""
-    try:
-        api.attach(mount, target)
-    except OSError as error:
-        if error.errno == 22:  # EINVAL
-            raise InvalidConfig(
-                "a container in a mount namespace that others use needs Linux 6.15 or later; add a new mount namespace"
-            ) from error
-        raise

@@ -9,11 +9,7 @@ from typing import Any
 import pytest
 
 from agent.runtime.errors import RuntimeFailed
-from tests.conformance.runtime.conftest import RELEASE, Runner
-
-in_others_mounts = pytest.mark.skipif(
-    RELEASE < (6, 15), reason="a tree that is mounted nowhere can be built upon from Linux 6.15 on"
-)
+from tests.conformance.runtime.conftest import Runner
 
 FILES = {
     "mount": "mnt",
@@ -54,9 +50,7 @@ def test_new(runner: Runner, kind: str) -> None:
     assert _link(running.init.pid, kind) != _link("self", kind)
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param("mount", marks=in_others_mounts), "pid", "network", "uts", "ipc", "cgroup", "user", "time"]
-)
+@pytest.mark.parametrize("kind", ["mount", "pid", "network", "uts", "ipc", "cgroup", "user", "time"])
 def test_inherited_when_it_is_not_named(runner: Runner, kind: str) -> None:
     running = runner.start("sleep", "1000", change=given({kind: "-"}))
     assert _link(running.init.pid, kind) == _link("self", kind)
@@ -82,7 +76,6 @@ def test_joined_all_at_once(runner: Runner) -> None:
     assert running.exec("sh", "-c", "ps | grep -c 'sleep 1000'").output >= "2"
 
 
-@in_others_mounts
 def test_a_mount_namespace_by_path(runner: Runner) -> None:
     """Its mounts stay what they are: ours are built beside them."""
     holder = runner.start("sleep", "1000")
@@ -92,6 +85,49 @@ def test_a_mount_namespace_by_path(runner: Runner) -> None:
     running = runner.start("sleep", "1000", change=given({"mount": path}))
     assert _link(running.init.pid, "mount") == _link(holder.init.pid, "mount")
     assert Path(f"/proc/{holder.init.pid}/mountinfo").read_text() == before
+    assert running.exec("readlink", "/proc/self/ns/mnt").output.strip() == _link(holder.init.pid, "mount")
+
+
+@pytest.mark.parametrize("whose", ["the caller's", "another container's"])
+def test_a_root_in_others_mounts_is_whole(runner: Runner, tmp_path: Path, whose: str) -> None:
+    """All that a root is made of, and none of it where others see it."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    (volume / "word").write_text("kept")
+    holder = runner.start("sleep", "1000")
+    namespace = f"/proc/{holder.init.pid}/ns/mnt" if whose == "another container's" else "-"
+
+    def change(config: dict[str, Any]) -> None:
+        given({"mount": namespace})(config)
+        config["mounts"] += [
+            {"destination": "/plain", "type": "bind", "source": str(volume), "options": ["rbind", "rslave"]},
+            {"destination": "/closed", "type": "bind", "source": str(volume), "options": ["bind", "ro", "unbindable"]},
+            {"destination": "/plain/below", "type": "tmpfs", "source": "tmpfs"},
+        ]
+        config["linux"]["maskedPaths"] = ["/etc/passwd"]
+        config["linux"]["readonlyPaths"] = ["/plain/below"]
+        config["root"]["readonly"] = True
+
+    (volume / "below").mkdir()
+    before = [Path(f"/proc/{pid}/mountinfo").read_text() for pid in ("self", holder.init.pid)]
+    script = "cat /plain/word /closed/word /etc/passwd; echo; touch /plain/made; touch /closed/no /plain/below/no /no"
+    running = runner.start("sh", "-c", f"({script}) 2>&1; echo end; sleep 1000", change=change)
+    lines = [running.read_line() for _ in range(5)]
+    assert (lines[0], lines[4]) == ("keptkept", "end")
+    assert all("Read-only file system" in line for line in lines[1:4])
+    assert (volume / "made").exists()
+    assert [Path(f"/proc/{pid}/mountinfo").read_text() for pid in ("self", holder.init.pid)] == before
+    seen = running.exec("sh", "-c", "cat /closed/word; echo; ls /dev/pts; cat /etc/passwd; ls /sys/fs/cgroup").lines
+    assert seen[:2] == ["kept", "ptmx"]
+    assert {"cgroup.procs"} <= set(seen[2:]) or {"memory", "pids"} <= set(seen[2:])  # its own cgroup: v2, or v1's hierarchies
+
+
+def test_a_terminal_in_others_mounts(runner: Runner) -> None:
+    def change(config: dict[str, Any]) -> None:
+        given({"mount": "-"})(config)
+        config["process"]["terminal"] = True
+
+    assert runner.start("tty", change=change).wait().output.strip() in ("/dev/console", "/dev/pts/0")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from agent.runtime import caps
 from agent.runtime.errors import InvalidConfig
 from agent.runtime.schema import RLIMITS
-from tests.conformance.runtime.conftest import RELEASE, Runner
+from tests.conformance.runtime.conftest import Runner
 
 
 def changed(**keys: Any) -> Any:
@@ -81,7 +81,6 @@ def test_a_container_without_process_is_created_and_never_started(runner: Runner
     runner.running[0].init.abandon()
 
 
-@pytest.mark.skipif(RELEASE < (6, 15), reason="a tree that is mounted nowhere can be built upon from Linux 6.15 on")
 def test_without_a_mount_namespace_nothing_is_mounted_on_the_host(runner: Runner) -> None:
     def change(config: dict[str, Any]) -> None:
         kept = [entry for entry in config["linux"]["namespaces"] if entry["type"] != "mount"]
