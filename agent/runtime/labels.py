@@ -7,6 +7,7 @@ of procfs, and the label read back.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from agent.runtime.errors import InvalidConfig
@@ -16,8 +17,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-APPARMOR = "/sys/module/apparmor/parameters/enabled"
+APPARMOR = "/sys/module/apparmor/parameters/enabled"  # N, too, where the module is built in and another was chosen at boot
+PROFILES = "/sys/kernel/security/apparmor/profiles"
 SELINUX = "/sys/fs/selinux/enforce"
+FILESYSTEMS = "/proc/filesystems"
 _LABELLED = (b"tmpfs", b"devpts", b"mqueue", b"overlay")  # filesystems that take the mount option context
 
 
@@ -31,13 +34,36 @@ class Labels:
 
 
 def of_process(process: dict[str, Any]) -> Labels | None:
-    """Raises InvalidConfig where the security module is not there to enforce what is asked."""
+    """Raises InvalidConfig where the security module is not there to enforce what is asked, or knows no such profile."""
     labels = Labels(process.get("apparmorProfile") or "", process.get("selinuxLabel") or "")
-    if labels.apparmor and not apparmor_runs():
-        raise InvalidConfig(f"process.apparmorProfile is {labels.apparmor!r}, but this node does not run AppArmor; leave it out")
+    if labels.apparmor:
+        asked = f"process.apparmorProfile is {labels.apparmor!r}, but"
+        if not apparmor_runs():
+            raise InvalidConfig(f"{asked} this node does not run AppArmor; leave it out")
+        if not is_loaded(labels.apparmor):
+            raise InvalidConfig(f"{asked} {_not_loaded(labels.apparmor)}")
     if labels.selinux and not selinux_runs():
-        raise InvalidConfig(f"process.selinuxLabel is {labels.selinux!r}, but this node does not run SELinux; leave it out")
+        asked = f"process.selinuxLabel is {labels.selinux!r}, but"
+        if selinux_is_hidden():
+            raise InvalidConfig(f"{asked} no policy can be seen: mount selinuxfs on {os.path.dirname(SELINUX)}, or leave it out")
+        raise InvalidConfig(f"{asked} this node does not run SELinux; leave it out")
     return labels if labels.apparmor or labels.selinux else None
+
+
+def _not_loaded(profile: str) -> str:
+    return f"no profile {profile!r} is loaded on this node; load it with apparmor_parser, or name another"
+
+
+def is_loaded(profile: str, path: str = PROFILES) -> bool:
+    """False when the kernel's list of profiles, "name (mode)" a line, has it not. Where the list cannot be read, and of a stack
+    or a namespace of profiles, the kernel says so when the process starts."""
+    if profile == "unconfined" or profile.startswith((":", "&")) or "//&" in profile:
+        return True
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return any(line.rpartition(" (")[0] == profile for line in file)
+    except OSError:
+        return True
 
 
 def apparmor_runs(path: str = APPARMOR) -> bool:
@@ -50,6 +76,12 @@ def apparmor_runs(path: str = APPARMOR) -> bool:
 
 def selinux_runs(path: str = SELINUX) -> bool:
     return os.path.exists(path)
+
+
+def selinux_is_hidden(path: str = FILESYSTEMS) -> bool:
+    """Whether the kernel runs SELinux, but its file system is not mounted."""
+    with open(path, encoding="ascii") as file:
+        return any(line.split()[-1] == "selinuxfs" for line in file)
 
 
 def mount_context(label: str, fstype: bytes) -> list[tuple[int, bytes, bytes | None, int]]:
@@ -95,9 +127,21 @@ def _open(proc: int, path: bytes) -> int:
 def apply(prepared: list[tuple[int, bytes]]) -> None:
     """Last before execve: a hook that is run after it would take the label, too."""
     for fd, text in prepared:
-        os.write(fd, text)
         wanted = text.removeprefix(b"exec ")
+        try:
+            os.write(fd, text)
+        except OSError as error:
+            raise _refused(error, wanted.decode(errors="replace"), apparmor=wanted is not text) from error
         held = os.pread(fd, 4096, 0).rstrip(b"\0\n")
         if held != wanted and not held.startswith(wanted + b" ("):  # AppArmor adds the mode
             raise OSError(5, f"the label {wanted.decode(errors='replace')} was written, but {held!r} is there")
         os.close(fd)
+
+
+def _refused(error: OSError, label: str, apparmor: bool) -> OSError:
+    number = error.errno or 0
+    if apparmor and number == errno.ENOENT:
+        return OSError(number, _not_loaded(label))
+    if not apparmor and number == errno.EINVAL:
+        return OSError(number, f"the policy of this node knows no context {label!r}; name another")
+    return OSError(number, f"the label {label!r} may not be taken: {error.strerror}")

@@ -333,8 +333,8 @@ def write_sysctls(sysctls: list[tuple[bytes, bytes]]) -> None:
 
 
 def leave(root: int, namespace: int) -> int:
-    """Take the root out of the mount namespace that it was built in, which ends with that, and into `namespace`, whose mounts stay
-    as they are. Returns the new root: a tree that is mounted nowhere, and lives as long as a process has it for its root."""
+    """Take the root out of the mount namespace that it was built in, which ends with that, and into `namespace`, whose mounts
+    stay as they are. Returns the new root: a tree that is mounted nowhere, and lives while a process has it for its root."""
     tree = api.clone_tree(root, recursive=True)
     process.setns(namespace, process.CLONE_NEWNS)
     os.close(namespace)

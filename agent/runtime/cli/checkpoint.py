@@ -36,7 +36,7 @@ def checkpoint(options: Options, log: Log) -> int:
     choices.pre_dump = options.flag("pre-dump")
     choices.leave_running = options.flag("leave-running") or choices.pre_dump
     choices.tcp_skip_in_flight = options.flag("tcp-skip-in-flight")
-    choices.parent_path, choices.status_fd = options.text("parent-path"), options.number("status-fd") or 0
+    choices.parent_path, choices.status_fd = _parent_path(options, choices.image_path), options.number("status-fd") or 0
     if options.text("page-server"):
         address, _, port = options.text("page-server").rpartition(":")
         if not address or not port.isdigit():
@@ -46,6 +46,17 @@ def checkpoint(options: Options, log: Log) -> int:
     if not choices.leave_running:
         delete.destroy(directory, directory.cgroup(), log)
     return 0
+
+
+def _parent_path(options: Options, image_path: str) -> str:
+    """Where an earlier dump is, as criu takes it: relative to the directory of images."""
+    path = options.text("parent-path")
+    if path.startswith("/"):
+        raise InvalidConfig(f"--parent-path {path!r} is absolute; it must be relative to --image-path")
+    parent = os.path.normpath(os.path.join(image_path, path))  # by its name: --image-path need not be there yet
+    if path and not os.path.isdir(parent):
+        raise InvalidConfig(f"--parent-path {path!r}: {parent} is no directory; name one that a --pre-dump wrote")
+    return path
 
 
 def restore(options: Options, log: Log) -> int:

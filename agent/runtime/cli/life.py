@@ -7,7 +7,7 @@ import os
 from agent.runtime import container, hooks
 from agent.runtime.cli import delete, handles
 from agent.runtime.container import Init
-from agent.runtime.errors import RuntimeFailed, WrongState
+from agent.runtime.errors import InvalidConfig, RuntimeFailed, WrongState
 from agent.runtime.state import StateDirectory
 
 TYPE_CHECKING = False
@@ -29,7 +29,11 @@ def start(options: Options, log: Log) -> int:
     if status != "created":
         raise WrongState("cannot start an already running container")
     plan = directory.plan()
-    container.check_startable(plan)
+    try:
+        container.check_startable(plan)
+    except InvalidConfig:
+        directory.kill()  # nothing can become of it any more: it is stopped, as after any start that failed
+        raise
     try:
         _open_gate(directory, plan)
         if "poststart" in plan.hooks:

@@ -124,6 +124,28 @@ def test_without_criu_it_is_refused_with_what_to_do(shell: Shell) -> None:
     assert json.loads(shell("state", "c").stdout)["status"] == "running"
 
 
+@pytest.mark.parametrize(("path", "why"), [("/images", "must be relative"), ("../absent", "/absent is no directory")])
+def test_a_parent_path_that_cannot_be_is_told_before_criu_is_asked(shell: Shell, path: str, why: str) -> None:
+    shell.configure("sleep 1000")
+    shell.detached("run", "-d", "-b", str(shell.bundle), "c")
+    given = ("--image-path", str(shell.tmp_path / "images"), "--parent-path", path)
+    done = shell("--criu", "/no/such/criu", "checkpoint", "--pre-dump", *given, "c", check=False)
+    assert done.returncode == 1
+    assert "--parent-path" in done.stderr
+    assert why in done.stderr
+
+
+@pytest.mark.skipif(bool(refusal()), reason=refusal())
+def test_a_dump_builds_on_an_earlier_one(shell: Shell) -> None:
+    shell.configure(COUNT)
+    shell.detached("run", "-d", "-b", str(shell.bundle), "c")
+    wait_for(lambda: last(shell) >= 1, "the count")
+    first, second = (str(shell.tmp_path / name) for name in ("first", "second"))
+    shell("checkpoint", "--pre-dump", "--image-path", first, "--empty-ns", "network", "c")
+    shell("checkpoint", "--image-path", second, "--parent-path", "../first", "--empty-ns", "network", "c")
+    assert os.path.samefile(f"{second}/parent", first)
+
+
 @pytest.mark.skipif(not refusal(), reason="criu works here")
 def test_a_kernel_that_criu_cannot_work_with_is_named(shell: Shell) -> None:
     shell.configure("sleep 1000")

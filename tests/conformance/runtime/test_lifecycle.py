@@ -75,8 +75,10 @@ def test_start_without_process_is_an_error(command: Command) -> None:
     del config["process"]
     command.write(config)
     command.create("c1")
-    assert "process is missing" in command("start", "c1", check=1).stdout
     assert command.status("c1") == "created"
+    assert "process is missing" in command("start", "c1", check=1).stdout
+    wait_for(lambda: ended(command), "the end of what cannot be started")
+    command("delete", "c1")
 
 
 def test_kill_reaches_a_created_one_and_a_running_one_and_no_other(command: Command, tmp_path: Path) -> None:

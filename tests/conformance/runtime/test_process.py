@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from agent.runtime import caps
-from agent.runtime.errors import InvalidConfig
+from agent.runtime import caps, labels
+from agent.runtime.errors import InvalidConfig, RuntimeFailed
 from agent.runtime.schema import RLIMITS
 from tests.conformance.runtime.conftest import Runner
 
@@ -66,12 +66,23 @@ def test_memory_policy_is_kept_over_exec(runner: Runner) -> None:
 
 @pytest.mark.parametrize("key", ["apparmorProfile", "selinuxLabel"])
 def test_label_without_its_security_module_is_an_error(runner: Runner, key: str) -> None:
-    from agent.runtime import labels
+    """Nor one that the module does not know, which AppArmor alone can be asked beforehand."""
+    if key == "selinuxLabel" and labels.selinux_runs():
+        pytest.skip("SELinux runs here")
+    with pytest.raises(InvalidConfig, match=f"{key} is 'no such'.*this node") as caught:
+        runner.plan("true", change=changed(**{key: "no such"}))
+    assert caught.value.code == "invalid_config"
 
-    if labels.apparmor_runs() if key == "apparmorProfile" else labels.selinux_runs():
-        pytest.skip(f"the security module of {key} runs here")
-    with pytest.raises(InvalidConfig, match=key):
-        runner.plan("true", change=changed(**{key: "x"}))
+
+def test_a_profile_that_is_gone_at_start_is_told_in_words(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not labels.apparmor_runs():
+        pytest.skip("the kernel does not run AppArmor")
+    monkeypatch.setattr(labels, "is_loaded", lambda _: True)
+    plan = runner.plan("true", change=changed(apparmorProfile="gone"))
+    with pytest.raises(RuntimeFailed, match="no profile 'gone' is loaded on this node; load it") as caught:
+        runner.start_plan(plan)
+    assert (caught.value.extra["stage"], caught.value.extra["errno"]) == ("labels", 2)
+    runner.running[0].init.abandon()
 
 
 def test_a_container_without_process_is_created_and_never_started(runner: Runner) -> None:
