@@ -197,8 +197,4 @@ def _read(fd: int, start: int, end: int) -> Iterator[bytes]:
 
 def _portable(dir_fd: int, name: bytes) -> dict[bytes, bytes]:
     attributes = trees.xattrs(trees.fd_path(dir_fd, name))
-    return {
-        b"SCHILY.xattr." + os.fsencode(key): value
-        for key, value in attributes.items()
-        if (key.startswith("user.") and not key.startswith("user.overlay.")) or key == "security.capability"
-    }
+    return {b"SCHILY.xattr." + os.fsencode(key): value for key, value in attributes.items() if trees.is_portable(key)}

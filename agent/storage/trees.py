@@ -16,6 +16,9 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A container may nest directories far deeper than Python may recurse or we may hold descriptors.
 _MAX_RECURSION: Final = 128
 MAX_WALK_DEPTH: Final = 512
+ACCESS_ACL: Final = "system.posix_acl_access"  # acl(5); only directories have the other
+DEFAULT_ACL: Final = "system.posix_acl_default"
+ACLS: Final = (ACCESS_ACL, DEFAULT_ACL)
 _unique = itertools.count()
 
 
@@ -127,6 +130,13 @@ def xattrs(path: str | int) -> dict[str, bytes]:
         if error.errno in (errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.ENODATA):
             return {}
         raise
+
+
+def is_portable(name: str) -> bool:
+    """Whether an extended attribute belongs in a layer: trusted.*, other security.* and overlayfs' own speak to this kernel, not
+    to a container. Access control lists are kept as umoci keeps them; containerd and Docker write none, and take what they
+    read."""
+    return (name.startswith("user.") and not name.startswith("user.overlay.")) or name in ("security.capability", *ACLS)
 
 
 def fd_path(dir_fd: int, name: bytes) -> str:

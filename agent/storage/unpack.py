@@ -40,6 +40,7 @@ class Unpacker:
         self.tree = LayerTree(root_fd, merged=merged)
         self._mode_bits = 0o7777 if rights.keep_setuid else 0o1777
         self._times: dict[bytes, int] = {}
+        self._default_acls: dict[bytes, bytes | None] = {}  # of every directory that has an entry
         self.root_seen = False
         self.entries = 0
         self.size = 0
@@ -49,7 +50,7 @@ class Unpacker:
         try:
             for entry in reader:
                 self._apply(entry, reader)
-            self._set_directory_times()
+            self._finish_directories()
         finally:
             self.tree.forget()
 
@@ -98,7 +99,7 @@ class Unpacker:
             raise LayerInvalid("the layer's root is not a directory", rule="root")
         self.root_seen = True
         self._attributes(self._root, entry)
-        self._times[b""] = entry.mtime_ns
+        self._later(self._root, b"", entry)
 
     def _make(self, entry: Entry, parts: list[bytes], reader: TarReader) -> None:
         maker = self._MAKERS.get(entry.type)
@@ -120,9 +121,15 @@ class Unpacker:
         fd = trees.open_directory(name, parent)
         try:
             self._attributes(fd, entry)
+            self._later(fd, path, entry)
         finally:
             os.close(fd)
+
+    def _later(self, fd: int, path: bytes, entry: Entry) -> None:
+        """What a directory is given at the end."""
         self._times[path] = entry.mtime_ns
+        self._default_acls[path] = entry.xattrs.get(os.fsencode(trees.DEFAULT_ACL))
+        self._acl(fd, trees.DEFAULT_ACL, None, path)
 
     def _regular(self, entry: Entry, parent: int, name: bytes, path: bytes, reader: TarReader) -> None:
         self.size += entry.size
@@ -241,19 +248,33 @@ class Unpacker:
         os.fchown(fd, _id(entry.uid), _id(entry.gid))
         os.fchmod(fd, entry.mode & (0o7777 if entry.type == tarread.DIRECTORY else self._mode_bits))
         for key, value in entry.xattrs.items():
-            # trusted.*, other security.* and overlayfs' own attributes would speak to our kernel, not to the container.
-            ordinary = key.startswith(b"user.") and not key.startswith(b"user.overlay.")
-            if ordinary or (key == b"security.capability" and self._rights.keep_capabilities):
+            name = os.fsdecode(key)
+            if name not in trees.ACLS and trees.is_portable(name) and (name[:5] == "user." or self._rights.keep_capabilities):
                 os.setxattr(fd, key, value)
+        # last, since it decides the mode's bits of the group; none may be left that a directory or the parent layer gave
+        self._acl(fd, trees.ACCESS_ACL, entry.xattrs.get(os.fsencode(trees.ACCESS_ACL)), entry.name)
 
-    def _set_directory_times(self) -> None:
-        # Making children touched them; nothing changes any more now.
+    def _acl(self, fd: int, key: str, value: bytes | None, name: bytes) -> None:
+        try:
+            if value is not None:
+                os.setxattr(fd, key, value)
+            elif self._merged:
+                os.removexattr(fd, key)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise LayerInvalid(f"{show(name)}: {key} is no access control list", rule="acl") from error
+            if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):  # no list, or none on this file system
+                raise
+
+    def _finish_directories(self) -> None:
+        # Making children touched their times, and would have given the children their lists; nothing changes any more now.
         for path, mtime_ns in self._times.items():
             try:
                 fd = fs.open_beneath(self._root, path, os.O_RDONLY | os.O_DIRECTORY)
             except OSError:
                 continue  # replaced or removed by a later entry
             try:
+                self._acl(fd, trees.DEFAULT_ACL, self._default_acls.get(path), path)
                 os.utime(fd, ns=(mtime_ns, mtime_ns))
             finally:
                 os.close(fd)

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import stat
+import struct
 import tarfile
 import tempfile
 import threading
@@ -43,9 +44,8 @@ def signature(root: str) -> dict[str, tuple[object, ...]]:
             elif not stat.S_ISDIR(info.st_mode):
                 content = info.st_rdev
                 inodes.setdefault(info.st_ino, []).append(shown)
-            attributes = {
-                key: value for key, value in trees.xattrs(trees.fd_path(dir_fd, name)).items() if key.startswith("user.")
-            }
+            kept = trees.xattrs(trees.fd_path(dir_fd, name)).items()
+            attributes = {key: value for key, value in kept if key.startswith("user.") or key in trees.ACLS}
             when = 0 if stat.S_ISDIR(info.st_mode) else info.st_mtime_ns
             found[shown] = (oct(info.st_mode), info.st_uid, info.st_gid, when, content, tuple(sorted(attributes.items())))
     finally:
@@ -54,6 +54,12 @@ def signature(root: str) -> dict[str, tuple[object, ...]]:
         for name in names:
             found[name] += (tuple(sorted(names)),)
     return found
+
+
+def access_list(uid: int, permissions: int) -> bytes:
+    """What setfacl -m u:UID:PERMISSIONS makes of mode 0640 (linux/posix_acl_xattr.h)."""
+    entries = ((0x01, 6, 0), (0x02, permissions, uid), (0x04, 4, 0), (0x10, 7, 0), (0x20, 0, 0))
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
 def differences(ours: dict[str, tuple[object, ...]], theirs: dict[str, tuple[object, ...]]) -> dict[str, object]:
@@ -260,6 +266,34 @@ class GraphDriverSuite:
         with mounted(driver.view([top.chain_id, *chain]), target):
             assert differences(signature(target), expected) == {}
             assert os.stat(f"{target}/new/sparse").st_blocks < 4096
+
+    def test_access_control_lists_are_kept_and_taken_back(self, driver: GraphDriver, target: str) -> None:
+        """acl(5): a change of one is a change, a directory's default is no list of what its layer holds, and one may go again."""
+        chain = stack(driver, BASE)
+        with mounted(driver.prepare("one", chain), target):
+            os.setxattr(f"{target}/etc/passwd", trees.ACCESS_ACL, access_list(4321, 6))
+            os.mkdir(f"{target}/new")
+            for name in ("before", "after"):
+                Path(target, "new", name).write_text("")
+                os.setxattr(f"{target}/new", trees.DEFAULT_ACL, access_list(1234, 7))
+            os.setxattr(f"{target}/new", trees.ACCESS_ACL, access_list(99, 5))
+            os.mkdir(f"{target}/new/below")  # is given the list of "new"
+            expected = signature(target)
+        assert {"/etc/passwd", "/new", "/new/after"} <= {change.path for change in driver.changes("one")}
+        top = driver.apply(None, chain[0], io.BytesIO(b"".join(driver.diff("one"))))
+        chain = [top.chain_id, *chain]
+        with mounted(driver.prepare("two", chain), target):
+            assert differences(signature(target), expected) == {}
+            assert trees.ACCESS_ACL not in os.listxattr(f"{target}/new/before")
+            assert trees.ACCESS_ACL in os.listxattr(f"{target}/new/after")
+            os.removexattr(f"{target}/new", trees.DEFAULT_ACL)
+            os.removexattr(f"{target}/etc/passwd", trees.ACCESS_ACL)
+            Path(target, "new/third").write_text("")
+            expected = signature(target)
+        top = driver.apply(None, chain[0], io.BytesIO(b"".join(driver.diff("two"))))
+        with mounted(driver.view([top.chain_id, *chain]), target):
+            assert differences(signature(target), expected) == {}
+            assert trees.ACLS[0] not in os.listxattr(f"{target}/etc/passwd")
 
     def test_export_of_a_layer_gives_the_same_view(self, driver: GraphDriver, target: str, tmp_path: Path) -> None:
         chain = stack(driver, BASE, SECOND, THIRD)

@@ -68,6 +68,8 @@ PAX = {
     "uid": ("-1", "4294967295", "3000000000", "x"),
     "mtime": ("-1.5", "1e9", "99999999999999999999", "1.999999999"),
     "SCHILY.xattr.user.k": ("v", "x" * 70_000),
+    "SCHILY.xattr.system.posix_acl_access": ("", "x", "\x02\0\0\0" + "\0" * 800),
+    "SCHILY.xattr.system.posix_acl_default": ("\x02\0\0\0",),
     "SCHILY.xattr.trusted.overlay.opaque": ("y",),
     "SCHILY.xattr.user.overlay.redirect": ("/etc",),
     "SCHILY.xattr.security.capability": ("\x01",),

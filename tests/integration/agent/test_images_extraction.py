@@ -222,6 +222,14 @@ def test_privileges_are_stripped_unless_kept(unpack: Unpack, tmp_path: Path) -> 
     assert stat.S_IMODE(path.stat().st_mode) == 0o6755
 
 
+def test_a_list_that_is_none_is_refused(unpack: Unpack, tmp_path: Path) -> None:
+    for key in ("access", "default"):
+        data = archive(folder("d", pax={f"SCHILY.xattr.system.posix_acl_{key}": "rwx"}))
+        with pytest.raises(LayerInvalid, match=f"'d/?': system.posix_acl_{key} is no access control list") as caught:
+            unpack(data)
+        assert caught.value.extra["rule"] == "acl"
+
+
 def test_multi_member_gzip_is_one_stream(unpack: Unpack, tmp_path: Path) -> None:
     data = archive(entry("a", b"a" * 3000), entry("b", b"b" * 3000))
     result = unpack(b"".join(gzip.compress(data[place : place + 1000]) for place in range(0, len(data), 1000)) + bytes(100))
