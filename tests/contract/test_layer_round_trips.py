@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.storage import choose
+from agent.storage import choose, trees
 from agent.storage.driver import GraphDriver
 from agent.storage.errors import LayerInvalid
 from agent.sys import programs
 from tests.contract import loopdisk
 from tests.contract.archives import archive, entry
-from tests.contract.graph_driver_suite import BASE, KEPT, differences, signature, stack
+from tests.contract.graph_driver_suite import BASE, KEPT, access_list, differences, signature, stack
 from tests.contract.mounting import mounted
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and owners")]
@@ -79,6 +79,16 @@ def overturn(root: str) -> None:
     os.setxattr(f"{root}/same", "user.new", b"1")
     with open(f"{root}/etc/passwd", "ab") as file:
         file.write(b"more")
+
+
+def give_lists(root: str) -> None:
+    """Access control lists, as setfacl makes them. GNU tar keeps them in words of its own that image tools do not read."""
+    os.mkdir(f"{root}/listed")
+    _file(f"{root}/listed/file", b"secret", mode=0o640)
+    os.setxattr(f"{root}/listed/file", trees.ACCESS_ACL, access_list(70_000, 6))
+    os.mkdir(f"{root}/listed/empty")
+    for key in trees.ACLS:
+        os.setxattr(f"{root}/listed/empty", key, access_list(7, 5))
 
 
 def _file(path: str, data: bytes, *, mode: int = 0o644, owner: int = 0) -> None:
@@ -259,6 +269,7 @@ def test_umoci_sees_our_layers_as_we_do(driver: GraphDriver, disk: Path, target:
     with mounted(driver.prepare("one", base), target):
         overturn(target)
         furnish(target)
+        give_lists(target)
         expected = signature(target)
     umoci = Umoci(disk)
     umoci.add(b"".join(driver.export_layer(base[0])))
@@ -267,7 +278,7 @@ def test_umoci_sees_our_layers_as_we_do(driver: GraphDriver, disk: Path, target:
 
 
 @pytest.mark.skipif(programs.find("umoci") is None, reason="needs umoci")
-@pytest.mark.parametrize("change", [furnish, overturn])
+@pytest.mark.parametrize("change", [furnish, overturn, give_lists])
 def test_we_see_umocis_layers_as_it_does(driver: GraphDriver, disk: Path, target: str, change: Callable[[str], None]) -> None:
     umoci = Umoci(disk)
     umoci.add(BASE)
