@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -202,12 +203,8 @@ def test_a_diff_is_the_same_at_any_time(driver: GraphDriver, target: str) -> Non
 
 def test_sockets_stay_behind(driver: GraphDriver, target: str) -> None:
     with mounted(driver.prepare("one", []), target):
-        with socket.socket(socket.AF_UNIX) as listener:
-            os.chdir(target)
-            try:
-                listener.bind("special")
-            finally:
-                os.chdir("/")
+        with socket.socket(socket.AF_UNIX) as listener, contextlib.chdir(target):
+            listener.bind("special")
         Path(target, "file").write_text("x")
     assert list(tar_view(b"".join(driver.diff("one")))) == ["file"]
 
