@@ -135,7 +135,14 @@ class OciRuntime:
         sibling: bool = False,
     ) -> Init:
         """`sibling`: as a child of our parent (see runtime.container.create)."""
-        return container.create(self._plan(id_, config, rootfs), _stdio(stdio), meanwhile=meanwhile, sibling=sibling)
+        made = container.Creation(self._plan(id_, config, rootfs), _stdio(stdio), sibling=sibling)
+        if meanwhile is not None:
+            try:
+                meanwhile()
+            except BaseException:
+                made.abandon()
+                raise
+        return made.finish()
 
     def taken(self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], pid: int, start_time: int, fds: list[int]) -> Init:
         """What another process created and let go of; `fds` as Init.let_go, ours from now on."""
