@@ -36,7 +36,10 @@ _START = len(MAGIC) + 8
 
 
 class Ledger:
-    """Opened, or made, by `newest` or at the first use. `later`: see Loop. A disk that is full or broken is told, and life goes on in memory."""
+    """Opened, or made, by `newest` or at the first use. `later`: see Loop.
+
+    A disk that is full or broken is told, and life goes on in memory.
+    """
 
     def __init__(self, directory: str, later: Callable[[float, Callable[[], None]], object]) -> None:
         self._later = later
