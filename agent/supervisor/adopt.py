@@ -26,9 +26,11 @@ STORE_GRACE = 1.5  # s for a store of descriptors to bring the pidfd of a proces
 def everything(house: House, handed: dict[str, Any] | None) -> None:
     """All containers under the state directory, then (upgrade) all connections with their open questions."""
     containers: dict[str, Any] = handed["containers"] if handed else {}
+    ledger = house.context.ledger
+    noted = ledger.newest()
     for id_ in sorted(os.listdir(house.context.statedir)):
         try:
-            _container(house, id_, containers.get(id_))
+            _container(house, id_, ledger.read(noted[id_]) if id_ in noted else None, containers.get(id_))
         except Exception as error:  # noqa: BLE001  # one damaged directory must not keep the others' supervisor from starting
             report(error)
     if handed:
@@ -36,11 +38,11 @@ def everything(house: House, handed: dict[str, Any] | None) -> None:
         _connections(house, handed)
 
 
-def _container(house: House, id_: str, handed: dict[str, Any] | None) -> None:
+def _container(house: House, id_: str, noted: dict[str, Any] | None, handed: dict[str, Any] | None) -> None:
     directory = os.path.join(house.context.statedir, id_)
     if not os.path.isdir(directory):
         return
-    record, spec = Record.load(directory), Specification.load(directory)
+    record, spec = Record.load(directory, house.context.ledger, noted), Specification.load(directory)
     if record is None or spec is None:
         _discard(house, id_, directory, spec)
         return

@@ -41,6 +41,7 @@ class Connection:
         self.alive = True
         sock.setblocking(False)
         os.set_inheritable(sock.fileno(), False)
+        self._writing = False
         self._watch()
 
     def fileno(self) -> int:
@@ -96,6 +97,7 @@ class Connection:
 
     def _watch(self) -> None:
         # who does not read his answers is not asked for more questions
+        self._writing = bool(self._queue)
         self._loop.watch(self._sock.fileno(), WRITE if self._queue else READ, self._ready)
 
     def _ready(self, _events: int) -> None:
@@ -134,7 +136,8 @@ class Connection:
             self._queue.popleft()
             self._queued -= len(data) + 256
             _close_all(fds)
-        self._watch()
+        if self._writing != bool(self._queue):
+            self._watch()
 
 
 def _close_all(fds: Sequence[int]) -> None:

@@ -6,8 +6,9 @@
                           └──► exited ──start──► running
 
 A `created` container has a process that waits just before exec. It is lost when the supervisor is replaced or killed, which
-nobody notices but by its pid: `start` makes another. An exit is handled in this order: read the output to its end, write the exit
-file, draw the consequences, tell, reap. kill -9 between any two of them leaves a record from which the rest follows.
+nobody notices but by its pid: `start` makes another. An exit is handled in this order: read the output to its end, draw the
+consequences, put both on record (durably, together with all others that ended in the same round of the loop), tell, reap. kill -9
+between any two of them leaves a record from which the rest follows.
 """
 
 from __future__ import annotations
@@ -185,6 +186,8 @@ class Container:
         elif self.record.undecided:
             self.record.undecided = False
             self._decide()
+            self.record.save()
+            self._tell()
 
     def lost(self, grace: float) -> None:
         """The process was gone when a new supervisor looked for it: somebody may still give back a pidfd that knows its end."""
@@ -211,7 +214,8 @@ class Container:
     def found(self, exit_: Exit) -> None:
         """How a lost process ended."""
         self._set_timer(None)
-        self.ended(exit_)
+        self.is_lost = False
+        self.context.processes.conclude(lambda: None if self.deleting else self.ended(exit_, watched=False))
 
     def resize(self, rows: int, columns: int) -> None:
         """Of the container's own terminal. Raises NotRunning when it has none."""
@@ -260,42 +264,53 @@ class Container:
         record.state = EXITED
         self._remains.sweep()
 
-    def ended(self, exit_: Exit) -> None:
-        """The process ended and is not yet reaped."""
-        was = self.record.state
-        kills = self._watches.oom_kills(self.is_lost)
-        self.is_lost = False
+    def ended(self, exit_: Exit, watched: bool = True) -> Callable[[], None]:
+        """The process ended and is not yet reaped. What is returned tells of it, once it is durably on record."""
+        record = self.record
+        was = record.state
+        kills = self._watches.oom_kills(not watched)
         self._watches.end()
         self._drop_streams(finish=True)
         self._set_timer(None)
-        self.record.oom_killed = exit_.signal == SIGKILL and kills > self.record.oom_seen
-        self.record.write_exit(exit_.code, exit_.signal, exit_.known, keep=not self.deleting)
+        record.oom_killed = exit_.signal == SIGKILL and kills > record.oom_seen
+        record.ended(exit_.code, exit_.signal, exit_.known)
+        if was != CREATED:
+            self._decide()
+        if not self.deleting:
+            record.enlist()
+        return lambda: self._over(was)
+
+    def _over(self, was: str) -> None:
         self.run.over()
-        self.context.loop.later(0, self._remains.sweep)  # once the caller has reaped it
+        self._remains.sweep_later()  # the caller has reaped it then
         if was == CREATED:
-            self.record.save()
             self._settle()
         else:
-            self._decide()
+            self._tell()
 
     def _decide(self) -> None:
         """exited → restarting, or rest."""
         record = self.record
+        record.state, record.restart_at = EXITED, 0.0
         again = restart.wanted(
             self.spec.restart,
             exit_code=record.exit_code if record.exit_known else None,
             stopped=record.stopped,
             count=record.restart_count,
         )
-        if not again:
-            self._rest()
-            return
-        ran = max(0, record.finished_at - record.started_at) / 1e9
-        record.backoff = restart.backoff(record.backoff, ran)
-        record.restart_at = time.monotonic() + record.backoff
-        self._enter(RESTARTING)
+        if again:
+            ran = max(0, record.finished_at - record.started_at) / 1e9
+            record.backoff = restart.backoff(record.backoff, ran)
+            record.restart_at = time.monotonic() + record.backoff
+            record.state = RESTARTING
+
+    def _tell(self) -> None:
+        """What was decided is on record."""
         self.publish("exit")
-        self._arm_restart()
+        if self.record.state == RESTARTING:
+            self._arm_restart()
+        else:
+            self._settle()
 
     def _restart(self) -> None:
         self.record.restart_count += 1
@@ -305,6 +320,8 @@ class Container:
         except (WharfError, OSError) as error:
             report(error)
             self._decide()
+            self.record.save()
+            self._tell()
             return
         self.publish("restart")
 
@@ -355,8 +372,6 @@ class Container:
             self.record.note_drops(streams.log.dropped, streams.log.fault)
 
     def _remove(self) -> None:
-        if not os.path.isdir(self.directory):
-            return  # two sweeps were under way
         self.release()
         self.execs.release()
         durable.remove_tree(self.directory)

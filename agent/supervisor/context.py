@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agent.supervisor.compressor import Compressor
 from agent.supervisor.leases import Leases
+from agent.supervisor.ledger import Ledger
 from agent.supervisor.log import LogParts
 from agent.supervisor.loop import Loop
 from agent.supervisor.processes import Processes
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class Context:
     """Passed down, never changed."""
 
-    __slots__ = ("entrust", "leases", "logs", "loop", "processes", "publish", "runtime", "shims", "statedir")
+    __slots__ = ("entrust", "leases", "ledger", "logs", "loop", "processes", "publish", "runtime", "shims", "statedir")
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class Context:
         entrust: Callable[[Container], None],
         leases: Leases,
         shims: Shims,
+        ledger: Ledger,
     ) -> None:
         self.loop = loop
         self.logs = LogParts(loop, Compressor(loop, processes).want)
@@ -43,3 +45,4 @@ class Context:
         self.entrust = entrust
         self.leases = leases
         self.shims = shims
+        self.ledger = ledger

@@ -13,6 +13,7 @@ from agent.supervisor.bundles import Bundles
 from agent.supervisor.container import Container
 from agent.supervisor.context import Context
 from agent.supervisor.leases import LeaseFile, Leases
+from agent.supervisor.ledger import Ledger
 from agent.supervisor.loop import Loop, report
 from agent.supervisor.processes import Exit, Processes
 from agent.supervisor.record import boot_id
@@ -61,11 +62,12 @@ class House:
         self.image: Callable[[], int] = lambda: os.open(command[0], os.O_RDONLY | os.O_CLOEXEC)  # what to run it from
         self.instance = instance  # one value from start to death, upgrades included
         self.generation = 1
-        self.processes = Processes(loop)
+        ledger = Ledger(statedir, loop.later)
+        self.processes = Processes(loop, ledger.commit)
         file = LeaseFile(rundir, boot_id())
         shims = Shims(self.processes, runtime, file)
         leases = Leases(loop, file)
-        self.context = Context(loop, self.processes, runtime, statedir, self._publish, self._entrust, leases, shims)
+        self.context = Context(loop, self.processes, runtime, statedir, self._publish, self._entrust, leases, shims, ledger)
         self.roster = Roster(self.context)
         self.server = Server(self, listener)
         self.bundles = Bundles(loop, self.processes)

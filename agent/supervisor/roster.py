@@ -46,7 +46,7 @@ class Roster:
         durable.remove_tree(directory)  # of a creation that a crash cut short: it has no state.json
         os.makedirs(directory, 0o700)
         os.chmod(directory, 0o700)
-        record = Record(directory, {"id": id_, "created_at": time.time_ns()})
+        record = Record(directory, {"id": id_, "created_at": time.time_ns()}, self.context.ledger)
 
         def store() -> None:
             container.spec.sync()
