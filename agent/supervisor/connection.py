@@ -42,6 +42,7 @@ class Connection:
         sock.setblocking(False)
         os.set_inheritable(sock.fileno(), False)
         self._writing = False
+        self._held = False
         self._watch()
 
     def fileno(self) -> int:
@@ -69,6 +70,11 @@ class Connection:
 
     def refuse(self, number: Any, error: WharfError) -> None:
         self.send({"n": number, "error": error.as_dict()})
+
+    def hold(self, held: bool) -> None:
+        """Take no more questions, or do it again."""
+        self._held = held
+        self._watch()
 
     def dump(self) -> dict[str, Any]:
         """For the handover (packets as latin-1 text)."""
@@ -98,14 +104,17 @@ class Connection:
     def _watch(self) -> None:
         # who does not read his answers is not asked for more questions
         self._writing = bool(self._queue)
-        self._loop.watch(self._sock.fileno(), WRITE if self._queue else READ, self._ready)
+        if self._held and not self._queue:
+            self._loop.forget(self._sock.fileno())
+        else:
+            self._loop.watch(self._sock.fileno(), WRITE if self._queue else READ, self._ready)
 
     def _ready(self, _events: int) -> None:
         if self._queue:
             self._flush()
             return
         for _round in range(_ROUNDS):
-            if not self.alive or self._queue or not self._receive():
+            if not self.alive or self._held or self._queue or not self._receive():
                 return
 
     def _receive(self) -> bool:

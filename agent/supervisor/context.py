@@ -9,6 +9,7 @@ from agent.supervisor.log import LogParts
 from agent.supervisor.loop import Loop
 from agent.supervisor.processes import Processes
 from agent.supervisor.shims import Shims
+from agent.supervisor.transition import Transitions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,19 @@ if TYPE_CHECKING:
 class Context:
     """Passed down, never changed."""
 
-    __slots__ = ("entrust", "leases", "ledger", "logs", "loop", "processes", "publish", "runtime", "shims", "statedir")
+    __slots__ = (
+        "entrust",
+        "leases",
+        "ledger",
+        "logs",
+        "loop",
+        "processes",
+        "publish",
+        "runtime",
+        "shims",
+        "statedir",
+        "transitions",
+    )
 
     def __init__(
         self,
@@ -46,3 +59,4 @@ class Context:
         self.leases = leases
         self.shims = shims
         self.ledger = ledger
+        self.transitions = Transitions(loop, processes)

@@ -78,10 +78,15 @@ class House:
         """Until told to end."""
         self.loop.on_signal(signal.SIGCHLD, self.processes.reap)
         self.loop.on_signal(signal.SIGHUP, lambda: self.begin_upgrade(None, None))
-        self.loop.on_signal(signal.SIGTERM, self.loop.stop)
+        self.loop.on_signal(signal.SIGTERM, self.leave)
         self.processes.reap()
         self._tidy()
         self.loop.run()
+
+    def leave(self) -> None:
+        """End, once nothing is half made."""
+        self.server.hold(True)
+        self.context.transitions.drain(self.loop.stop)
 
     def when_at_rest(self, connection: Connection, number: Any, operation: str, id_: str, fresh: bool = False) -> None:
         """Answer with the record once the container has come to rest; at once if it has, unless `fresh` asks for the next."""
@@ -156,7 +161,11 @@ class House:
                 connection.refuse(number, error)
             return
         # not from here: the trial's process is reaped only after this call
-        self.loop.later(0, lambda: self._replace(connection, number))
+        self.loop.later(0, lambda: self._drain(connection, number))
+
+    def _drain(self, connection: Connection | None, number: Any) -> None:
+        self.server.hold(True)
+        self.context.transitions.drain(lambda: self._replace(connection, number))
 
     def _replace(self, connection: Connection | None, number: Any) -> None:
         if connection is not None and connection.alive:
@@ -165,6 +174,8 @@ class House:
             handover.leave(self)
         except OSError as error:
             report(error)
+            self.context.transitions.reopen()
+            self.server.hold(False)
             if connection is not None:
                 connection.refuse(number, UpgradeFailed(f"execve: {error}; the old program goes on"))
 

@@ -36,13 +36,14 @@ _FIELDS: dict[str, Any] = {
     "health": None,  # {status, failing, log[]} or None without a check
     # private to the supervisor
     "boot_id": "",
+    "making": "",  # the boot id while it is being created: who finds that in the same boot removes it, for nobody was told of it
     "backoff": 0.0,  # s waited before the last restart
     "restart_at": 0.0,
     "stopped": False,  # somebody asked for the end: no restart
     "kill_at": 0.0,  # a stop's grace ends
     "oom_seen": 0,  # the cgroup's counter when this run began
 }
-_PRIVATE = ("boot_id", "backoff", "restart_at", "stopped", "kill_at", "oom_seen")
+_PRIVATE = ("boot_id", "making", "backoff", "restart_at", "stopped", "kill_at", "oom_seen")
 
 
 class Record:
@@ -68,6 +69,7 @@ class Record:
         log_fault: str
         health: dict[str, Any] | None
         boot_id: str
+        making: str
         backoff: float
         restart_at: float
         stopped: bool
@@ -115,7 +117,7 @@ class Record:
 
     def begun(self, pid: int, start_time: int) -> None:
         """A process exists. It need not be durable against power loss: then there is no process either."""
-        self.pid, self.start_time, self.boot_id = pid, start_time, boot_id()
+        self.pid, self.start_time, self.boot_id, self.making = pid, start_time, boot_id(), ""
         self.save()
 
     def write_exit(self, code: int | None, signal: int | None, known: bool) -> None:

@@ -6,12 +6,14 @@ import time
 
 from agent.protocol.errors import WharfError
 from agent.supervisor.loop import report
+from agent.supervisor.transition import Pause
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.supervisor.container import Container
+    from agent.supervisor.transition import Body
 
 _PAUSE = 0.02  # s between two attempts to remove a cgroup that the kernel still holds
 _ATTEMPTS = 1500
@@ -27,14 +29,16 @@ class Remains:
         self._clean = False  # the cgroup was removed, and nobody has made another
         self._sweeps = 0  # those that another run, or the end of a deletion, made void
 
-    def clear(self) -> None:
+    def clear(self, undo: bool = False) -> Body:
         """Before another run. It waits a moment for what the last one left: nearly always nothing, for `sweep` came first.
+
+        `undo`: after a creation that failed; as patient as `sweep`, and not to be interrupted.
 
         The old cgroup must go: Linux kills whatever is cloned into a cgroup that cgroup.kill was ever written to (seen on 6.18;
         it compares that cgroup's count of kills with the one of the cgroup that the parent is in).
         """
         self._sweeps += 1
-        deadline = time.monotonic() + _CLEAR
+        deadline = time.monotonic() + (_PAUSE * _ATTEMPTS if undo else _CLEAR)
         while True:
             try:
                 self._remove()
@@ -44,7 +48,7 @@ class Remains:
                 if time.monotonic() > deadline:
                     report(error)
                     return
-                time.sleep(_PAUSE / 10)
+            yield Pause(_PAUSE / 10, held=undo)
 
     def sweep_later(self) -> None:
         """Sweep when there is time."""

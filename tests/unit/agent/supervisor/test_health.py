@@ -49,7 +49,9 @@ class Watched:
         (tmp_path / "c1").mkdir()
         spec = Specification.create(str(tmp_path / "c1"), values)
         self.container = Container(context, spec, Record(str(tmp_path / "c1"), {"id": "c1"}, ledger))
-        self.container.start()
+        self.errors: list[Exception | None] = []
+        self.container.start(self.errors.append)
+        assert self.errors == [None]
 
     def publish(self, event: dict[str, Any]) -> None:
         if event["kind"] == "health":
