@@ -31,6 +31,10 @@ class Channel:
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    def unblock(self) -> None:
+        """`receive` raises BlockingIOError from now on when there is nothing. Our end only: the other's waits as before."""
+        self._socket.setblocking(False)
+
     def send(self, kind: bytes, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"={len(fds)}i", *fds))] if fds else []
         self._socket.sendmsg([kind + payload], rights, _socket.MSG_NOSIGNAL)

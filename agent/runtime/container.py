@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 
 from agent.runtime import channel as wire
-from agent.runtime import child, hooks, netdevices, rootfs, spec, userns
+from agent.runtime import child, conversation, hooks, rootfs, userns
 from agent.runtime.cgroup import Cgroup
-from agent.runtime.errors import ExecFailed, InvalidConfig, RuntimeFailed, exit_code
+from agent.runtime.conversation import reap
+from agent.runtime.errors import InvalidConfig, RuntimeFailed
 from agent.runtime.ownership import cgroup_owner
 from agent.sys import mountapi as api
 from agent.sys import process
@@ -15,7 +16,6 @@ from agent.sys import process
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable
     from typing import Any
 
     from agent.runtime.channel import Channel
@@ -55,33 +55,26 @@ class Init:
 
     def start(self) -> None:
         """Let the created process exec. Raises ExecFailed (extra.errno, extra.exit_code); it is then dead, but not reaped."""
+        starting = self._starting()
+        try:
+            starting.finish()
+        except RuntimeFailed as error:
+            if _by_hook(error):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)  # not reaped by us, so the number is still its own
+            raise
+
+    def starting(self) -> conversation.Start:
+        """The same in steps that do not wait. A process whose poststart hooks fail is the caller's to kill."""
+        if self._channel is not None:
+            self._channel.unblock()
+        return self._starting()
+
+    def _starting(self) -> conversation.Start:
         check_startable(self._plan)
         channel, self._channel = self._channel, None
         if channel is None:
             raise RuntimeFailed("the container was started before, or is started through its gate", stage="start", errno=0)
-        try:
-            channel.send(b"S")
-            kind, payload, _ = channel.receive()
-            if kind == b"L":
-                self.deliver_listener(int(payload))
-                channel.send(b"S")
-                kind, payload, _ = channel.receive()
-        except BrokenPipeError as error:
-            raise RuntimeFailed("the container's process died before it was started", stage="start", errno=32) from error
-        finally:
-            channel.close()
-        if kind == b"E":
-            raise failure(payload, self._plan.process.args[0], self._plan.id)
-        if "poststart" in self._plan.hooks:
-            self._poststart()
-
-    def _poststart(self) -> None:
-        try:
-            plan = self._plan
-            hooks.run(plan.hooks["poststart"], "poststart", state_of(plan, "running", self.pid), plan.annotations)
-        except RuntimeFailed:
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)  # not reaped by us, so the number is still its own
-            raise
+        return conversation.Start(self._plan, self, channel)
 
     @classmethod
     def taken(cls, plan: Plan, pid: int, start_time: int, pidfd: int, channel_fd: int, console_fd: int) -> Init:
@@ -121,72 +114,141 @@ def check_startable(plan: Plan) -> None:
         raise InvalidConfig("process is missing in config.json; it says what to run")
 
 
-def create(
-    plan: Plan,
-    io: Stdio,
-    *,
-    gate: tuple[int, int] | None = None,
-    keep_fds: int = 0,
-    pivot: bool = True,
-    keyring: bool = True,
-    look_up: bool = False,
-    sibling: bool = False,
-    meanwhile: Callable[[], None] | None = None,
-) -> Init:
-    """Namespaces, cgroup, root filesystem, identity: everything but the exec, for which the child waits.
+class Creation:
+    """A container being made, in steps (see conversation): namespaces, cgroup, root filesystem, identity, all but the exec.
+
+    `init` is what becomes of it. `stepped`: by a loop that collects every child that ends, so nothing here waits for one; the
+    cgroup of a creation that failed or was given up is then the caller's to remove, once it is empty. The others: see `create`.
+    """
+
+    __slots__ = ("_error", "_plan", "_set_up", "_stepped", "init")
+
+    def __init__(
+        self,
+        plan: Plan,
+        io: Stdio,
+        *,
+        gate: tuple[int, int] | None = None,
+        keep_fds: int = 0,
+        pivot: bool = True,
+        keyring: bool = True,
+        look_up: bool = False,
+        sibling: bool = False,
+        stepped: bool = False,
+    ) -> None:
+        """The process exists when this returns. Raises RuntimeFailed with extra.stage; nothing is left then."""
+        self._plan = plan
+        self._stepped = stepped
+        self._error: RuntimeFailed | None = None
+        cgroup = Cgroup(plan.cgroup_path)
+        cgroup.create(plan.resources, cgroup_owner(plan))
+        self.init = init = Init(plan, cgroup, None)
+        try:
+            ours, theirs = wire.pair()
+            try:
+                wires = child.Wires(theirs, (io.stdin_fd, io.stdout_fd, io.stderr_fd), gate)
+                wires.keep_fds, wires.pivot, wires.keyring, wires.look_up = keep_fds, pivot, keyring, look_up
+                wires.plain_newlines = io.plain_newlines
+                _begin(plan, init, wires, not io.terminal, process.CLONE_PARENT if sibling else 0)
+            except BaseException:
+                ours.close()
+                raise
+            finally:
+                theirs.close()
+                cgroup.close()
+        except BaseException:
+            destroy(init)
+            raise
+        init._channel = ours
+        if stepped:
+            ours.unblock()
+        self._set_up: conversation.SetUp | conversation.Aftermath = conversation.SetUp(
+            plan, init, ours, staged=init.staged, reaps=not stepped
+        )
+
+    def fileno(self) -> int:
+        return self._set_up.fileno()
+
+    @property
+    def due(self) -> float | None:
+        return self._set_up.due
+
+    @property
+    def hook(self) -> hooks.Series | None:
+        return self._set_up.hook
+
+    def step(self) -> bool:
+        """Whether the process waits to be started. Raises RuntimeFailed with extra.stage, and OSError; it is given up then."""
+        try:
+            if not self._set_up.step():
+                return False
+            if self._error is None:
+                self._settle()
+        except RuntimeFailed as error:
+            self.abandon()
+            if self._error is None and _by_hook(error) and self._plan.hooks.get("poststop"):
+                self._error = error
+                self._set_up = conversation.Aftermath(self._plan)
+                return self.step()
+            raise
+        except BaseException:
+            self.abandon()
+            raise
+        if self._error is not None:
+            raise self._error
+        return True
+
+    def finish(self) -> Init:
+        """Step to the end."""
+        while not self.step():
+            if self.hook is not None:
+                self.hook.wait()
+        return self.init
+
+    def abandon(self) -> None:
+        """Give it up."""
+        self._set_up.abandon()
+        self.init._channel = None
+        destroy(self.init, wait=not self._stepped)
+
+    def _settle(self) -> None:
+        init, plan = self.init, self._plan
+        init.cgroup.settle()
+        if plan.resctrl is not None:
+            plan.resctrl.assign(init.pid)
+        init.start_time = process.start_time(init.pid)
+
+
+def create(plan: Plan, io: Stdio, **options: Any) -> Init:
+    """A container whose process waits to be started. `options` are Creation's, which see.
 
     Raises RuntimeFailed with extra.stage; nothing of a failed container is left. `gate`: (start, status) pipes through which
     another process will start it. `look_up`: fail now (ExecFailed) when the program is not there. `sibling`: the container
-    becomes a child of the caller's parent, who alone can reap it. `meanwhile` is called while the child sets itself up; what it
-    raises undoes the creation. The calling process must have one thread.
+    becomes a child of the caller's parent, who alone can reap it. The calling process must have one thread.
     """
-    cgroup = Cgroup(plan.cgroup_path)
-    cgroup.create(plan.resources, cgroup_owner(plan))
-    init = Init(plan, cgroup, None)
+    return Creation(plan, io, **options).finish()
+
+
+def _by_hook(error: RuntimeFailed) -> bool:
+    return str(error.extra["stage"]).startswith("hook ")
+
+
+def _begin(plan: Plan, init: Init, wires: child.Wires, streams: bool, flags: int) -> None:
+    """Open what the child is to be given, and clone it. `streams`: its standard streams are to be made its own."""
+    supplied = rootfs.Supplied()
     try:
-        ours, theirs = wire.pair()
-        try:
-            wires = child.Wires(theirs, (io.stdin_fd, io.stdout_fd, io.stderr_fd), gate)
-            wires.keep_fds, wires.pivot, wires.keyring, wires.look_up = keep_fds, pivot, keyring, look_up
-            wires.plain_newlines = io.plain_newlines
-            supplied = rootfs.Supplied()
-            try:
-                _supply(plan, supplied)
-                if not plan.new_user:
-                    userns.prepare(plan, supplied)
-                elif not io.terminal:
-                    userns.own_streams(plan, plan.process.uid, wires.stdio)
-                wires.supplied = list(supplied.binds.values())
-                _open_joins(plan, wires)
-                init.pid, init.pidfd = _clone(plan, cgroup, wires, supplied, process.CLONE_PARENT if sibling else 0)
-            finally:
-                for fd in [*(fd for fd, _ in wires.joins), *supplied.descriptors(), wires.mounts_elsewhere]:
-                    if fd >= 0:
-                        os.close(fd)
-                theirs.close()
-                cgroup.close()
-            if meanwhile is not None:
-                meanwhile()
-            converse(plan, init, ours, staged=_two_stages(plan))
-            cgroup.settle()
-            if plan.resctrl is not None:
-                plan.resctrl.assign(init.pid)
-            init.start_time = process.start_time(init.pid)
-        except BaseException:
-            ours.close()
-            raise
-    except BaseException as error:
-        destroy(init)
-        _after_failed_hook(plan, error)
-        raise
-    init._channel = ours
-    return init
-
-
-def _after_failed_hook(plan: Plan, error: BaseException) -> None:
-    """spec, lifecycle: a container that a hook stops goes on as after a delete, so its poststop hooks run."""
-    if isinstance(error, RuntimeFailed) and str(error.extra["stage"]).startswith("hook "):
-        plan.warnings += hooks.run_all(plan.hooks.get("poststop", []), "poststop", state_of(plan, "stopped", 0))
+        _supply(plan, supplied)
+        if not plan.new_user:
+            userns.prepare(plan, supplied)
+        elif streams:
+            userns.own_streams(plan, plan.process.uid, wires.stdio)
+        wires.supplied = list(supplied.binds.values())
+        _open_joins(plan, wires)
+        init.pid, init.pidfd = _clone(plan, init.cgroup, wires, supplied, flags)
+    finally:
+        for fd in [*(fd for fd, _ in wires.joins), *supplied.descriptors(), wires.mounts_elsewhere]:
+            if fd >= 0:
+                os.close(fd)
 
 
 def _two_stages(plan: Plan) -> bool:
@@ -263,94 +325,34 @@ def _first_stage(plan: Plan, cgroup: Cgroup, wires: child.Wires, supplied: rootf
     os._exit(0)
 
 
-def converse(plan: Plan, init: Init, channel: Channel, staged: bool) -> None:
-    """Answer the child until it is ready (R), or raise what it reports."""
-    early = _meet_second_stage(init, channel) if staged else []
-    while True:
-        kind, payload, fds = early.pop(0) if early else channel.receive()
-        if kind == b"R":
-            return
-        if kind == b"C":
-            init.console_fd = fds[0]
-        elif kind == b"U":
-            userns.serve(plan, init.pid, channel)
-        elif kind == b"N":
-            netdevices.move(plan.net_devices, init.pid)
-            channel.send(b"G")
-        elif kind == b"H":
-            for point in ("prestart", "createRuntime"):
-                hooks.run(plan.hooks.get(point, []), point, state_of(plan, "created", init.pid), plan.annotations)
-            channel.send(b"G")
-        elif kind == b"E":
-            raise failure(payload, plan.process.args[0], plan.id)
-        else:
-            raise RuntimeFailed(
-                "the container's process died during its set-up; a memory limit too small for it, or a kill, is the usual cause",
-                stage="set-up",
-                errno=0,
-            )
-
-
-def _meet_second_stage(init: Init, channel: Channel) -> list[tuple[bytes, bytes, list[int]]]:
-    """Wait for the first stage to name the second (P). The second may speak first: what it said is returned."""
-    early: list[tuple[bytes, bytes, list[int]]] = []
-    while True:
-        message = channel.receive()
-        if message[0] == b"P":
-            reap(init.pidfd)
-            init.pid, init.pidfd = int(message[1]), message[2][0]
-            return early
-        early.append(message)
-        if not message[0]:  # the first stage failed; what it said before says why
-            return early
-
-
-def failure(payload: bytes, program: bytes, id: str) -> RuntimeFailed:
-    """The error that the child reported."""
-    stage, number, text = wire.unpack_failure(payload)
-    if stage == "exec":
-        name = program.decode(errors="replace")
-        detail = f"cannot run {name!r}: {text}"
-        return ExecFailed(detail, stage=stage, errno=number, exit_code=exit_code(number), program=name)
-    return RuntimeFailed(f"container {id} failed at {stage}: {text}", stage=stage, errno=number)
-
-
-def reap(pidfd: int) -> None:
-    """Wait for a child that is ending, and close its pidfd."""
-    try:
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-    except ChildProcessError:
-        pass  # reaped by somebody else
-    os.close(pidfd)
-
-
 def kill_and_reap(init: Init) -> None:
-    try:
-        signal.pidfd_send_signal(init.pidfd, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # already dead
+    _kill(init)
     reap(init.pidfd)
     init.pidfd = -1
 
 
-def destroy(init: Init) -> None:
-    """Kill and reap whatever a failed creation left, and remove its cgroup."""
+def _kill(init: Init) -> None:
+    try:
+        signal.pidfd_send_signal(init.pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # already dead
+
+
+def destroy(init: Init, wait: bool = True) -> None:
+    """Kill and reap whatever a failed creation left, and remove its cgroup. `wait` False: kill only, others do the rest."""
     if init.pidfd >= 0:
-        kill_and_reap(init)
+        if wait:
+            kill_and_reap(init)
+        else:
+            _kill(init)
+            os.close(init.pidfd)
+            init.pidfd = -1
     if init.console_fd >= 0:
         os.close(init.console_fd)
         init.console_fd = -1
-    init.cgroup.kill()
-    init.cgroup.remove()
+    if wait or init.cgroup.exists():
+        init.cgroup.kill()
+    if wait:
+        init.cgroup.remove()
     if init._plan.resctrl is not None:
         init._plan.resctrl.remove()
-
-
-def state_of(plan: Plan, status: str, pid: int) -> dict[str, Any]:
-    """The OCI state object (runtime-spec, "State")."""
-    return oci_state(plan.id, status, pid, plan.bundle, plan.annotations)
-
-
-def oci_state(id: str, status: str, pid: int, bundle: str, annotations: dict[str, str]) -> dict[str, Any]:
-    """The same of a container whose plan is not at hand."""
-    return {"ociVersion": spec.VERSION, "id": id, "status": status, "pid": pid, "bundle": bundle, "annotations": annotations}

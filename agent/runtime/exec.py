@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from agent.runtime import channel as wire
-from agent.runtime import child, container, devfs, labels, launch, userns
+from agent.runtime import child, container, conversation, devfs, labels, launch, userns
 from agent.runtime.cgroup import Cgroup, files
 from agent.runtime.container import Init, Stdio
 from agent.runtime.errors import InvalidConfig, RuntimeFailed, WrongState
@@ -60,7 +60,7 @@ def exec_in(
                 userns.own_streams(plan, what.uid, wires.stdio)
             _spawn(plan, what, cgroup, wires, init)
             theirs.close()
-            container.converse(plan, init, ours, staged=True)
+            conversation.SetUp(plan, init, ours, staged=True).finish()
             init.start_time = process.start_time(init.pid)
             _finish(plan, what, init, ours)
         except BaseException:
@@ -219,7 +219,7 @@ def _finish(plan: Plan, what: ProcessPlan, init: Init, channel: wire.Channel) ->
         channel.send(b"S")
         kind, payload, _ = channel.receive()
     if kind == b"E":
-        raise container.failure(payload, what.args[0], plan.id)
+        raise conversation.failure(payload, what.args[0], plan.id)
     if kind:
         raise RuntimeFailed(f"unexpected message {kind!r} from an exec", stage="exec", errno=0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from agent.protocol.errors import WharfError
 from agent.supervisor import durable, keepsakes
@@ -15,20 +16,26 @@ from agent.supervisor.sameness import open_same
 from agent.supervisor.server import Pending
 from agent.supervisor.shims import Shim
 from agent.supervisor.specification import Specification
+from agent.supervisor.transition import HOOK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from agent.supervisor.launch import Cgroup
+
+_DYING = 2.0  # s until a cgroup whose processes were killed has to be empty
 STORE_GRACE = 1.5  # s for a store of descriptors to bring the pidfd of a process that is gone
 
 
 def everything(house: House, handed: dict[str, Any] | None) -> None:
     """All containers under the state directory, then (upgrade) all connections with their open questions."""
     containers: dict[str, Any] = handed["containers"] if handed else {}
+    ledger = house.context.ledger
+    noted = ledger.newest()
     for id_ in sorted(os.listdir(house.context.statedir)):
         try:
-            _container(house, id_, containers.get(id_))
+            _container(house, id_, ledger.read(noted[id_]) if id_ in noted else None, containers.get(id_))
         except Exception as error:  # noqa: BLE001  # one damaged directory must not keep the others' supervisor from starting
             report(error)
     if handed:
@@ -36,12 +43,13 @@ def everything(house: House, handed: dict[str, Any] | None) -> None:
         _connections(house, handed)
 
 
-def _container(house: House, id_: str, handed: dict[str, Any] | None) -> None:
+def _container(house: House, id_: str, noted: dict[str, Any] | None, handed: dict[str, Any] | None) -> None:
     directory = os.path.join(house.context.statedir, id_)
     if not os.path.isdir(directory):
         return
-    record, spec = Record.load(directory), Specification.load(directory)
-    if record is None or spec is None:
+    record, spec = Record.load(directory, house.context.ledger, noted), Specification.load(directory)
+    _end(os.path.join(directory, HOOK))
+    if record is None or spec is None or record.making == boot_id():
         _discard(house, id_, directory, spec)
         return
     container = Container(house.context, spec, record)
@@ -111,20 +119,36 @@ def _connections(house: House, handed: dict[str, Any]) -> None:
 
 def _discard(house: House, id_: str, directory: str, spec: Specification | None) -> None:
     """A creation that a crash cut short: nobody was told of it."""
-    init = durable.read(os.path.join(directory, "init.pid"))
-    if isinstance(init, dict):
-        pidfd = open_same(init["pid"], init["start_time"], init["boot_id"])
-        if pidfd >= 0:
-            Process(init["pid"], pidfd, init["start_time"], lambda _exit: None).send(9)
-            os.close(pidfd)
+    _end(os.path.join(directory, "init.pid"))
     shim = Shim.load(house.processes, directory)
     if shim is not None:
         shim.end()
     if spec is not None:
-        cgroup = house.context.runtime.cgroup(id_, spec.cgroups_path)
+        _clear(house.context.runtime.cgroup(id_, spec.cgroups_path))
+    durable.remove_tree(directory)
+
+
+def _clear(cgroup: Cgroup) -> None:
+    """Kill what is in it and remove it: the dead leave it a moment later."""
+    deadline = time.monotonic() + _DYING
+    while True:
         try:
             cgroup.kill()
             cgroup.remove()
+            return
         except OSError as error:
-            report(error)
-    durable.remove_tree(directory)
+            if time.monotonic() > deadline:
+                report(error)
+                return
+        time.sleep(0.002)
+
+
+def _end(path: str) -> None:
+    """Kill the process that is on record there."""
+    found = durable.read(path)
+    if isinstance(found, dict):
+        pidfd = open_same(found["pid"], found["start_time"], found["boot_id"])
+        if pidfd >= 0:
+            Process(found["pid"], pidfd, found["start_time"], lambda _exit: None).send(9)
+            os.close(pidfd)
+        os.unlink(path)

@@ -41,6 +41,8 @@ class Connection:
         self.alive = True
         sock.setblocking(False)
         os.set_inheritable(sock.fileno(), False)
+        self._writing = False
+        self._held = False
         self._watch()
 
     def fileno(self) -> int:
@@ -69,6 +71,11 @@ class Connection:
     def refuse(self, number: Any, error: WharfError) -> None:
         self.send({"n": number, "error": error.as_dict()})
 
+    def hold(self, held: bool) -> None:
+        """Take no more questions, or do it again."""
+        self._held = held
+        self._watch()
+
     def dump(self) -> dict[str, Any]:
         """For the handover (packets as latin-1 text)."""
         queue = [[data.decode("latin-1"), fds] for data, fds in self._queue]
@@ -96,14 +103,18 @@ class Connection:
 
     def _watch(self) -> None:
         # who does not read his answers is not asked for more questions
-        self._loop.watch(self._sock.fileno(), WRITE if self._queue else READ, self._ready)
+        self._writing = bool(self._queue)
+        if self._held and not self._queue:
+            self._loop.forget(self._sock.fileno())
+        else:
+            self._loop.watch(self._sock.fileno(), WRITE if self._queue else READ, self._ready)
 
     def _ready(self, _events: int) -> None:
         if self._queue:
             self._flush()
             return
         for _round in range(_ROUNDS):
-            if not self.alive or self._queue or not self._receive():
+            if not self.alive or self._held or self._queue or not self._receive():
                 return
 
     def _receive(self) -> bool:
@@ -134,7 +145,8 @@ class Connection:
             self._queue.popleft()
             self._queued -= len(data) + 256
             _close_all(fds)
-        self._watch()
+        if self._writing != bool(self._queue):
+            self._watch()
 
 
 def _close_all(fds: Sequence[int]) -> None:

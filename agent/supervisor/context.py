@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from agent.supervisor.compressor import Compressor
 from agent.supervisor.leases import Leases
+from agent.supervisor.ledger import Ledger
 from agent.supervisor.log import LogParts
 from agent.supervisor.loop import Loop
 from agent.supervisor.processes import Processes
 from agent.supervisor.shims import Shims
+from agent.supervisor.transition import Transitions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +23,19 @@ if TYPE_CHECKING:
 class Context:
     """Passed down, never changed."""
 
-    __slots__ = ("entrust", "leases", "logs", "loop", "processes", "publish", "runtime", "shims", "statedir")
+    __slots__ = (
+        "entrust",
+        "leases",
+        "ledger",
+        "logs",
+        "loop",
+        "processes",
+        "publish",
+        "runtime",
+        "shims",
+        "statedir",
+        "transitions",
+    )
 
     def __init__(
         self,
@@ -33,6 +47,7 @@ class Context:
         entrust: Callable[[Container], None],
         leases: Leases,
         shims: Shims,
+        ledger: Ledger,
     ) -> None:
         self.loop = loop
         self.logs = LogParts(loop, Compressor(loop, processes).want)
@@ -43,3 +58,5 @@ class Context:
         self.entrust = entrust
         self.leases = leases
         self.shims = shims
+        self.ledger = ledger
+        self.transitions = Transitions(loop, processes)

@@ -13,6 +13,7 @@ from agent.supervisor.bundles import Bundles
 from agent.supervisor.container import Container
 from agent.supervisor.context import Context
 from agent.supervisor.leases import LeaseFile, Leases
+from agent.supervisor.ledger import Ledger
 from agent.supervisor.loop import Loop, report
 from agent.supervisor.processes import Exit, Processes
 from agent.supervisor.record import boot_id
@@ -61,11 +62,12 @@ class House:
         self.image: Callable[[], int] = lambda: os.open(command[0], os.O_RDONLY | os.O_CLOEXEC)  # what to run it from
         self.instance = instance  # one value from start to death, upgrades included
         self.generation = 1
-        self.processes = Processes(loop)
+        ledger = Ledger(statedir, loop.later)
+        self.processes = Processes(loop, ledger.commit)
         file = LeaseFile(rundir, boot_id())
         shims = Shims(self.processes, runtime, file)
         leases = Leases(loop, file)
-        self.context = Context(loop, self.processes, runtime, statedir, self._publish, self._entrust, leases, shims)
+        self.context = Context(loop, self.processes, runtime, statedir, self._publish, self._entrust, leases, shims, ledger)
         self.roster = Roster(self.context)
         self.server = Server(self, listener)
         self.bundles = Bundles(loop, self.processes)
@@ -76,10 +78,15 @@ class House:
         """Until told to end."""
         self.loop.on_signal(signal.SIGCHLD, self.processes.reap)
         self.loop.on_signal(signal.SIGHUP, lambda: self.begin_upgrade(None, None))
-        self.loop.on_signal(signal.SIGTERM, self.loop.stop)
+        self.loop.on_signal(signal.SIGTERM, self.leave)
         self.processes.reap()
         self._tidy()
         self.loop.run()
+
+    def leave(self) -> None:
+        """End, once nothing is half made."""
+        self.server.hold(True)
+        self.context.transitions.drain(self.loop.stop)
 
     def when_at_rest(self, connection: Connection, number: Any, operation: str, id_: str, fresh: bool = False) -> None:
         """Answer with the record once the container has come to rest; at once if it has, unless `fresh` asks for the next."""
@@ -154,7 +161,11 @@ class House:
                 connection.refuse(number, error)
             return
         # not from here: the trial's process is reaped only after this call
-        self.loop.later(0, lambda: self._replace(connection, number))
+        self.loop.later(0, lambda: self._drain(connection, number))
+
+    def _drain(self, connection: Connection | None, number: Any) -> None:
+        self.server.hold(True)
+        self.context.transitions.drain(lambda: self._replace(connection, number))
 
     def _replace(self, connection: Connection | None, number: Any) -> None:
         if connection is not None and connection.alive:
@@ -163,6 +174,8 @@ class House:
             handover.leave(self)
         except OSError as error:
             report(error)
+            self.context.transitions.reopen()
+            self.server.hold(False)
             if connection is not None:
                 connection.refuse(number, UpgradeFailed(f"execve: {error}; the old program goes on"))
 

@@ -14,10 +14,27 @@ from agent.sys.mount import Mount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any, Protocol
 
+    from agent.runtime.hooks import Series
     from agent.supervisor.streams import Stdio
+
+    class Steps(Protocol):
+        """Something that the runtime does in steps (see runtime.conversation), none of which waits."""
+
+        def fileno(self) -> int: ...
+        @property
+        def due(self) -> float | None: ...
+        @property
+        def hook(self) -> Series | None: ...
+        def step(self) -> bool: ...
+        def abandon(self) -> None: ...
+
+    class Making(Steps, Protocol):
+        """A creation under way. `init` is complete once `step` says so."""
+
+        @property
+        def init(self) -> Init: ...
 
     class Init(Protocol):
         """First process of a container (waiting to start) or of an exec (started). `console_fd` is -1 without a terminal."""
@@ -30,7 +47,7 @@ if TYPE_CHECKING:
         @property
         def staged(self) -> bool: ...  # made in two steps, whose first was a child of the same parent
 
-        def start(self) -> None: ...
+        def starting(self) -> Steps: ...
         def let_go(self) -> list[int]: ...
 
     class Cgroup(Protocol):
@@ -55,9 +72,8 @@ if TYPE_CHECKING:
             config: dict[str, Any],
             rootfs: list[list[Any]],
             stdio: Stdio | None,
-            meanwhile: Callable[[], None] | None = None,
-            sibling: bool = False,
-        ) -> Init: ...
+        ) -> Making: ...
+        def create_sibling(self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], stdio: Stdio | None) -> Init: ...
         def taken(
             self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], pid: int, start_time: int, fds: list[int]
         ) -> Init: ...
@@ -125,17 +141,12 @@ class OciRuntime:
     def __init__(self, cgroup_parent: str) -> None:
         self._parent = cgroup_parent
 
-    def create(
-        self,
-        id_: str,
-        config: dict[str, Any],
-        rootfs: list[list[Any]],
-        stdio: Stdio | None,
-        meanwhile: Callable[[], None] | None = None,
-        sibling: bool = False,
-    ) -> Init:
-        """`sibling`: as a child of our parent (see runtime.container.create)."""
-        return container.create(self._plan(id_, config, rootfs), _stdio(stdio), meanwhile=meanwhile, sibling=sibling)
+    def create(self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], stdio: Stdio | None) -> Making:
+        return container.Creation(self._plan(id_, config, rootfs), _stdio(stdio), stepped=True)
+
+    def create_sibling(self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], stdio: Stdio | None) -> Init:
+        """As a child of our parent (see runtime.container.create), and waiting for it."""
+        return container.create(self._plan(id_, config, rootfs), _stdio(stdio), sibling=True)
 
     def taken(self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], pid: int, start_time: int, fds: list[int]) -> Init:
         """What another process created and let go of; `fds` as Init.let_go, ours from now on."""
@@ -145,9 +156,9 @@ class OciRuntime:
         )
 
     def undo(self, init: Init) -> None:
-        """Kill and remove what was created and not started."""
+        """Kill what was created and not started; its cgroup is the caller's to remove."""
         assert isinstance(init, container.Init)  # noqa: S101  # made by us; for the type checker
-        container.destroy(init)
+        container.destroy(init, wait=False)
 
     def exec(
         self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], pid: int, process: dict[str, Any], stdio: Stdio | None

@@ -7,12 +7,14 @@ import os
 import select
 import sys
 import time
+from collections import deque
 from heapq import heappop, heappush
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
     from collections.abc import Callable
+    from typing import Any
 else:
     import _signal as signal  # the `signal` module imports enum
 
@@ -20,6 +22,7 @@ READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 PRIORITY = select.EPOLLPRI
 _LONGEST = 86400.0  # s of one wait: epoll counts milliseconds in an int
+_LEISURE = 0.002  # s of a round for what can wait
 
 
 class Timer:
@@ -45,6 +48,8 @@ class Loop:
         self._epoll = select.epoll()
         self._calls: dict[int, Callable[[int], None]] = {}
         self._timers: list[Timer] = []
+        self._soon: list[Callable[[], None]] = []
+        self._leisure: deque[Callable[[], None]] = deque()
         self._signals: dict[int, Callable[[], None]] = {}
         self._running = False
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -78,6 +83,14 @@ class Loop:
         heappush(self._timers, timer)
         return timer
 
+    def soon(self, call: Callable[[], None]) -> None:
+        """Call once this round's descriptors (or timers) have been served: for what is done for many of them together."""
+        self._soon.append(call)
+
+    def at_leisure(self, call: Callable[[], None]) -> None:
+        """Call in one of the next rounds: a few each, so that much to clean up keeps nobody waiting."""
+        self._leisure.append(call)
+
     def on_signal(self, number: int, call: Callable[[], None]) -> None:
         """Call from the loop, never from the middle of something, when the signal arrives."""
         self._signals[number] = call
@@ -91,7 +104,10 @@ class Loop:
         self._running = True
         while self._running:
             self._ready(self._epoll.poll(self._wait()))
+            self._together()
             self._expire()
+            self._together()
+            self._relax()
 
     def close(self) -> None:
         """Restore the process's signal state and close what the loop itself opened."""
@@ -103,6 +119,8 @@ class Loop:
         os.close(self._wake_write)
 
     def _wait(self) -> float:
+        if self._soon or self._leisure:
+            return 0
         while self._timers and self._timers[0].call is None:
             heappop(self._timers)
         return min(max(0.0, self._timers[0].due - time.monotonic()), _LONGEST) if self._timers else -1
@@ -111,14 +129,26 @@ class Loop:
         for fd, events in ready:
             call = self._calls.get(fd)  # an earlier call of this round may have forgotten it
             if call is not None:
-                _guard(call, events)
+                guard(call, events)
 
     def _expire(self) -> None:
         now = time.monotonic()
         while self._timers and (self._timers[0].call is None or self._timers[0].due <= now):
             call = heappop(self._timers).call
             if call is not None:
-                _guard(call)
+                guard(call)
+
+    def _together(self) -> None:
+        calls, self._soon = self._soon, []
+        for call in calls:
+            guard(call)
+
+    def _relax(self) -> None:
+        end = time.monotonic() + _LEISURE
+        while self._leisure and self._running:
+            guard(self._leisure.popleft())
+            if time.monotonic() > end:
+                return
 
     def _woken(self, _events: int) -> None:
         for number in set(os.read(self._wake_read, 4096)):
@@ -131,7 +161,7 @@ def _note(_number: int, _frame: object) -> None:
     """The interpreter writes the number to the wake-up pipe only when a Python handler exists; the work is done by the loop."""
 
 
-def _guard(call: Callable[..., None], *args: int) -> None:
+def guard(call: Callable[..., None], *args: Any) -> None:
     """A fault in one container's handling must not take the parent of all others with it: say it and go on."""
     try:
         call(*args)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
+from agent.protocol.errors import Internal, WharfError
 from agent.supervisor import execs, keepsakes, proctable
+from agent.supervisor.loop import report
 from agent.supervisor.refusals import InvalidRequest
 from agent.supervisor.specification import SHARED
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 _MISSING = object()
+_KILL = 9
 
 
 class Call:
@@ -53,6 +56,13 @@ class Call:
     def answer(self, ok: dict[str, Any], fds: list[int] | None = None) -> None:
         self.connection.answer(self.number, ok, fds or [])
 
+    def conclude(self, error: Exception | None, ok: dict[str, Any]) -> None:
+        """Answer, or refuse."""
+        if error is None:
+            self.answer(ok)
+        else:
+            self.connection.refuse(self.number, refusal(error, self.message.get("op")))
+
 
 def hello(call: Call) -> None:
     call.answer({"version": VERSION, "pid": os.getpid(), "instance": call.house.instance, "generation": call.house.generation})
@@ -71,13 +81,12 @@ def create(call: Call) -> None:
         "lease": call.get("lease", (int, float), 0.0),
         "isolation": call.get("isolation", str, SHARED),
     }
-    call.answer({"pid": call.house.roster.create(call.get("id", str), spec)})
+    call.house.roster.create(call.get("id", str), spec, lambda error, pid: call.conclude(error, {"pid": pid}))
 
 
 def start(call: Call) -> None:
     container = call.container
-    container.start()
-    call.answer({"pid": container.record.pid})
+    container.start(lambda error: call.conclude(error, {"pid": container.record.pid}))
 
 
 def kill(call: Call) -> None:
@@ -216,7 +225,7 @@ def upgrade(call: Call) -> None:
 def shutdown(call: Call) -> None:
     """End the supervisor; containers go on, and wait for the next one."""
     call.answer({})
-    call.house.loop.stop()
+    call.house.leave()
 
 
 def bundle_run(call: Call) -> None:
@@ -225,6 +234,30 @@ def bundle_run(call: Call) -> None:
 
 def bundle_exec(call: Call) -> None:
     call.house.bundles.exec(call)
+
+
+def refusal(error: Exception, operation: Any) -> WharfError:
+    """What a client is told of an error."""
+    if isinstance(error, WharfError):
+        return error
+    report(error)
+    if isinstance(error, OSError):
+        return Internal(f"operation {operation}: {error}", errno=error.errno or 0)
+    return Internal(f"{type(error).__name__} in operation {operation}: {error}")
+
+
+def waits_its_turn(call: Call) -> bool:
+    """Whether a transition of its container is under way that has to be over first. Some end it instead."""
+    message = call.message
+    operation, id_ = message["op"], message.get("id")
+    container = call.house.roster.containers.get(id_) if operation in _IN_ORDER and isinstance(id_, str) else None
+    if container is None or container.transition is None:
+        return False
+    if operation == "wait":
+        return message.get("next") is not True
+    return not (operation == "delete" and message.get("force") is True) and not (
+        operation == "kill" and message.get("signal") == _KILL
+    )
 
 
 def _signal(call: Call) -> int:
@@ -238,6 +271,9 @@ def _close(fds: list[int]) -> None:
     for fd in fds:
         os.close(fd)
 
+
+# what changes a container, or asks for what a change leads to: in the order in which it comes
+_IN_ORDER = ("start", "kill", "stop", "wait", "pause", "resume", "update", "top", "delete", "exec", "resize")
 
 TABLE: dict[str, Callable[[Call], None]] = {
     "hello": hello,

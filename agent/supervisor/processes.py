@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 
-from agent.supervisor.loop import READ, Loop
+from agent.supervisor.loop import READ, Loop, guard, report
 from agent.sys.pidfd import exit_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
     from collections.abc import Callable
+
+    Rest = Callable[[], None]
+    Ended = Callable[["Exit"], Rest | None]
 else:
     import _signal as signal
 
@@ -43,11 +46,12 @@ UNKNOWN = Exit(None, None, known=False)
 
 
 class Process:
-    """One process. `ended` is called once, before the process is reaped, so that the exit can be stored first."""
+    """One process. `ended` is called once, before the process is reaped; what it returns is called when the exits that it and
+    others of the same round of the loop enlisted are durable, and still before the reaping."""
 
     __slots__ = ("ended", "looks", "pid", "pidfd", "start_time")
 
-    def __init__(self, pid: int, pidfd: int, start_time: int, ended: Callable[[Exit], None]) -> None:
+    def __init__(self, pid: int, pidfd: int, start_time: int, ended: Ended) -> None:
         self.pid = pid
         self.pidfd = pidfd  # -1 once closed
         self.start_time = start_time
@@ -66,13 +70,20 @@ class Process:
 
 
 class Processes:
-    """The table. `reap` must run on every SIGCHLD."""
+    """The table. `reap` must run on every SIGCHLD. `commit` makes durable what the ends of one round enlisted.
 
-    def __init__(self, loop: Loop) -> None:
+    All that is found ended in a round of the loop is dealt with together, at the round's end: each `ended`, one `commit`, what
+    each of them returned, the reaping.
+    """
+
+    def __init__(self, loop: Loop, commit: Callable[[], None] | None = None) -> None:
         self._loop = loop
+        self._commit = commit
         self._by_pid: dict[int, Process] = {}
+        self._group: list[tuple[Process | None, Callable[[], Rest | None]]] = []
+        self._expected = False
 
-    def track(self, pid: int, pidfd: int, start_time: int, ended: Callable[[Exit], None]) -> Process:
+    def track(self, pid: int, pidfd: int, start_time: int, ended: Ended) -> Process:
         """Watch a process; the pidfd is ours from now on."""
         os.set_inheritable(pidfd, False)
         process = Process(pid, pidfd, start_time, ended)
@@ -90,19 +101,15 @@ class Processes:
             process.pidfd = -1
 
     def reap(self) -> None:
-        """Collect every zombie child: ours through `ended`, strays silently."""
-        while True:
-            try:
-                found = os.waitid(os.P_ALL, 0, _PEEK)
-            except ChildProcessError:
-                return
-            if found is None:
-                return
-            process = self._by_pid.get(found.si_pid)
-            if process is not None:
-                self._finish(process, _exit_of(found))
-            else:
-                _collect(os.P_PID, found.si_pid)
+        """Deal with every zombie child at the end of this round: ours are known by their pidfds, strays are only collected."""
+        if not self._expected:
+            self._expected = True
+            self._loop.soon(self._settle)
+
+    def conclude(self, ended: Callable[[], Rest | None]) -> None:
+        """As with an `ended`, for one that has no process any more."""
+        self._group.append((None, ended))
+        self.reap()
 
     def _look(self, process: Process) -> None:
         """The pidfd is readable: ended, and perhaps not our child."""
@@ -126,12 +133,41 @@ class Processes:
             self._loop.later(_RETRY, lambda: self._look_at_foreign(process) if process.pidfd >= 0 else None)
 
     def _finish(self, process: Process, exit_: Exit) -> None:
-        try:
-            process.ended(exit_)
-        finally:
-            if process.pidfd >= 0:
+        self._group.append((process, lambda: process.ended(exit_)))
+        self.reap()
+
+    def _settle(self) -> None:
+        self._expected = False
+        group, self._group = self._group, []
+        rests: list[Rest] = []
+        for process, ended in group:
+            if process is None or process.pidfd >= 0:  # else released in this very round
+                try:
+                    rest = ended()
+                except Exception as error:  # noqa: BLE001  # one container's fault must not keep the others' ends from being told
+                    report(error)
+                    continue
+                if rest is not None:
+                    rests.append(rest)
+        if self._commit is not None:
+            guard(self._commit)
+        for rest in rests:
+            guard(rest)
+        for process, _ended in group:
+            if process is not None and process.pidfd >= 0:
                 _collect(os.P_PIDFD, process.pidfd)
-            self.release(process)
+                self.release(process)
+        self._reap_strays()
+
+    def _reap_strays(self) -> None:
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, _PEEK)
+            except ChildProcessError:
+                return
+            if found is None or found.si_pid in self._by_pid:
+                return  # one of ours, ended just now: its round comes, and with it another look
+            _collect(os.P_PID, found.si_pid)
 
 
 def foreign_status(pidfd: int, pid: int, start_time: int) -> int | None:

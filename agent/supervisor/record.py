@@ -1,16 +1,18 @@
-"""What is on record of a container: `state.json`, `init.pid`, `exit`, and the plain data that clients see."""
+"""What is on record of a container: `state.json` from its creation, the ledger since; and the plain data that clients see."""
 
 from __future__ import annotations
 
 import os
 import time
 
-from agent.supervisor import durable
+from agent.supervisor import durable, jsontext
 from agent.supervisor.loop import report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from agent.supervisor.ledger import Ledger
 
 CREATED, RUNNING, PAUSED, RESTARTING, EXITED = "created", "running", "paused", "restarting", "exited"
 
@@ -34,19 +36,20 @@ _FIELDS: dict[str, Any] = {
     "health": None,  # {status, failing, log[]} or None without a check
     # private to the supervisor
     "boot_id": "",
+    "making": "",  # the boot id while it is being created: who finds that in the same boot removes it, for nobody was told of it
     "backoff": 0.0,  # s waited before the last restart
     "restart_at": 0.0,
     "stopped": False,  # somebody asked for the end: no restart
     "kill_at": 0.0,  # a stop's grace ends
     "oom_seen": 0,  # the cgroup's counter when this run began
 }
-_PRIVATE = ("boot_id", "backoff", "restart_at", "stopped", "kill_at", "oom_seen")
+_PRIVATE = ("boot_id", "making", "backoff", "restart_at", "stopped", "kill_at", "oom_seen")
 
 
 class Record:
     """See _FIELDS. Written by supervisor.container only."""
 
-    __slots__ = ("_directory", "undecided", *_FIELDS)
+    __slots__ = ("_directory", "_ledger", "undecided", *_FIELDS)
 
     if TYPE_CHECKING:
         id: str
@@ -66,30 +69,30 @@ class Record:
         log_fault: str
         health: dict[str, Any] | None
         boot_id: str
+        making: str
         backoff: float
         restart_at: float
         stopped: bool
         kill_at: float
         oom_seen: int
 
-    def __init__(self, directory: str, values: dict[str, Any]) -> None:
+    def __init__(self, directory: str, values: dict[str, Any], ledger: Ledger) -> None:
         self._directory = directory
+        self._ledger = ledger
         self.undecided = False  # loaded with an exit whose consequences (restart or not) were never drawn
         for name, first in _FIELDS.items():
             setattr(self, name, values.get(name, first))
 
     @classmethod
-    def load(cls, directory: str) -> Record | None:
-        """From disk, with the exit file's truth laid over it; None when the container was never completely made."""
+    def load(cls, directory: str, ledger: Ledger, noted: dict[str, Any] | None) -> Record | None:
+        """From disk. `noted`: the ledger's newest values of that id. None when the container was never completely made."""
         values = durable.read(os.path.join(directory, "state.json"))
         if not isinstance(values, dict):
             return None
-        record = cls(directory, values)
-        record._apply_init(durable.read(os.path.join(directory, "init.pid")))
-        ended = durable.read(os.path.join(directory, "exit"))
-        if isinstance(ended, dict) and ended.get("pid") == record.pid and ended.get("start_time") == record.start_time:
-            record.undecided = record.state in (RUNNING, PAUSED)
-            record.ended(ended)
+        if noted is not None and noted.get("created_at") == values.get("created_at"):  # else of another one before it
+            return cls(directory, noted, ledger)
+        record = cls(directory, values, ledger)
+        record._take_files()
         return record
 
     @property
@@ -98,49 +101,35 @@ class Record:
         return self.state in (RUNNING, PAUSED, RESTARTING)
 
     def save(self, *, sync: bool = False) -> None:
-        """Write state.json. sync: only where a power loss must not forget it; exits and pids have their own files."""
-        values = {name: getattr(self, name) for name in _FIELDS}
-        self._store("state.json", values, sync)
+        """Note all values. sync: it is being created; its state.json, durable with the directory, says that it was made."""
+        if sync:
+            self._store({name: getattr(self, name) for name in _FIELDS})
+        else:
+            self._ledger.append(self.id, self._values())
+
+    def enlist(self) -> None:
+        """The same, durably, with the ledger's next commit."""
+        self._ledger.enlist(self.id, self._values())
 
     def public(self) -> dict[str, Any]:
         """What clients see."""
         return {name: getattr(self, name) for name in _FIELDS if name not in _PRIVATE}
 
     def begun(self, pid: int, start_time: int) -> None:
-        """A process exists. It is not durable against power loss: then there is no process either."""
-        self.pid, self.start_time, self.boot_id = pid, start_time, boot_id()
-        init = {"pid": pid, "start_time": start_time, "boot_id": self.boot_id}
-        self._store("init.pid", init, False)
-        try:
-            os.unlink(
-                os.path.join(self._directory, "exit")
-            )  # of the run before; it names that run's process, so the order is safe
-        except FileNotFoundError:
-            pass  # the first run
+        """A process exists. It need not be durable against power loss: then there is no process either."""
+        self.pid, self.start_time, self.boot_id, self.making = pid, start_time, boot_id(), ""
+        self.save()
 
-    def write_exit(self, code: int | None, signal: int | None, known: bool, *, keep: bool = True) -> None:
-        """Store how the process ended, durably, and take it over. keep=False: its files are about to go, spare the disk."""
-        ended = {
-            "pid": self.pid,
-            "start_time": self.start_time,
-            "exit_code": code,
-            "signal": signal,
-            "exit_known": known,
-            "oom_killed": self.oom_killed,
-            "finished_at": time.time_ns(),
-        }
-        if keep:
-            self._store("exit", ended, True)
-        self.ended(ended)
+    def write_exit(self, code: int | None, signal: int | None, known: bool) -> None:
+        """Note how a run ended, durably at once."""
+        self.ended(code, signal, known)
+        self.enlist()
+        self._ledger.commit()
 
-    def ended(self, ended: dict[str, Any]) -> None:
-        """Take over an exit file. The process is gone; the caller decides between exited and restarting."""
-        for name in ("exit_code", "signal", "exit_known", "oom_killed", "finished_at"):
-            setattr(self, name, ended[name])
-        self.pid = 0
-        self.kill_at = 0.0
-        if self.state in (RUNNING, PAUSED):
-            self.state = EXITED
+    def ended(self, code: int | None, signal: int | None, known: bool) -> None:
+        """The process is gone; the caller decides between exited and restarting."""
+        self.exit_code, self.signal, self.exit_known, self.finished_at = code, signal, known, time.time_ns()
+        self._over()
 
     def note_drops(self, count: int, why: str) -> None:
         """Of a run that has ended."""
@@ -148,16 +137,39 @@ class Record:
             self.log_dropped += count
             self.log_fault = why
 
-    def _store(self, name: str, values: dict[str, Any], sync: bool) -> None:
-        """A disk that is full or broken is told, and life goes on in memory: the container did end, or start, all the same."""
+    def _over(self) -> None:
+        self.pid = 0
+        self.kill_at = 0.0
+        if self.state in (RUNNING, PAUSED):
+            self.state = EXITED
+
+    def _values(self) -> dict[str, Any]:
+        """For the ledger: what is not as it first was, without the id."""
+        return {name: value for name, first in _FIELDS.items() if (value := getattr(self, name)) != first and name != "id"}
+
+    def _store(self, values: dict[str, Any]) -> None:
+        """A disk that is full or broken is told, and life goes on in memory: the container was made all the same."""
         try:
-            durable.write(os.path.join(self._directory, name), values, sync=sync)
+            durable.write(os.path.join(self._directory, "state.json"), values)
         except OSError as error:
             report(error)
 
-    def _apply_init(self, init: Any) -> None:
+    def _take_files(self) -> None:
+        """Of a container that no supervisor with a ledger has changed yet: `init.pid` and `exit`, laid over state.json."""
+        init, ended = self._old("init.pid"), self._old("exit")
         if isinstance(init, dict):
             self.pid, self.start_time, self.boot_id = init["pid"], init["start_time"], init["boot_id"]
+        if isinstance(ended, dict) and ended.get("pid") == self.pid and ended.get("start_time") == self.start_time:
+            self.undecided = self.state in (RUNNING, PAUSED)
+            for name in ("exit_code", "signal", "exit_known", "oom_killed", "finished_at"):
+                setattr(self, name, ended[name])
+            self._over()
+
+    def _old(self, name: str) -> Any:
+        try:
+            return durable.read(os.path.join(self._directory, name))
+        except jsontext.InvalidJson:
+            return None  # empty since a power cut, after which pids mean nothing
 
 
 def boot_id() -> str:

@@ -1,7 +1,8 @@
 """Why the supervisor says no.
 
 NotFound       NoSuchContainer · NoSuchExec
-Conflict       ContainerExists · NotRunning · AlreadyRunning · ContainerPaused · NotPaused · ContainerActive · NotHere
+Conflict       ContainerExists · NotRunning · AlreadyRunning · ContainerPaused · NotPaused · ContainerActive · Interrupted
+               NotHere
 InvalidInput   InvalidRequest · UnknownOperation
 Denied         PeerDenied
 """
@@ -43,6 +44,12 @@ class ContainerActive(Conflict):
     """Delete without force of a container that still has a process or waits for its restart."""
 
     code = "container_active"
+
+
+class Interrupted(Conflict):
+    """A creation or a start was ended before it was done: by a delete with force, a kill, a stop, the supervisor's own end."""
+
+    code = "interrupted"
 
 
 class NotHere(Conflict):

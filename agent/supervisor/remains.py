@@ -6,12 +6,14 @@ import time
 
 from agent.protocol.errors import WharfError
 from agent.supervisor.loop import report
+from agent.supervisor.transition import Pause
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.supervisor.container import Container
+    from agent.supervisor.transition import Body
 
 _PAUSE = 0.02  # s between two attempts to remove a cgroup that the kernel still holds
 _ATTEMPTS = 1500
@@ -24,46 +26,64 @@ class Remains:
     def __init__(self, container: Container, swept: Callable[[], None]) -> None:
         self._container = container
         self._swept = swept
+        self._clean = False  # the cgroup was removed, and nobody has made another
+        self._sweeps = 0  # those that another run, or the end of a deletion, made void
 
-    def clear(self) -> None:
+    def clear(self, undo: bool = False) -> Body:
         """Before another run. It waits a moment for what the last one left: nearly always nothing, for `sweep` came first.
+
+        `undo`: after a creation that failed; as patient as `sweep`, and not to be interrupted.
 
         The old cgroup must go: Linux kills whatever is cloned into a cgroup that cgroup.kill was ever written to (seen on 6.18;
         it compares that cgroup's count of kills with the one of the cgroup that the parent is in).
         """
-        deadline = time.monotonic() + _CLEAR
+        self._sweeps += 1
+        deadline = time.monotonic() + (_PAUSE * _ATTEMPTS if undo else _CLEAR)
         while True:
             try:
                 self._remove()
+                self._clean = False  # from here on there may be one
                 return
             except OSError as error:
                 if time.monotonic() > deadline:
                     report(error)
                     return
-                time.sleep(_PAUSE / 10)
+            yield Pause(_PAUSE / 10, held=undo)
 
-    def sweep(self, attempt: int = 0) -> None:
+    def sweep_later(self) -> None:
+        """Sweep when there is time."""
+        sweeps = self._sweeps
+        self._container.context.loop.at_leisure(lambda: self._sweep(sweeps))
+
+    def sweep(self) -> None:
         """Kill what is left in the cgroup and remove it, in the background: the kernel empties it some time after the reaping."""
-        if self._container.process is not None:
-            return  # started again meanwhile
+        self._sweep(self._sweeps)
+
+    def _sweep(self, sweeps: int, attempt: int = 0) -> None:
+        if self._container.process is not None or sweeps != self._sweeps:
+            return  # started again meanwhile, or deleted by another sweep
         try:
             self._remove()
         except OSError as error:
             if attempt < _ATTEMPTS:
-                self._container.context.loop.later(_PAUSE, lambda: self.sweep(attempt + 1))
+                self._container.context.loop.later(_PAUSE, lambda: self._sweep(sweeps, attempt + 1))
                 return
             report(error)
         if self._container.deleting:
+            self._sweeps += 1
             self._swept()
 
     def _remove(self) -> None:
         """Raises OSError while something is left; that is killed, and gone soon."""
+        if self._clean:
+            return
         cgroup = self._container.cgroup
         try:
             cgroup.remove()
         except OSError:
             cgroup.kill()
             raise
+        self._clean = True
 
 
 def exit_code_of(error: Exception) -> int:

@@ -8,12 +8,13 @@ import time
 from agent.supervisor import durable
 from agent.supervisor.container import Container
 from agent.supervisor.context import Context
-from agent.supervisor.record import Record
+from agent.supervisor.record import Record, boot_id
 from agent.supervisor.refusals import ContainerExists, InvalidRequest, NoSuchContainer
 from agent.supervisor.specification import Specification, check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 RESERVED = ("supervisor",)  # our own cgroup stands beside the containers'
@@ -33,8 +34,8 @@ class Roster:
         except KeyError:
             raise NoSuchContainer(f"no container {id_}") from None
 
-    def create(self, id_: str, spec: dict[str, Any]) -> int:
-        """Make a container whose process waits for `start`; that process's pid.
+    def create(self, id_: str, spec: dict[str, Any], done: Callable[[Exception | None, int], None]) -> None:
+        """Make a container whose process waits for `start`: `done(None, its pid)`, or `done(error, 0)`: nothing is left.
 
         Raises InvalidRequest, ContainerExists, the refusals of logs, restart, health and runtime; nothing is left behind then.
         """
@@ -46,21 +47,28 @@ class Roster:
         durable.remove_tree(directory)  # of a creation that a crash cut short: it has no state.json
         os.makedirs(directory, 0o700)
         os.chmod(directory, 0o700)
-        record = Record(directory, {"id": id_, "created_at": time.time_ns()})
+        record = Record(directory, {"id": id_, "created_at": time.time_ns(), "making": boot_id()}, self.context.ledger)
 
         def store() -> None:
             container.spec.sync()
             record.save(sync=True)  # the directory, too: a container without state.json was never made
 
+        def made(error: Exception | None) -> None:
+            if error is not None:
+                container.remove()
+            done(error, record.pid)
+
         try:
             container = Container(self.context, Specification.create(directory, spec), record)
-            pid = container.launch(store)  # the disk is slow, and the child busy: both at once
         except BaseException:
             durable.remove_tree(directory)
             raise
         self.add(container)
-        container.publish("create")
-        return pid
+        try:
+            container.create(store, made)  # the disk is slow, and the child busy: both at once
+        except BaseException:
+            container.remove()
+            raise
 
     def add(self, container: Container) -> None:
         self.containers[container.id] = container
@@ -70,7 +78,8 @@ class Roster:
         del self.containers[id_]
 
     def records(self) -> list[dict[str, Any]]:
-        return [container.public() for container in self.containers.values()]
+        """Of those that are made."""
+        return [container.public() for container in self.containers.values() if container.made]
 
 
 def _check_id(id_: str) -> None:

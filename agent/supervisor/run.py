@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.supervisor import keepsakes
-from agent.supervisor.shims import Shim
+from agent.supervisor.shims import Shim, ShimCreation
 from agent.supervisor.specification import SHIM
 
 TYPE_CHECKING = False
@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.supervisor.container import Container
-    from agent.supervisor.launch import Init
+    from agent.supervisor.launch import Init, Making
     from agent.supervisor.processes import Process
     from agent.supervisor.streams import Stdio
+    from agent.supervisor.transition import Body
 
 SIGKILL = 9
 
@@ -39,34 +40,54 @@ class Run:
         """0 without a shim, and after somebody has killed it."""
         return self.shim.pid if self.shim is not None and self.shim.alive else 0
 
-    def make(self, meanwhile: Callable[[], None] | None) -> int:
-        """The process that waits; its pid. Raises WharfError, OSError; the container's streams are to be dropped then."""
+    def make(self, meanwhile: Callable[[], None] | None = None) -> Body:
+        """The process that waits. `meanwhile` is called while it sets itself up; what that raises undoes the creation.
+
+        Raises WharfError, OSError; the container's streams are to be dropped then, and its cgroup is to be removed.
+        """
         container = self._container
         streams = container.streams
         streams.unlaunch()
         if container.spec.terminal:
-            init = self._create(None, meanwhile)
-            streams.console(init.console_fd)
+            making = self._create(None)
         else:
             streams.open_fifos()
             stdio = streams.container_side()
             try:
-                init = self._create(stdio, meanwhile)
+                making = self._create(stdio)
             finally:
                 stdio.close()
-        self._init = init
+        try:
+            if meanwhile is not None:
+                meanwhile()
+            while not making.step():
+                yield making
+        except BaseException:
+            making.abandon()
+            raise
+        init = self._init = making.init
+        if isinstance(making, ShimCreation):
+            self.shim = making.shim
+        if container.spec.terminal:
+            streams.console(init.console_fd)
         container.record.begun(init.pid, init.start_time)
         self.process = container.context.processes.track(init.pid, init.pidfd, init.start_time, container.ended)
         container.context.entrust(container)
         if self.shim is not None:
             self.shim.keep(self._details(init), init.console_fd)
-        return init.pid
 
-    def begin(self) -> None:
+    def begin(self) -> Body:
         """Let it exec. Raises WharfError."""
         init, self._init = self._init, None
-        if init is not None:
-            init.start()
+        if init is None:
+            return
+        starting = init.starting()
+        try:
+            while not starting.step():
+                yield starting
+        except BaseException:
+            starting.abandon()
+            raise
 
     def discard(self) -> None:
         """Kill what waits, or what failed to start; it is reaped as a stray."""
@@ -93,16 +114,14 @@ class Run:
         if shim is not None:
             shim.end()
 
-    def _create(self, stdio: Stdio | None, meanwhile: Callable[[], None] | None) -> Init:
+    def _create(self, stdio: Stdio | None) -> Making:
         container = self._container
         values = container.spec.read()
         config, rootfs = values["config"], values["rootfs"]
         if container.spec.isolation != SHIM:
-            return container.context.runtime.create(container.id, config, rootfs, stdio, meanwhile)
+            return container.context.runtime.create(container.id, config, rootfs, stdio)
         wanted = {"id": container.id, "config": config, "rootfs": rootfs}
-        kept = keepsakes.streams_of(container.streams)
-        init, self.shim = container.context.shims.create(container.directory, wanted, stdio, kept, meanwhile)
-        return init
+        return container.context.shims.create(container.directory, wanted, stdio, keepsakes.streams_of(container.streams))
 
     def _details(self, init: Init) -> str:
         """What a shim has to know besides what it holds; "" in the common case (see shim._prepare)."""

@@ -6,15 +6,16 @@ import _socket
 import os
 import struct
 
-from agent.protocol.errors import Internal, WharfError
+from agent.protocol.errors import WharfError
 from agent.supervisor import keepsakes, operations
 from agent.supervisor.connection import Connection
-from agent.supervisor.loop import READ, Loop, report
+from agent.supervisor.loop import READ, Loop
 from agent.supervisor.refusals import PeerDenied, UnknownOperation
 from agent.supervisor.wire import Malformed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from agent.supervisor.container import Container
@@ -74,6 +75,15 @@ class Server:
         self._loop.forget(self.listener.fileno())
         self.listener.close()
 
+    def hold(self, held: bool) -> None:
+        """Ask nobody for questions, so that what is asked from now on is asked of whoever comes after us; or do it again."""
+        for connection in list(self.connections.values()):
+            connection.hold(held)
+        if held:
+            self._loop.forget(self.listener.fileno())
+        else:
+            self._loop.watch(self.listener.fileno(), READ, self._accept)
+
     def settle(self, pending: Pending, ok: dict[str, Any]) -> None:
         """What a pending answer waited for has happened."""
         if pending in self.pending:
@@ -107,25 +117,44 @@ class Server:
             if number is not None and not isinstance(number, int | str):
                 number = None
                 raise Malformed("n is the number of the question: an integer or a text")
-            self._run(connection, number, message, fds)
-        except WharfError as error:
-            connection.refuse(number, error)
-        except OSError as error:
-            report(error)
-            connection.refuse(number, Internal(f"operation {message.get('op')}: {error}", errno=error.errno or 0))
+            self._run(operations.Call(self._house, connection, number, message, fds))
         except Exception as error:  # noqa: BLE001  # whatever it is, who asked waits for an answer
-            report(error)
-            connection.refuse(number, Internal(f"{type(error).__name__} in operation {message.get('op')}: {error}"))
+            connection.refuse(number, operations.refusal(error, message.get("op")))
         finally:
             for fd in fds:
                 os.close(fd)
 
-    def _run(self, connection: Connection, number: Any, message: dict[str, Any], fds: list[int]) -> None:
-        name = message.get("op")
+    def _run(self, call: operations.Call) -> None:
+        name = call.message.get("op")
         operation = operations.TABLE.get(name) if isinstance(name, str) else None
         if operation is None:
             raise UnknownOperation(f"no operation {name!r}: use one of {', '.join(sorted(operations.TABLE))}")
-        operation(operations.Call(self._house, connection, number, message, fds))
+        if operations.waits_its_turn(call):
+            self._line_up(call, operation)
+        else:
+            operation(call)
+
+    def _line_up(self, call: operations.Call, operation: Callable[[operations.Call], None]) -> None:
+        """Until the container's transition is over. A stop interrupts that when its own grace is over."""
+        container = call.container
+        transition = container.transition
+        grace = call.get("grace", (int, float), None) if call.message["op"] == "stop" else None
+
+        def turn(error: WharfError | None) -> None:
+            try:
+                if error is not None:
+                    raise error
+                operation(call)
+            except Exception as failure:  # noqa: BLE001  # as in _asked
+                call.connection.refuse(call.number, operations.refusal(failure, call.message["op"]))
+
+        def press() -> None:
+            if container.transition is transition:
+                container.interrupt("stopped")
+
+        container.line.append(turn)
+        if grace is not None:
+            self._loop.later(max(0.0, grace), press)
 
 
 def entrust(connection: Connection, container: Container) -> None:

@@ -72,6 +72,7 @@ def stem(control: int, runtime: Runtime, leases: LeaseFile) -> None:
 def _shim(runtime: Runtime, leases: LeaseFile) -> None:
     """Never returns. A creator first; then PLAIN or FULL: the supervisor has it on record. End of file before: all is void."""
     try:
+        os.setpgid(0, 0)  # with the creator and its hooks, so that a creation can be ended whole (Shim.end)
         creator, pidfd = process.clone3(0)
         if not creator:
             _create(Channel.of(_SHIM_CONTROL), runtime)
@@ -140,7 +141,7 @@ def _create(control: Channel, runtime: Runtime) -> None:
             os._exit(0)  # the supervisor died
         wanted = jsontext.loads(read_all(fds[0]))
         stdio = Stdio(*fds[1:]) if len(fds) > 1 else None
-        init = runtime.create(wanted["id"], wanted["config"], wanted["rootfs"], stdio, sibling=True)
+        init = runtime.create_sibling(wanted["id"], wanted["config"], wanted["rootfs"], stdio)
         control.send(b"R", b"%d %d" % (init.pid, init.start_time), init.let_go())
     except WharfError as error:
         _refuse(control, error.as_dict())

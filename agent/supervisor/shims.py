@@ -15,7 +15,6 @@ from agent.sys import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from agent.runtime.channel import Channel
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from agent.supervisor.leases import LeaseFile
     from agent.supervisor.streams import Stdio
 
-FILE = "shim"  # in the container's directory: {pid, start_time, boot_id, kinds}
+FILE = "shim"  # in the container's directory: {pid, start_time, boot_id, kinds, making while it makes its container}
 SIGKILL = 9
 
 
@@ -36,10 +35,13 @@ class ShimFailed(Unavailable):
 class Shim:
     """One container's. `kinds`: what its descriptors from shim.KEPT on are (see keepsakes)."""
 
-    def __init__(self, processes: Processes, directory: str, pid: int, pidfd: int, started: int, kinds: list[str]) -> None:
+    def __init__(
+        self, processes: Processes, directory: str, pid: int, pidfd: int, started: int, kinds: list[str], making: bool = False
+    ) -> None:
         self._processes = processes
         self._path = os.path.join(directory, FILE)
         self._control: Channel | None = None
+        self._making = making  # the creator, and perhaps a hook, are in its process group
         self.kinds = kinds
         self.pid = pid
         self.process = processes.track(pid, pidfd, started, self._died)
@@ -47,8 +49,9 @@ class Shim:
     @classmethod
     def made(cls, processes: Processes, directory: str, pid: int, pidfd: int, kinds: list[str], control: Channel) -> Shim:
         """One that waits for `keep`, and goes away if it never comes."""
-        made = cls(processes, directory, pid, pidfd, start_time(pid) or 0, kinds)
+        made = cls(processes, directory, pid, pidfd, start_time(pid) or 0, kinds, making=True)
         made._control = control
+        made._note()
         return made
 
     @classmethod
@@ -61,7 +64,8 @@ class Shim:
         if pidfd < 0:
             _unlink(os.path.join(directory, FILE))
             return None
-        return cls(processes, directory, values["pid"], pidfd, values["start_time"], values["kinds"])
+        making = bool(values.get("making"))
+        return cls(processes, directory, values["pid"], pidfd, values["start_time"], values["kinds"], making)
 
     @property
     def alive(self) -> bool:
@@ -77,8 +81,8 @@ class Shim:
             return
         if console >= 0:
             self.kinds = ["console"]
-        values = {"pid": self.pid, "start_time": self.process.start_time, "boot_id": boot_id(), "kinds": self.kinds}
-        durable.write(self._path, values, sync=False)
+        self._making = False
+        self._note()
         try:
             control.send(shim.FULL if details else shim.PLAIN)
             if details:
@@ -104,14 +108,80 @@ class Shim:
             self._control.close()
             self._control = None
         if self.alive:
+            if self._making:
+                self._end_group()
             self.process.send(SIGKILL)
             self._processes.release(self.process)
         _unlink(self._path)
+
+    def _note(self) -> None:
+        values: dict[str, Any] = {
+            "pid": self.pid,
+            "start_time": self.process.start_time,
+            "boot_id": boot_id(),
+            "kinds": self.kinds,
+        }
+        if self._making:
+            values["making"] = True
+        durable.write(self._path, values, sync=False)
+
+    def _end_group(self) -> None:
+        try:
+            os.killpg(self.pid, SIGKILL)
+        except ProcessLookupError:
+            pass  # it has not come to make the group: nobody but itself is there
 
     def _died(self, _exit: Exit) -> None:
         """Somebody killed it. Its container is our own child now (PR_SET_CHILD_SUBREAPER), as without a shim."""
         _unlink(self._path)
         report(ShimFailed(f"shim {self.pid} was killed: its container runs on as one without a shim, until its next start"))
+
+
+class ShimCreation:
+    """A container being made by a shim, in steps (see transition)."""
+
+    __slots__ = ("_control", "_init", "_runtime", "_wanted", "shim")
+    due = None
+    hook = None  # those of the container run in the creator, which waits for them
+
+    def __init__(self, runtime: Runtime, shim: Shim, wanted: dict[str, Any], control: Channel) -> None:
+        self._runtime = runtime
+        self._wanted = wanted
+        self._control = control
+        self._init: Init | None = None
+        self.shim = shim
+
+    @property
+    def init(self) -> Init:
+        """Once `step` has said that it is there."""
+        assert self._init is not None  # noqa: S101  # for the type checker
+        return self._init
+
+    def fileno(self) -> int:
+        return self._control.fileno()
+
+    def step(self) -> bool:
+        """Whether the process waits to be started. Raises WharfError."""
+        try:
+            kind, payload, fds = self._control.receive()
+        except BlockingIOError:
+            return False
+        if kind == b"E":
+            raise RemoteError(jsontext.loads(payload))
+        if kind != b"R":
+            raise ShimFailed(
+                "the shim died while it made the container: a memory limit, or a kill, is the usual cause; try again"
+            )
+        pid, started = payload.split()
+        wanted = self._wanted
+        self._init = self._runtime.taken(wanted["id"], wanted["config"], wanted["rootfs"], int(pid), int(started), fds)
+        return True
+
+    def abandon(self) -> None:
+        """End the shim, and whatever it has begun."""
+        self.shim.end()
+        if self._init is not None:
+            self._runtime.undo(self._init)
 
 
 class Shims:
@@ -123,17 +193,10 @@ class Shims:
         self._leases = leases
         self._stem: Channel | None = None
 
-    def create(
-        self,
-        directory: str,
-        wanted: dict[str, Any],
-        stdio: Stdio | None,
-        kept: dict[str, int],
-        meanwhile: Callable[[], None] | None,
-    ) -> tuple[Init, Shim]:
+    def create(self, directory: str, wanted: dict[str, Any], stdio: Stdio | None, kept: dict[str, int]) -> ShimCreation:
         """As runtime.create, in a shim of its own that holds `kept` (by kind). `wanted`: id, config, rootfs.
 
-        Raises WharfError; nothing is left then.
+        Waits for the stem, which does nothing but clone(2). Raises WharfError; nothing is left then.
         """
         control, theirs = channel.pair()
         try:
@@ -144,35 +207,17 @@ class Shims:
         finally:
             theirs.close()
         made = Shim.made(self._processes, directory, pid, pidfd, list(kept), control)
-        init: Init | None = None
         try:
             body = wire.sealed(jsontext.dumps(wanted))
             try:
                 control.send(b"C", b"", [body, *([stdio.stdin, stdio.stdout, stdio.stderr] if stdio else [])])
             finally:
                 os.close(body)
-            try:
-                if meanwhile is not None:
-                    meanwhile()
-            finally:
-                init = self._taken(wanted, control)
+            control.unblock()
         except BaseException:
             made.end()
-            if init is not None:
-                self._runtime.undo(init)
             raise
-        return init, made
-
-    def _taken(self, wanted: dict[str, Any], control: Channel) -> Init:
-        kind, payload, fds = control.receive()
-        if kind == b"E":
-            raise RemoteError(jsontext.loads(payload))
-        if kind != b"R":
-            raise ShimFailed(
-                "the shim died while it made the container: a memory limit, or a kill, is the usual cause; try again"
-            )
-        pid, started = payload.split()
-        return self._runtime.taken(wanted["id"], wanted["config"], wanted["rootfs"], int(pid), int(started), fds)
+        return ShimCreation(self._runtime, made, wanted, control)
 
     def _clone(self, fds: list[int]) -> tuple[int, int]:
         """(pid, pidfd) of a new shim, which is our child. A stem that was killed is replaced once."""

@@ -27,11 +27,12 @@ class Splitter:
     """
 
     def __init__(self, tail_path: str) -> None:
-        self._fd = os.open(tail_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._path = tail_path
+        self._fd = -1  # until there is something to keep: many programs write nothing, or nothing to one of their streams
         self._clean = True  # the file says what `pending` says
         self.interrupted: tuple[bytes, int, int] | None = None  # a batch that a kill cut short, with the log's mark
         self.pending = b""
-        data = os.pread(self._fd, _TAIL_MOST, 0)
+        data = self._read_tail()
         if len(data) >= _TAIL.size:
             length, inode, size = _TAIL.unpack_from(data)
             rest = data[_TAIL.size :] if length & _OPEN else data[_TAIL.size : _TAIL.size + length]
@@ -47,6 +48,7 @@ class Splitter:
         end = _TAIL.size + len(self.pending)
         self._clean = False
         try:
+            self._open()
             os.ftruncate(self._fd, end)  # before the mark: whatever is beyond counts as the batch then
             os.pwrite(self._fd, _TAIL.pack(len(self.pending) | _OPEN, *mark) + self.pending, 0)
             return os.pread(self._fd, os.splice(fifo, self._fd, most, None, end, os.SPLICE_F_NONBLOCK), end)
@@ -77,9 +79,11 @@ class Splitter:
 
     def flush(self) -> list[bytes]:
         """The unfinished line, at the end of the stream."""
+        if not self.pending:
+            return []
         rest, self.pending = self.pending, b""
         self._clean = False
-        return [rest] if rest else []
+        return [rest]
 
     def save(self) -> None:
         """After a batch: its lines are in the log, only the unfinished one is kept."""
@@ -88,11 +92,25 @@ class Splitter:
             self._clean = True
 
     def close(self) -> None:
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _open(self) -> None:
+        if self._fd < 0:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def _read_tail(self) -> bytes:
+        try:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return b""
+        return os.pread(self._fd, _TAIL_MOST, 0)
 
     def _write(self, data: bytes, inode: int, size: int) -> None:
         self._clean = False
         try:
+            self._open()
             os.pwrite(self._fd, _TAIL.pack(len(data), inode, size) + data, 0)
         except OSError:
             pass  # a full disk: a kill may now lose this batch

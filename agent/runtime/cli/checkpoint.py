@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from agent.runtime import container, hooks
+from agent.runtime import container, conversation, hooks
 from agent.runtime.bundle import Bundle
 from agent.runtime.cgroup import Cgroup
 from agent.runtime.cli import create, delete, handles
@@ -74,7 +74,7 @@ def restore(options: Options, log: Log) -> int:
         raise
     handles.give(options, init)
     if "poststart" in plan.hooks:
-        hooks.run(plan.hooks["poststart"], "poststart", container.state_of(plan, "running", init.pid), plan.annotations)
+        hooks.run(plan.hooks["poststart"], "poststart", conversation.state_of(plan, "running", init.pid), plan.annotations)
     if options.flag("detach"):
         return 0
     status = handles.wait(init)

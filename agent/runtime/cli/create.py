@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from agent.runtime import bundle, container, rootless
+from agent.runtime import bundle, conversation, rootless
 from agent.runtime.bundle import Bundle
 from agent.runtime.cli import delete, handles
 from agent.runtime.container import Init, Stdio
@@ -47,7 +47,7 @@ def run(options: Options, log: Log) -> int:
         init.start()
     except BaseException:
         init.cgroup.kill()
-        container.reap(init.pidfd)
+        conversation.reap(init.pidfd)
         delete.destroy(directory, init.cgroup, log)
         raise
     if options.flag("detach"):

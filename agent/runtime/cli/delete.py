@@ -6,7 +6,7 @@ import os
 import re
 
 from agent.protocol.errors import InvalidInput, Unavailable
-from agent.runtime import container, hooks, resctrl
+from agent.runtime import conversation, hooks, resctrl
 from agent.runtime.cgroup import Cgroup
 from agent.runtime.cli import handles
 from agent.runtime.errors import WrongState
@@ -63,6 +63,6 @@ def destroy(directory: StateDirectory, cgroup: Cgroup, log: Log) -> None:
     poststop = (config.get("hooks") or {}).get("poststop") or []
     if not poststop:
         return
-    state = container.oci_state(directory.id, "stopped", 0, bundle, config.get("annotations") or {})
+    state = conversation.oci_state(directory.id, "stopped", 0, bundle, config.get("annotations") or {})
     for failure in hooks.run_all(poststop, "poststop", state):
         log.warning(failure)  # spec: must not keep the container, nor the next hook

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from agent.runtime import container, hooks
+from agent.runtime import container, conversation, hooks
 from agent.runtime.cli import delete, handles
 from agent.runtime.container import Init
 from agent.runtime.errors import InvalidConfig, RuntimeFailed, WrongState
@@ -37,7 +37,7 @@ def start(options: Options, log: Log) -> int:
     try:
         _open_gate(directory, plan)
         if "poststart" in plan.hooks:
-            state = container.state_of(plan, "running", directory.state()["pid"])
+            state = conversation.state_of(plan, "running", directory.state()["pid"])
             hooks.run(plan.hooks["poststart"], "poststart", state, plan.annotations)
     except RuntimeFailed as error:
         if str(error.extra["stage"]).startswith("hook "):  # spec: stop it, and go on as after a delete
@@ -70,7 +70,7 @@ def _open_gate(directory: StateDirectory, plan: Plan) -> None:
         os.write(order, b"S")
         message = os.read(answer, 4096)
     if message[:1] == b"E":
-        raise container.failure(message[1:], plan.process.args[0], plan.id)
+        raise conversation.failure(message[1:], plan.process.args[0], plan.id)
 
 
 def pause(options: Options, log: Log) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from agent.runtime import hooks
 from agent.runtime.cgroup import Cgroup, hierarchies
-from agent.runtime.container import state_of
+from agent.runtime.conversation import state_of
 from agent.runtime.criu import rpc
 from agent.runtime.criu.options import Choices, pair
 from agent.runtime.criu.protobuf import Fields, Value, parse

@@ -18,6 +18,7 @@ from typing import Any
 from agent.runtime.cgroup import hierarchies
 from agent.runtime.defaults import default_config
 from agent.supervisor.client import Supervisor
+from agent.supervisor.ledger import Ledger
 from agent.supervisor.processes import start_time
 from agent.sys.mount import Mount
 from tests.pace import patience
@@ -98,6 +99,22 @@ class Home:
         """What the container wrote, from its log."""
         return b"".join(entry["log"].encode("utf-8", "surrogateescape") for entry in self.lines(id_, stream))
 
+    def directories(self) -> list[str]:
+        """Containers' directories that are there."""
+        return [entry.name for entry in os.scandir(self.statedir) if entry.is_dir()]
+
+    def noted(self, id_: str) -> dict[str, Any]:
+        """What the ledger says of a container now."""
+        ledger = self.ledger()
+        try:
+            return ledger.read(ledger.newest()[id_])
+        finally:
+            ledger.close()
+
+    def ledger(self) -> Ledger:
+        """To read; to write only while no supervisor lives."""
+        return Ledger(self.statedir, lambda _seconds, _call: None)
+
     def cgroups(self) -> list[str]:
         """Containers' cgroups that are there."""
         found = []
@@ -114,7 +131,7 @@ class Home:
         for record in await self.client.list():
             await self.client.delete(record["id"], force=True)
         await until(lambda: not self.cgroups(), "the containers' cgroups are gone")
-        assert os.listdir(self.statedir) == []
+        assert self.directories() == []
         pid = await self.pid()
         started = start_time(pid)
         await self.client.shutdown()

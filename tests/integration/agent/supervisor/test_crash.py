@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -126,7 +125,7 @@ async def test_a_grace_under_way_ends_all_the_same(home: Home) -> None:
     await home.sh("c1", "trap '' TERM; echo ready; while :; do sleep 0.02; done")
     await until(lambda: home.output("c1"), "it is ready")
     stop = asyncio.create_task(home.client.stop("c1", signal.SIGTERM, 1.0))
-    await until(lambda: json.loads(text_of(home.statedir, "c1", "state.json"))["kill_at"], "the stop is on record")
+    await until(lambda: home.noted("c1").get("kill_at"), "the stop is on record")
     await home.crash()
     assert (await stop)["exit_code"] == 137
 
@@ -243,15 +242,14 @@ async def test_the_supervisor_lives_in_a_session_and_cgroup_of_its_own(home: Hom
 async def test_a_process_of_another_boot_or_with_another_start_is_not_ours(home: Home, field: str, value: str | int) -> None:
     """Pids come round again: what carries the recorded number now may be anybody."""
     await home.run("c1", "sleep", "600")
-    path = home.statedir + "/c1/init.pid"
-    init = json.loads(text_of(path))
     supervisor = home.supervisor
     await home.client.close()  # no store
     os.kill(supervisor, signal.SIGKILL)
     await until(lambda: gone(supervisor, None), "the supervisor is dead")
-    init[field] = value
-    with open(path, "w", encoding="ascii") as file:
-        json.dump(init, file)
+    values = home.noted("c1")
+    ledger = home.ledger()
+    ledger.append("c1", {**values, field: value})
+    ledger.close()
     await home.open()
     record = await home.client.wait("c1")
     assert (record["state"], record["exit_code"], record["exit_known"]) == ("exited", None, False)

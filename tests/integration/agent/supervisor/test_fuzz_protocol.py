@@ -158,7 +158,7 @@ async def even(home: Home, before: tuple[int, int]) -> None:
     """Nothing is left, in the supervisor or on disk."""
     await asyncio.to_thread(clear, home)
     await until(lambda: holdings(home) <= before, f"no more than {before} is held")
-    assert os.listdir(home.statedir) == []
+    assert home.directories() == []
     await until(lambda: not home.cgroups(), "no cgroup is left")
     assert await home.pid() == home.supervisor
 

@@ -119,7 +119,7 @@ async def test_an_invalid_configuration_leaves_nothing(home: Home) -> None:
     with pytest.raises(RemoteError) as refused:
         await home.make("c1", config=config)
     assert refused.value.status == 400
-    assert os.listdir(home.statedir) == []
+    assert home.directories() == []
     assert await home.client.list() == []
 
 
@@ -186,7 +186,7 @@ async def test_fifty_containers_leave_nothing(home: Home) -> None:
     for id_ in ids:
         assert gone(pids[id_], started[id_])
         await home.client.delete(id_)
-    assert os.listdir(home.statedir) == []
+    assert home.directories() == []
     await until(lambda: not home.cgroups(), "no cgroup is left")
     assert len(os.listdir(f"/proc/{pid}/fd")) == fds
     children = text_of(f"/proc/{pid}/task/{pid}/children").split()

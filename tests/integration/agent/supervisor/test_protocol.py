@@ -89,7 +89,7 @@ async def test_ids_that_could_be_paths_are_refused(home: Home, raw: Raw, id_: st
     config = {"process": {"args": ["true"], "cwd": "/"}}
     message = {"n": 1, "op": "create", "id": id_, "config": config, "rootfs": []}
     assert raw.code(json.dumps(message).encode()) == "invalid_request"
-    assert os.listdir(home.statedir) == []
+    assert home.directories() == []
 
 
 async def test_bodies_must_be_sealed_and_bounded(raw: Raw) -> None:

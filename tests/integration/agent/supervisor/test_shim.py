@@ -132,7 +132,7 @@ async def test_no_line_is_lost_or_doubled_over_kills(home: Home, flag: Path) -> 
 
 
 def running(home: Home) -> bool:
-    return not os.path.exists(f"{home.statedir}/c1/exit")
+    return not home.noted("c1").get("exit_known")
 
 
 async def test_more_than_a_pipe_holds_waits_for_the_next_supervisor(home: Home, flag: Path) -> None:
@@ -265,7 +265,7 @@ async def test_what_cannot_be_made_leaves_no_shim(home: Home) -> None:
     await until(lambda: len(shims(home)) <= 1, "at most the stem is there")
     with pytest.raises(WharfError, match="isolation is 'vm'"):
         await home.make("c1", "true", isolation="vm")
-    assert os.listdir(home.statedir) == []
+    assert home.directories() == []
 
 
 async def test_a_supervisor_that_dies_in_a_creation_leaves_no_shim(home: Home) -> None:

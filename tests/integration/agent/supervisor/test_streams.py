@@ -150,7 +150,7 @@ def fill(path: Path) -> None:
 
 async def test_a_full_disk_drops_output_and_harms_nothing(tmp_path: Path, rootfs: Path) -> None:
     (tmp_path / "state").mkdir()
-    assert run_program("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path / "state")).returncode == 0
+    assert run_program("mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(tmp_path / "state")).returncode == 0
     home = Home(tmp_path, rootfs)
     try:
         await home.open()

@@ -16,7 +16,6 @@ from agent.supervisor.processes import start_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from agent.supervisor.streams import Stdio
@@ -51,13 +50,10 @@ class PlainInit:
     def let_go(self) -> list[int]:
         raise NotImplementedError("a shim's container needs the real runtime")
 
-    def start(self) -> None:
+    def starting(self) -> PlainStart:
         os.write(self._gate, b"!")
         os.close(self._gate)
-        fault = os.read(self._fault, 16)
-        os.close(self._fault)
-        if fault:
-            raise ExecFailed("cannot execute", errno=int(fault))
+        return PlainStart(self._fault)
 
     def _child(self, args: list[str], stdio: Stdio | None, slave: int, gate: int, fault: int) -> None:
         os.setsid()
@@ -74,6 +70,50 @@ class PlainInit:
         except OSError as error:
             os.write(fault, str(error.errno).encode())
             os._exit(1)
+
+
+class PlainStart:
+    """Over when the pipe is closed by execve."""
+
+    due = None
+    hook = None
+
+    def __init__(self, fault: int) -> None:
+        self._fault = fault
+
+    def fileno(self) -> int:
+        return self._fault
+
+    def step(self) -> bool:
+        fault = os.read(self._fault, 16)
+        self.abandon()
+        if fault:
+            raise ExecFailed("cannot execute", errno=int(fault))
+        return True
+
+    def abandon(self) -> None:
+        if self._fault >= 0:
+            os.close(self._fault)
+            self._fault = -1
+
+
+class PlainMaking:
+    """Over as soon as it is begun."""
+
+    due = None
+    hook = None
+
+    def __init__(self, init: PlainInit) -> None:
+        self.init = init
+
+    def fileno(self) -> int:
+        return -1
+
+    def step(self) -> bool:
+        return True
+
+    def abandon(self) -> None:
+        os.kill(self.init.pid, 9)
 
 
 class PlainCgroup:
@@ -101,20 +141,11 @@ class PlainCgroup:
 class PlainRuntime:
     def __init__(self, cgroup_parent: str) -> None: ...
 
-    def create(
-        self,
-        id_: str,
-        config: dict[str, Any],
-        rootfs: list[list[Any]],
-        stdio: Stdio | None,
-        meanwhile: Callable[[], None] | None = None,
-        sibling: bool = False,
-    ) -> PlainInit:
-        assert not sibling, "a shim's container needs the real runtime"
-        init = PlainInit(config["process"]["args"], stdio)
-        if meanwhile is not None:
-            meanwhile()
-        return init
+    def create(self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], stdio: Stdio | None) -> PlainMaking:
+        return PlainMaking(PlainInit(config["process"]["args"], stdio))
+
+    def create_sibling(self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], stdio: Stdio | None) -> PlainInit:
+        raise NotImplementedError("a shim's container needs the real runtime")
 
     def taken(
         self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], pid: int, start_time: int, fds: list[int]
@@ -128,7 +159,7 @@ class PlainRuntime:
         self, id_: str, config: dict[str, Any], rootfs: list[list[Any]], pid: int, process: dict[str, Any], stdio: Stdio | None
     ) -> PlainInit:
         init = PlainInit(process["args"], stdio)
-        init.start()
+        init.starting().step()
         return init
 
     def check_resources(self, resources: dict[str, Any]) -> None: ...

@@ -13,6 +13,7 @@ from agent.supervisor import health
 from agent.supervisor.container import Container
 from agent.supervisor.context import Context
 from agent.supervisor.leases import LeaseFile, Leases
+from agent.supervisor.ledger import Ledger
 from agent.supervisor.loop import Loop
 from agent.supervisor.processes import Processes
 from agent.supervisor.record import Record, boot_id
@@ -30,10 +31,13 @@ class Watched:
         self.loop = Loop()
         self.statuses: list[str] = []
         self.until = ""
-        processes = Processes(self.loop)
+        ledger = Ledger(str(tmp_path), self.loop.later)
+        processes = Processes(self.loop, ledger.commit)
         runtime, file = PlainRuntime("/x"), LeaseFile(str(tmp_path), boot_id())
         leases, shims = Leases(self.loop, file), Shims(processes, runtime, file)
-        context = Context(self.loop, processes, runtime, str(tmp_path), self.publish, lambda _container: None, leases, shims)
+        context = Context(
+            self.loop, processes, runtime, str(tmp_path), self.publish, lambda _container: None, leases, shims, ledger
+        )
         values = {
             "config": {"process": {"args": ["sleep", "60"]}},
             "rootfs": [],
@@ -44,8 +48,10 @@ class Watched:
         }
         (tmp_path / "c1").mkdir()
         spec = Specification.create(str(tmp_path / "c1"), values)
-        self.container = Container(context, spec, Record(str(tmp_path / "c1"), {"id": "c1"}))
-        self.container.start()
+        self.container = Container(context, spec, Record(str(tmp_path / "c1"), {"id": "c1"}, ledger))
+        self.errors: list[Exception | None] = []
+        self.container.start(self.errors.append)
+        assert self.errors == [None]
 
     def publish(self, event: dict[str, Any]) -> None:
         if event["kind"] == "health":
@@ -66,6 +72,7 @@ class Watched:
         self.loop.later(0.2, self.loop.stop)
         self.loop.run()
         self.container.release()
+        self.container.context.ledger.close()
         self.loop.close()
 
 

@@ -59,6 +59,8 @@ def test_strays_are_reaped_and_ours_are_told(loop: Loop) -> None:
     for pidfd in (stray_fd, ours_fd):
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
     processes.reap()
+    loop.later(0, loop.stop)
+    loop.run()
     assert seen == [4]
     assert start_time(stray) is None
     os.close(stray_fd)

@@ -4,72 +4,153 @@ import os
 from pathlib import Path
 
 from agent.supervisor import durable
+from agent.supervisor.ledger import Ledger
 from agent.supervisor.record import CREATED, EXITED, RESTARTING, RUNNING, Record
 
 
-def running(directory: Path) -> Record:
-    record = Record(str(directory), {"id": "c1"})
+def ledger(directory: Path) -> Ledger:
+    return Ledger(str(directory), lambda _seconds, _call: None)
+
+
+def made(directory: Path, book: Ledger) -> Record:
+    """A record whose container was created, but has no process yet."""
+    (directory / "c1").mkdir()
+    record = Record(str(directory / "c1"), {"id": "c1", "created_at": 7}, book)
+    record.save(sync=True)
+    return record
+
+
+def running(directory: Path, book: Ledger) -> Record:
+    record = made(directory, book)
     record.begun(4321, 99)
     record.state = RUNNING
     record.save()
     return record
 
 
+def loaded(directory: Path) -> Record:
+    """By another supervisor."""
+    book = ledger(directory)
+    places = book.newest()
+    record = Record.load(str(directory / "c1"), book, book.read(places["c1"]) if "c1" in places else None)
+    assert record is not None
+    return record
+
+
 def test_a_record_comes_back(tmp_path: Path) -> None:
-    record = running(tmp_path)
+    record = running(tmp_path, ledger(tmp_path))
     record.restart_count, record.backoff = 3, 0.8
     record.save()
-    loaded = Record.load(str(tmp_path))
-    assert loaded is not None
-    assert loaded.public() == record.public()
-    assert (loaded.backoff, loaded.boot_id, loaded.undecided) == (0.8, record.boot_id, False)
+    found = loaded(tmp_path)
+    assert found.public() == record.public()
+    assert (found.backoff, found.boot_id, found.undecided) == (0.8, record.boot_id, False)
+    assert sorted(os.listdir(tmp_path / "c1")) == ["state.json"]  # of its creation: nothing is written there later
 
 
-def test_the_exit_file_is_the_truth_after_a_kill(tmp_path: Path) -> None:
-    """Killed after the exit was stored and before anything followed from it."""
-    record = running(tmp_path)
-    state = (tmp_path / "state.json").read_bytes()
-    record.write_exit(137, 9, True)
-    (tmp_path / "state.json").write_bytes(state)
-    loaded = Record.load(str(tmp_path))
-    assert loaded is not None
-    assert (loaded.state, loaded.pid, loaded.exit_code, loaded.signal, loaded.exit_known) == (EXITED, 0, 137, 9, True)
-    assert loaded.undecided
+def test_an_end_is_on_record(tmp_path: Path) -> None:
+    book = ledger(tmp_path)
+    record = running(tmp_path, book)
+    record.ended(137, 9, True)
+    record.enlist()
+    book.commit()
+    found = loaded(tmp_path)
+    assert (found.state, found.pid, found.exit_code, found.signal, found.exit_known) == (EXITED, 0, 137, 9, True)
 
 
-def test_an_exit_of_an_earlier_run_is_not_this_runs(tmp_path: Path) -> None:
-    """Killed between the new pid and the removal of the old exit."""
-    record = running(tmp_path)
+def test_an_end_that_was_not_committed_is_still_to_be_found(tmp_path: Path) -> None:
+    record = running(tmp_path, ledger(tmp_path))
+    record.ended(137, 9, True)
+    record.enlist()
+    found = loaded(tmp_path)
+    assert (found.state, found.pid, found.exit_known) == (RUNNING, 4321, False)
+
+
+def test_a_next_run_has_no_end(tmp_path: Path) -> None:
+    record = running(tmp_path, ledger(tmp_path))
     record.write_exit(1, None, True)
-    old = (tmp_path / "exit").read_bytes()
     record.begun(5000, 120)
-    record.state = RUNNING
+    record.exit_code, record.exit_known, record.state = None, False, RUNNING
     record.save()
-    (tmp_path / "exit").write_bytes(old)
-    loaded = Record.load(str(tmp_path))
-    assert loaded is not None
-    assert (loaded.state, loaded.pid) == (RUNNING, 5000)
+    found = loaded(tmp_path)
+    assert (found.state, found.pid, found.exit_code, found.exit_known) == (RUNNING, 5000, None, False)
 
 
 def test_a_pending_restart_stays_one(tmp_path: Path) -> None:
-    record = running(tmp_path)
+    record = running(tmp_path, ledger(tmp_path))
     record.write_exit(1, None, True)
     record.state = RESTARTING
     record.save()
-    loaded = Record.load(str(tmp_path))
-    assert loaded is not None
-    assert (loaded.state, loaded.undecided) == (RESTARTING, False)
+    found = loaded(tmp_path)
+    assert (found.state, found.undecided) == (RESTARTING, False)
+
+
+def test_another_container_of_the_same_name_begins_anew(tmp_path: Path) -> None:
+    """Deleted, and made again; then the supervisor was killed before the ledger said anything of the new one."""
+    book = ledger(tmp_path)
+    running(tmp_path, book).write_exit(1, None, True)
+    durable.remove_tree(str(tmp_path / "c1"))
+    (tmp_path / "c1").mkdir()
+    Record(str(tmp_path / "c1"), {"id": "c1", "created_at": 8}, book).save(sync=True)
+    found = loaded(tmp_path)
+    assert (found.state, found.created_at, found.exit_code) == (CREATED, 8, None)
+
+
+def old(directory: Path, *, pid: int = 4321, ended: int | None = None) -> None:
+    """Files as the supervisor wrote them before there was a ledger."""
+    (directory / "c1").mkdir()
+    durable.write(str(directory / "c1" / "state.json"), {"id": "c1", "created_at": 7, "state": RUNNING})
+    durable.write(str(directory / "c1" / "init.pid"), {"pid": pid, "start_time": 99, "boot_id": "b"})
+    if ended is not None:
+        values = {"exit_code": 137, "signal": 9, "exit_known": True, "oom_killed": True, "finished_at": 5}
+        durable.write(str(directory / "c1" / "exit"), {"pid": ended, "start_time": 99, **values})
+
+
+def test_files_of_the_version_before_are_read(tmp_path: Path) -> None:
+    old(tmp_path)
+    found = loaded(tmp_path)
+    assert (found.state, found.pid, found.start_time, found.boot_id, found.undecided) == (RUNNING, 4321, 99, "b", False)
+
+
+def test_an_exit_file_of_the_version_before_is_the_truth(tmp_path: Path) -> None:
+    """Killed after the exit was stored and before anything followed from it."""
+    old(tmp_path, ended=4321)
+    found = loaded(tmp_path)
+    assert (found.state, found.pid, found.exit_code, found.signal, found.exit_known) == (EXITED, 0, 137, 9, True)
+    assert (found.undecided, found.oom_killed, found.finished_at) == (True, True, 5)
+
+
+def test_an_exit_file_of_an_earlier_run_is_not_this_runs(tmp_path: Path) -> None:
+    old(tmp_path, pid=5000, ended=4321)
+    found = loaded(tmp_path)
+    assert (found.state, found.pid) == (RUNNING, 5000)
+
+
+def test_old_files_that_a_power_cut_emptied_are_no_harm(tmp_path: Path) -> None:
+    old(tmp_path, ended=4321)
+    (tmp_path / "c1" / "init.pid").write_bytes(b"")
+    found = loaded(tmp_path)
+    assert (found.state, found.pid, found.exit_known) == (RUNNING, 0, False)
+
+
+def test_what_the_ledger_says_is_newer_than_old_files(tmp_path: Path) -> None:
+    old(tmp_path, ended=4321)
+    record = loaded(tmp_path)
+    record.begun(4321, 99)
+    record.state = RUNNING
+    record.save()
+    found = loaded(tmp_path)
+    assert (found.state, found.pid, found.undecided) == (RUNNING, 4321, False)
 
 
 def test_half_a_creation_has_no_record(tmp_path: Path) -> None:
-    assert Record.load(str(tmp_path)) is None
+    assert Record.load(str(tmp_path), ledger(tmp_path), None) is None
 
 
 def test_unknown_keys_of_a_newer_version_are_no_harm(tmp_path: Path) -> None:
-    durable.write(str(tmp_path / "state.json"), {"id": "c1", "from_the_future": 1})
-    loaded = Record.load(str(tmp_path))
-    assert loaded is not None
-    assert (loaded.id, loaded.state) == ("c1", CREATED)
+    durable.write(str(tmp_path / "state.json"), {"id": "c1", "created_at": 7, "from_the_future": 1})
+    found = Record.load(str(tmp_path), ledger(tmp_path), {"id": "c1", "created_at": 7, "state": RUNNING, "from_the_future": 1})
+    assert found is not None
+    assert (found.id, found.state) == ("c1", RUNNING)
 
 
 def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
