@@ -156,7 +156,7 @@ class Container:
             self._ending.end_all()
 
     def interrupt(self, what: str) -> None:
-        """End the creation or start that is under way; nothing without one. `what` was done to the container goes into the error."""
+        """End the creation or start that is under way; nothing without one. The error says `what` was done to the container."""
         if self._transition is not None:
             self.record.stopped = True
             doing = "started" if self.made else "created"
