@@ -370,8 +370,12 @@ class Container:
         return lambda: self._over(was)
 
     def _over(self, was: str) -> None:
+        process = self.run.process if self.run.shim is not None else None
         self.run.over()
-        self._remains.sweep_later()  # the caller has reaped it then
+        if process is None:
+            self._remains.sweep_later()  # the caller has reaped it then
+        else:
+            self._remains.sweep_after(process.pid)
         if was == CREATED:
             self._settle()
         else:
