@@ -27,7 +27,7 @@ class Swept:
 
     def clear(self) -> None:
         """Before another run."""
-        self.remains.clear()
+        assert list(self.remains.clear()) == []
 
     def run(self) -> None:
         self.loop.later(0.1, self.loop.stop)
