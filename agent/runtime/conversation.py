@@ -55,7 +55,7 @@ class Steps:
                     over = self._take(self._next())
             except BlockingIOError:
                 return False
-            except BrokenPipeError as error:
+            except ConnectionError as error:  # gone, perhaps with our last word unread
                 raise self._died() from error
             if over:
                 return True

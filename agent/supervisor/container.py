@@ -156,7 +156,7 @@ class Container:
             self._ending.end_all()
 
     def interrupt(self, what: str) -> None:
-        """End the creation or start that is under way; nothing without one. `what` was done to the container goes into the error."""
+        """End the creation or start that is under way; nothing without one. The error says `what` was done to the container."""
         if self._transition is not None:
             self.record.stopped = True
             doing = "started" if self.made else "created"
@@ -370,8 +370,12 @@ class Container:
         return lambda: self._over(was)
 
     def _over(self, was: str) -> None:
+        process = self.run.process if self.run.shim is not None else None
         self.run.over()
-        self._remains.sweep_later()  # the caller has reaped it then
+        if process is None:
+            self._remains.sweep_later()  # the caller has reaped it then
+        else:
+            self._remains.sweep_after(process.pid)
         if was == CREATED:
             self._settle()
         else:

@@ -30,6 +30,8 @@ FILE = ".ledger"  # no container's id begins with a dot
 MAGIC = b"wharf-l1"
 SMALLEST = 256 << 10  # bytes
 SOON = 5.0  # s
+_USUAL = 1 << 10  # bytes that hold nearly every entry
+_PIECE = 16 << 10  # bytes of zeros at a time
 _SPARE = 4  # a new file has room for this many times what moves into it
 _HEAD = struct.Struct("<I8s")
 _START = len(MAGIC) + 8
@@ -114,15 +116,19 @@ class Ledger:
         self._sync_soon()  # what our predecessor left
 
     def _scan(self) -> tuple[dict[str, tuple[int, int]], int, bytes]:
-        """(places, where the entries end, the last checksum)."""
-        data = durable.read_all(self._fd)
+        """(places, where the entries end, the last checksum). Entry by entry: a large buffer would stay in the heap for good."""
         places: dict[str, tuple[int, int]] = {}
-        position, chain = _START, data[len(MAGIC) : _START]
-        while position + _HEAD.size <= len(data):
-            length, checksum = _HEAD.unpack_from(data, position)
+        size = os.fstat(self._fd).st_size
+        position, chain = _START, os.pread(self._fd, 8, len(MAGIC))
+        while len(data := os.pread(self._fd, _USUAL, position)) >= _HEAD.size:
+            length, checksum = _HEAD.unpack_from(data)
             begin = position + _HEAD.size
-            text = data[begin : begin + length]
-            if not length or _checksum(text, chain) != checksum:
+            if not length or begin + length > size:
+                break
+            text = data[_HEAD.size : _HEAD.size + length]
+            if len(text) < length:
+                text = os.pread(self._fd, length, begin)
+            if _checksum(text, chain) != checksum:
                 break
             places[text.partition(b" ")[0].decode()] = (begin, length)
             position, chain = begin + length, checksum
@@ -153,8 +159,8 @@ class Ledger:
         try:
             _write_at(fd, MAGIC + salt + data, 0)
             end = _START + len(data)
-            for position in range(end, size, 64 << 10):
-                _write_at(fd, bytes(min(64 << 10, size - position)), position)
+            for position in range(end, size, _PIECE):
+                _write_at(fd, bytes(min(_PIECE, size - position)), position)
             os.fsync(fd)
             os.rename(temporary, self._path)
             durable.sync_directory(self._directory)

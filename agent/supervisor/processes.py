@@ -82,6 +82,7 @@ class Processes:
         self._by_pid: dict[int, Process] = {}
         self._group: list[tuple[Process | None, Callable[[], Rest | None]]] = []
         self._expected = False
+        self.on_collected: dict[int, Callable[[], None]] = {}  # called once, when a stray of that pid has been reaped
 
     def track(self, pid: int, pidfd: int, start_time: int, ended: Ended) -> Process:
         """Watch a process; the pidfd is ours from now on."""
@@ -168,6 +169,9 @@ class Processes:
             if found is None or found.si_pid in self._by_pid:
                 return  # one of ours, ended just now: its round comes, and with it another look
             _collect(os.P_PID, found.si_pid)
+            call = self.on_collected.pop(found.si_pid, None)
+            if call is not None:
+                call()
 
 
 def foreign_status(pidfd: int, pid: int, start_time: int) -> int | None:

@@ -117,8 +117,22 @@ class Record:
 
     def begun(self, pid: int, start_time: int) -> None:
         """A process exists. It need not be durable against power loss: then there is no process either."""
-        self.pid, self.start_time, self.boot_id, self.making = pid, start_time, boot_id(), ""
+        self.pid, self.start_time, self.boot_id = pid, start_time, boot_id()
+        mark, self.making = self.making, ""
         self.save()
+        if mark:
+            self._unmark(mark.encode())
+
+    def _unmark(self, mark: bytes) -> None:
+        """It is made: in place, so that neither a full disk nor a lost ledger makes anybody take it for a half-made one."""
+        try:
+            fd = os.open(os.path.join(self._directory, "state.json"), os.O_RDWR | os.O_CLOEXEC)
+            try:
+                os.pwrite(fd, b" " * len(mark), durable.read_all(fd).index(mark))
+            finally:
+                os.close(fd)
+        except (OSError, ValueError) as error:
+            report(error)
 
     def write_exit(self, code: int | None, signal: int | None, known: bool) -> None:
         """Note how a run ended, durably at once."""

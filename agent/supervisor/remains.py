@@ -55,6 +55,18 @@ class Remains:
         sweeps = self._sweeps
         self._container.context.loop.at_leisure(lambda: self._sweep(sweeps))
 
+    def sweep_after(self, pid: int) -> None:
+        """Sweep once a process that was its shim's child, and will be ours, has been reaped; or when nobody tells us so."""
+        sweeps, loop = self._sweeps, self._container.context.loop
+        collected = self._container.context.processes.on_collected
+        collected[pid] = lambda: loop.at_leisure(lambda: self._sweep(sweeps))
+
+        def tired() -> None:
+            if collected.pop(pid, None) is not None:
+                self._sweep(sweeps)
+
+        loop.later(2 * _PAUSE, tired)
+
     def sweep(self) -> None:
         """Kill what is left in the cgroup and remove it, in the background: the kernel empties it some time after the reaping."""
         self._sweep(self._sweeps)

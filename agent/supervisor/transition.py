@@ -172,7 +172,7 @@ class Transitions:
         return self._drained is not None
 
     def drain(self, drained: Callable[[], None]) -> None:
-        """Call when none is under way: those that take longer than DRAIN are interrupted. A later call replaces an earlier one."""
+        """Call when none is under way: what takes longer than DRAIN is interrupted. A later call replaces an earlier one."""
         self._drained = drained
         if self._limit is None:
             self._limit = self.loop.later(DRAIN, self._interrupt_all)

@@ -41,9 +41,8 @@ async def test_twenty_upgrades_under_load_lose_no_byte(home: Home) -> None:
 
 async def test_an_unfinished_line_survives(home: Home) -> None:
     await home.sh("c1", "printf begun; read x; echo ' and ended'", open_stdin=True)
-    await until(
-        lambda: Path(home.statedir, "c1", "logs", "stdout.tail").read_bytes().endswith(b"begun"), "the beginning was read"
-    )
+    tail = Path(home.statedir, "c1", "logs", "stdout.tail")
+    await until(lambda: tail.exists() and tail.read_bytes().endswith(b"begun"), "the beginning was read")
     await home.client.upgrade()
     attachment = await home.client.attach("c1")
     os.write(attachment.stdin_fd or -1, b"\n")

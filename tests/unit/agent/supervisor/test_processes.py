@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -64,6 +65,98 @@ def test_strays_are_reaped_and_ours_are_told(loop: Loop) -> None:
     assert seen == [4]
     assert start_time(stray) is None
     os.close(stray_fd)
+
+
+def test_all_that_ended_is_committed_once_and_told_after_that(loop: Loop) -> None:
+    seen: list[str] = []
+    processes = Processes(loop, lambda: seen.append("commit"))
+    for code in range(3):
+        pid, pidfd = child(code)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+
+        def ended(exit_: Exit) -> Callable[[], None]:
+            seen.append(f"ended {exit_.code}")
+            return lambda: seen.append(f"told {exit_.code}")
+
+        processes.track(pid, pidfd, start_time(pid) or 0, ended)
+
+    def found() -> Callable[[], None]:
+        seen.append("found")
+        return lambda: seen.append("told it")
+
+    processes.conclude(found)
+    loop.later(0, loop.stop)
+    loop.run()
+    middle = seen.index("commit")
+    assert sorted(seen[:middle]) == ["ended 0", "ended 1", "ended 2", "found"]
+    assert sorted(seen[middle + 1 :]) == ["told 0", "told 1", "told 2", "told it"]
+
+
+def test_a_fault_of_one_keeps_nobody_elses_end_from_being_told(loop: Loop) -> None:
+    processes = Processes(loop)
+    seen: list[int | None] = []
+
+    def broken(_exit: Exit) -> None:
+        raise RuntimeError("on purpose")
+
+    pids = []
+    for number, ended in enumerate((broken, lambda exit_: seen.append(exit_.code), broken)):
+        pid, pidfd = child(number)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+        processes.track(pid, pidfd, start_time(pid) or 0, ended)
+        pids.append(pid)
+    loop.later(0, loop.stop)
+    loop.run()
+    assert seen == [1]
+    assert [start_time(pid) for pid in pids] == [None] * 3
+
+
+def test_what_was_let_go_in_the_same_round_is_not_told(loop: Loop) -> None:
+    """A container's deletion lets its probes go: also one that ended in that very moment."""
+    processes = Processes(loop)
+    seen: list[int | None] = []
+    pid, pidfd = child(5)
+    os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+    process = processes.track(pid, pidfd, start_time(pid) or 0, lambda exit_: seen.append(exit_.code))
+    read, write = os.pipe()
+    os.write(write, b"x")
+    loop.watch(read, READ, lambda _events: (loop.forget(read), processes.release(process), loop.later(0, loop.stop)))  # type: ignore[func-returns-value]  # three calls
+    loop.run()
+    assert seen == []
+    assert start_time(pid) is None  # reaped as a stray
+    os.close(read)
+    os.close(write)
+
+
+def test_a_stray_whose_reaping_somebody_awaits_is_told(loop: Loop) -> None:
+    processes = Processes(loop)
+    pid, pidfd = child(3)
+    os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+    processes.on_collected[pid] = loop.stop
+    processes.reap()
+    loop.run()
+    assert start_time(pid) is None
+    assert processes.on_collected == {}
+    os.close(pidfd)
+
+
+def test_much_to_clean_up_keeps_nobody_waiting(loop: Loop) -> None:
+    """Calls at leisure take turns with timers and descriptors."""
+    seen: list[str] = []
+
+    def slow() -> None:
+        end = time.monotonic() + 0.003  # longer than a round's leisure
+        while time.monotonic() < end:
+            pass
+        seen.append("slow")
+
+    for _ in range(3):
+        loop.at_leisure(slow)
+    loop.later(0.001, lambda: seen.append("timer"))
+    loop.later(0.02, loop.stop)
+    loop.run()
+    assert seen.index("timer") <= 1
+    assert seen.count("slow") == 3
 
 
 def test_a_fault_in_the_handler_still_reaps(loop: Loop) -> None:
