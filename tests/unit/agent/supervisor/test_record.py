@@ -5,7 +5,7 @@ from pathlib import Path
 
 from agent.supervisor import durable
 from agent.supervisor.ledger import Ledger
-from agent.supervisor.record import CREATED, EXITED, RESTARTING, RUNNING, Record
+from agent.supervisor.record import CREATED, EXITED, RESTARTING, RUNNING, Record, boot_id
 
 
 def ledger(directory: Path) -> Ledger:
@@ -175,3 +175,16 @@ def test_a_tree_is_removed_without_following_links(tmp_path: Path) -> None:
     durable.remove_tree(str(tree))
     assert not tree.exists()
     assert (outside / "kept").exists()
+
+
+def test_the_mark_of_a_half_made_container_goes_with_its_first_process(tmp_path: Path) -> None:
+    """Also from state.json: without the ledger, nobody may take it for half made and remove it."""
+    book = ledger(tmp_path)
+    (tmp_path / "c1").mkdir()
+    record = Record(str(tmp_path / "c1"), {"id": "c1", "created_at": 7, "making": boot_id()}, book)
+    record.save(sync=True)
+    assert loaded(tmp_path).making == boot_id()
+    record.begun(4321, 99)
+    assert loaded(tmp_path).making == ""
+    (tmp_path / ".ledger").unlink()
+    assert loaded(tmp_path).making.strip() == ""
