@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno as errno_codes
 import os
+from _functools import partial  # functools itself costs memory where this module is used early
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,12 +47,7 @@ def syscall(number: int, *argtypes: Any) -> Any:
     raw = LIBC["syscall"]
     raw.argtypes = (LONG, *argtypes)
     raw.restype = LONG
-
-    def call(*args: Any) -> int:
-        result: int = raw(number, *args)
-        return result
-
-    return call
+    return partial(raw, number)  # no frame of ours: a set-up makes hundreds of calls
 
 
 def check(result: int, what: str, path: str | bytes | None = None) -> int:
