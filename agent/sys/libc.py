@@ -10,11 +10,13 @@ from __future__ import annotations
 import ctypes
 import errno as errno_codes
 import os
-from _functools import partial  # functools itself costs memory where this module is used early
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from functools import partial
     from typing import Any
+else:
+    from _functools import partial  # functools itself costs memory where this module is used early
 
 LIBC = ctypes.PyDLL(None, use_errno=True)
 
