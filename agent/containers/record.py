@@ -62,7 +62,7 @@ class Records:
         directory = self.directory(record.id)
         directory.mkdir(mode=0o700, exist_ok=True)
         if process is not None:
-            write_durable(directory / "process.json", json.dumps({"process": process}).encode())
+            write_durable(directory / "process.json", json.dumps({"process": process}).encode(), more_follows=True)
         write_durable(directory / "container.json", json.dumps(encode(record)).encode())
         self._by_id[record.id] = record
 

@@ -57,7 +57,7 @@ class AddressPool:
             self._save()
 
     def forget(self) -> None:
-        records.erase(self._path)
+        records.unnote(self._path)
 
     def _check(self, wanted: str) -> str:
         try:
@@ -93,4 +93,4 @@ class AddressPool:
         return min((address for address in self._freed if address not in self._used), key=lambda address: self._freed[address])
 
     def _save(self) -> None:
-        records.write(self._path, _Turn(self._last, self._freed))
+        records.note(self._path, _Turn(self._last, self._freed))

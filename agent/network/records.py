@@ -1,7 +1,7 @@
-"""What is remembered of networks and sandboxes: plain data, written as JSON by tmp + fsync + rename.
+"""What is remembered of networks and sandboxes: plain data, written as JSON by tmp + rename.
 
-Networks live in the state directory. Sandboxes live in the run directory (tmpfs): they exist exactly as long as the kernel
-that holds them, so a record must not outlive a reboot either.
+Networks live in the state directory, synced. Sandboxes live in the run directory (tmpfs): they exist exactly as long as the
+kernel that holds them, so a record must not outlive a reboot either, and nothing waits for a disk where that directory is on one.
 """
 
 from __future__ import annotations
@@ -79,7 +79,21 @@ class Sandbox:
 
 def write(path: str, value: Any) -> None:
     """Replace the file atomically and durably."""
-    durable.write(path, json.dumps(encode(value), separators=(",", ":")).encode())
+    durable.write(path, _text(value))
+
+
+def note(path: str, value: Any) -> None:
+    """Replace a file of the run directory: atomically, and kept while this kernel runs."""
+    durable.replace(path, _text(value))
+
+
+def _text(value: Any) -> bytes:
+    return json.dumps(encode(value), separators=(",", ":")).encode()
+
+
+def unnote(path: str) -> None:
+    """Take back what was noted."""
+    durable.remove(path)
 
 
 def erase(path: str) -> None:

@@ -35,12 +35,12 @@ class Sandboxes(Mapping[str, Sandbox]):
 
     def put(self, sandbox: Sandbox) -> None:
         self.hold(sandbox)
-        records.write(self._path(sandbox.container_id), sandbox)
+        records.note(self._path(sandbox.container_id), sandbox)
 
     def discard(self, container_id: str) -> None:
         self._all.pop(container_id, None)
         self._book = None
-        records.erase(self._path(container_id))
+        records.unnote(self._path(container_id))
 
     def published(self) -> Iterator[PublishedPort]:
         for sandbox in self._all.values():

@@ -193,14 +193,11 @@ def execute(
         before()
     failure = errno.ENOENT
     for path in candidates:
-        try:
-            image.execve(path)
-        except OSError as error:
-            number = error.errno or 0
-            if number == errno.EACCES or failure != errno.EACCES:
-                failure = number
-            if number not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
-                break
+        number = image.execve(path)
+        if number == errno.EACCES or failure != errno.EACCES:
+            failure = number
+        if number not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+            break
     return failure
 
 

@@ -303,12 +303,7 @@ def _mask(root: int, paths: list[bytes]) -> None:
 
 
 def _existing(root: int, path: bytes) -> int:
-    try:
-        return api.open_in(root, path, os.O_PATH)
-    except OSError as error:
-        if error.errno in (2, 20):  # ENOENT, ENOTDIR
-            return -1
-        raise
+    return api.open_existing(root, path, os.O_PATH)
 
 
 def of_network(sysctl: tuple[bytes, bytes]) -> bool:

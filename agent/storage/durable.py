@@ -13,17 +13,27 @@ def write_json(path: str, data: Any) -> None:
 
 
 def write(path: str, data: bytes) -> None:
+    _replace(path, data, synced=True)
+    sync_directory(os.path.dirname(path))
+
+
+def replace(path: str, data: bytes) -> None:
+    """As `write`, but only our own death is survived, not the machine's: for what a reboot makes void."""
+    _replace(path, data, synced=False)
+
+
+def _replace(path: str, data: bytes, synced: bool) -> None:
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
-            os.fdatasync(file.fileno())
+            if synced:
+                os.fdatasync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         remove(temporary)
         raise
-    sync_directory(os.path.dirname(path))
 
 
 def read_json(path: str) -> Any:

@@ -18,11 +18,18 @@ def when_full(relief: Callable[[], bool] | None) -> None:
     _relief = relief
 
 
-def write_durable(path: str | os.PathLike[str], data: bytes, mode: int = 0o600) -> None:
+def write_durable(path: str | os.PathLike[str], data: bytes, mode: int = 0o600, *, more_follows: bool = False) -> None:
     """Replace `path` by `data` so that after a crash either the old or the new content is there, whole (rename(2), fsync(2)).
 
-    Raises OSError; the old content is then untouched.
+    Raises OSError; the old content is then untouched. `more_follows`: another write to the same directory comes at once, which
+    makes this one's name durable, too.
     """
+    _write(path, data, mode)
+    if not more_follows:
+        sync_directory(os.path.dirname(os.fspath(path)) or ".")
+
+
+def _write(path: str | os.PathLike[str], data: bytes, mode: int) -> None:
     try:
         _replace(path, data, mode)
     except OSError as error:
@@ -33,7 +40,6 @@ def write_durable(path: str | os.PathLike[str], data: bytes, mode: int = 0o600) 
 
 def _replace(path: str | os.PathLike[str], data: bytes, mode: int) -> None:
     target = os.fspath(path)
-    directory = os.path.dirname(target) or "."
     temporary = f"{target}.tmp.{os.getpid()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
@@ -47,7 +53,6 @@ def _replace(path: str | os.PathLike[str], data: bytes, mode: int) -> None:
     finally:
         os.close(fd)
     os.rename(temporary, target)
-    sync_directory(directory)
 
 
 def sync_directory(path: str) -> None:

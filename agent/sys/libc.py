@@ -13,7 +13,10 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from functools import partial
     from typing import Any
+else:
+    from _functools import partial  # functools itself costs memory where this module is used early
 
 LIBC = ctypes.PyDLL(None, use_errno=True)
 
@@ -46,12 +49,7 @@ def syscall(number: int, *argtypes: Any) -> Any:
     raw = LIBC["syscall"]
     raw.argtypes = (LONG, *argtypes)
     raw.restype = LONG
-
-    def call(*args: Any) -> int:
-        result: int = raw(number, *args)
-        return result
-
-    return call
+    return partial(raw, number)  # no frame of ours: a set-up makes hundreds of calls
 
 
 def check(result: int, what: str, path: str | bytes | None = None) -> int:

@@ -166,12 +166,24 @@ def set_attributes(
 
 def open_in(root: int, path: bytes, flags: int, resolve: int = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS, mode: int = 0) -> int:
     """openat2 with `root` as if it were "/", never through a magic link of procfs; close-on-exec."""
+    return libc.check(_open_in(root, path, flags, resolve, mode), "open", path)
+
+
+def open_existing(root: int, path: bytes, flags: int, resolve: int = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS) -> int:
+    """The same; -1 where there is no such path."""
+    fd = _open_in(root, path, flags, resolve, 0)
+    if fd < 0 and ctypes.get_errno() in (2, 20):  # ENOENT, ENOTDIR
+        return -1
+    return libc.check(fd, "open", path)
+
+
+def _open_in(root: int, path: bytes, flags: int, resolve: int, mode: int) -> int:
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
     for _ in range(64):
         fd: int = _openat2(root, path or b".", ctypes.addressof(how), ctypes.sizeof(how))
         if fd >= 0 or ctypes.get_errno() != 11:  # EAGAIN: a rename or mount raced with a ".." in the path; try again
             break
-    return libc.check(fd, "open", path)
+    return fd
 
 
 def pivot_root(new_root: bytes, put_old: bytes) -> None:

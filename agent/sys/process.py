@@ -181,20 +181,23 @@ class ExecImage:
         self._argv = (ctypes.c_char_p * (len(args) + 1))(*args, None)
         self._envp = (ctypes.c_char_p * (len(env) + 1))(*env, None)
 
-    def execve(self, path: bytes) -> None:
-        """Returns only by raising OSError."""
-        libc.check(_execve(path, ctypes.addressof(self._argv), ctypes.addressof(self._envp)), "execve", path)
+    def execve(self, path: bytes) -> int:
+        """Returns only on failure, with the errno: most directories of PATH do not have the program."""
+        _execve(path, ctypes.addressof(self._argv), ctypes.addressof(self._envp))
+        return ctypes.get_errno()
 
 
 _SIGACTION_ZERO = ctypes.create_string_buffer(256)  # larger than struct sigaction on both machines; zeros are SIG_DFL
 
 
+_RESETTABLE = tuple(number for number in range(1, 65) if number not in (9, 19, 32, 33))  # SIGKILL, SIGSTOP, glibc's own two
+
+
 def reset_signals() -> None:
     """Default action for every signal and an empty mask: Python's own handlers survive clone3, ignored ones even execve."""
     address = ctypes.addressof(_SIGACTION_ZERO)
-    for number in range(1, 65):
-        if number not in (9, 19, 32, 33):  # SIGKILL, SIGSTOP, and the two that glibc keeps to itself
-            _sigaction(number, address, None)
+    for number in _RESETTABLE:
+        _sigaction(number, address, None)
     _pthread_sigmask(2, ctypes.addressof(_SIGACTION_ZERO), None)
 
 

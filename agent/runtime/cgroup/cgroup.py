@@ -74,9 +74,8 @@ class Cgroup:
         else:
             self._refuse_frozen()
         try:
-            for directory in self._directories():
-                tree.make(directory)
-            self._fill_cpuset()
+            made = {directory for directory in self._directories() if tree.make(directory)}
+            self._fill_cpuset(made)
             self._enable_v2_controllers(resources)
             self._apply_devices(resources.get("devices"))
             self.update(resources, creating=True)
@@ -98,7 +97,7 @@ class Cgroup:
             self.update(self._late)
 
     def _refuse_frozen(self) -> None:
-        if self.exists() and self.frozen():
+        if self.frozen():
             raise CgroupRefused("container's cgroup unexpectedly frozen; thaw it, or give another cgroupsPath")
 
     def open(self, below: Mapping[str, str] | None = None) -> None:
@@ -109,12 +108,11 @@ class Cgroup:
         others = wanted.get("", "")
         inner = {self.tree.v1[name]: path for name, path in wanted.items() if name}
         for point, directory in self.v1_dirs.items():
-            if tree.exists(directory):
-                tasks = os.path.join(directory, inner.get(point, others), "tasks")
-                self.tasks_fds.append(os.open(tasks, os.O_WRONLY | os.O_CLOEXEC))
-        if self.unified and tree.exists(self.unified):
-            path = os.path.join(self.unified, others)
-            self.unified_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            tasks = os.path.join(directory, inner.get(point, others), "tasks")
+            self.tasks_fds += _open_within(directory, tasks, os.O_WRONLY)
+        if self.unified:
+            found = _open_within(self.unified, os.path.join(self.unified, others), os.O_RDONLY | os.O_DIRECTORY)
+            self.unified_fd = found[0] if found else -1
 
     def close(self) -> None:
         for fd in self.tasks_fds:
@@ -129,24 +127,29 @@ class Cgroup:
         for fd in self.tasks_fds:
             os.write(fd, b"0")
 
-    def _fill_cpuset(self) -> None:
-        """A new v1 cpuset is empty and nothing can join it: copy cpus and mems down from the first ancestor that has some."""
+    def _fill_cpuset(self, made: set[str]) -> None:
+        """A new v1 cpuset is empty and nothing can join it: copy cpus and mems down from the first ancestor that has some.
+        `made`: directories that were not there before, and so need no look."""
         point = self.tree.v1.get("cpuset")
         if point is None:
             return
-        above = point
-        for part in self.path.strip("/").split("/"):
-            here = f"{above}/{part}"
-            for file in ("cpuset.cpus", "cpuset.mems"):
-                if not files.read(f"{here}/{file}").strip():
-                    files.write(f"{here}/{file}", files.read(f"{above}/{file}").strip())
-            above = here
+        for file in ("cpuset.cpus", "cpuset.mems"):
+            here, above = point, ""
+            for part in self.path.strip("/").split("/"):
+                here = f"{here}/{part}"
+                own = "" if here in made else files.read(f"{here}/{file}").strip()
+                if not own:
+                    own = above or files.read(f"{os.path.dirname(here)}/{file}").strip()
+                    files.write(f"{here}/{file}", own)
+                above = own
 
     def _enable_v2_controllers(self, resources: dict[str, Any]) -> None:
         """A controller works in a cgroup when every ancestor hands it down; only what v2 governs and v1 does not."""
         if not self.tree.v2 or not self.tree.v2_controllers:
             return
         wanted = sorted(self.tree.v2_controllers - set(self.tree.v1))
+        if self.unified and set(wanted).issubset(files.read(self.unified + "/cgroup.controllers").split()):
+            return  # handed down to here already
         above = self.tree.v2
         for part in self.path.strip("/").split("/"):
             enabled = files.read(above + "/cgroup.subtree_control").split()
@@ -214,8 +217,8 @@ class Cgroup:
             return  # the kernel takes device rules from root alone, and a user namespace can make no device
         ordered = devices.rules(wanted)
         if "devices" in self.tree.v1:
-            for file, line in devices.v1_writes(ordered):
-                _write(f"{self.tree.v1['devices']}{self.path}/{file}", line, True)
+            for file, lines in devices.v1_writes(ordered):
+                _write(f"{self.tree.v1['devices']}{self.path}/{file}", lines, True)
         elif self.unified:
             attach_devices(self.unified, ordered)
 
@@ -347,7 +350,18 @@ def attach_devices(directory: str, ordered: list[devices.Rule]) -> None:
         os.close(cgroup_fd)
 
 
-def _write(path: str, value: str, required: bool) -> None:
+def _open_within(directory: str, path: str, flags: int) -> list[int]:
+    """`path` opened; [] if there is no `directory`, which it is in or is itself."""
+    try:
+        return [os.open(path, flags | os.O_CLOEXEC)]
+    except FileNotFoundError:
+        if tree.exists(directory):
+            raise
+        return []
+
+
+def _write(path: str, value: str | list[str], required: bool) -> None:
+    """`value`: each of a list is a write of its own, as the kernel wants its device rules."""
     try:
         files.write(path, value)
     except FileNotFoundError as error:

@@ -48,13 +48,18 @@ def rules(devices: Any) -> list[Rule]:
     return found + ALWAYS
 
 
-def v1_writes(ordered: list[Rule]) -> list[tuple[str, str]]:
-    """(file, line) in order."""
-    writes = []
+def v1_writes(ordered: list[Rule]) -> list[tuple[str, list[str]]]:
+    """(file, lines) in order. A rule for everything begins anew, so what stands before the last one is left out."""
+    writes: list[tuple[str, list[str]]] = []
     for allow, kind, major, minor, access in ordered:
-        numbers = f"{'*' if major < 0 else major}:{'*' if minor < 0 else minor}"
-        line = "a" if kind == "a" and major < 0 and minor < 0 else f"{kind} {numbers} {access}"
-        writes.append(("devices.allow" if allow else "devices.deny", line))
+        line = f"{kind} {'*' if major < 0 else major}:{'*' if minor < 0 else minor} {access}"
+        if kind == "a" and major < 0 and minor < 0:
+            line = "a"
+            writes.clear()
+        file = "devices.allow" if allow else "devices.deny"
+        if not writes or writes[-1][0] != file:
+            writes.append((file, []))
+        writes[-1][1].append(line)
     return writes
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 
 
-def write(path: str, value: str) -> None:
+def write(path: str, value: str | list[str]) -> None:
+    """`value`: each of a list is written by itself."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.write(fd, value.encode())
+        for each in [value] if isinstance(value, str) else value:
+            os.write(fd, each.encode())
     finally:
         os.close(fd)
 

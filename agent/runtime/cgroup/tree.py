@@ -9,14 +9,15 @@ def exists(path: str) -> bool:
     return os.access(path, os.F_OK)
 
 
-def make(directory: str) -> None:
-    """With its parents; no error if it is there."""
+def make(directory: str) -> bool:
+    """With its parents. False if it is there already."""
     try:
         os.mkdir(directory)
     except FileExistsError:
-        pass
+        return False
     except FileNotFoundError:
         os.makedirs(directory, exist_ok=True)
+    return True
 
 
 def below(top: str) -> list[str]:

@@ -71,6 +71,8 @@ def _pids(pids: dict[str, Any] | None) -> list[Write]:
 
 def _block_io(block: dict[str, Any], directory: str) -> list[Write]:
     writes: list[Write] = []
+    if not block:
+        return writes
     weight_file = "blkio.bfq.weight" if os.access(directory + "/blkio.bfq.weight", os.F_OK) else "blkio.weight"
     if block.get("weight"):
         writes.append(("blkio", weight_file, str(block["weight"]), True))

@@ -124,6 +124,8 @@ def io_weight(weight: int) -> int:
 
 def _block_io(block: dict[str, Any], directory: str) -> list[Write]:
     writes: list[Write] = []
+    if not block:
+        return writes
     bfq = os.access(directory + "/io.bfq.weight", os.F_OK)
     if block.get("leafWeight") or any(item.get("leafWeight") for item in block.get("weightDevice") or ()):
         raise InvalidConfig("blockIO.leafWeight has no counterpart in cgroup v2; leave it out")

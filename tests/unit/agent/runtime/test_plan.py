@@ -118,7 +118,15 @@ def test_cgroup_v1_order() -> None:
 
 def test_device_rules_as_v1_lines() -> None:
     lines = devices.v1_writes(devices.rules([{"allow": True, "type": "c", "major": 10, "access": "rw"}]))
-    assert lines[:2] == [("devices.deny", "a"), ("devices.allow", "c 10:* rw")]
+    assert lines[0] == ("devices.deny", ["a"])
+    assert lines[1][0] == "devices.allow"
+    assert lines[1][1][:2] == ["c 10:* rw", "c *:* m"]
+
+
+def test_device_rules_before_one_for_everything_are_left_out() -> None:
+    wanted = [{"allow": True, "type": "c", "major": 10}, {"allow": True}, {"allow": False, "type": "b", "major": 8, "minor": 0}]
+    lines = devices.v1_writes(devices.rules(wanted))
+    assert lines[:2] == [("devices.allow", ["a"]), ("devices.deny", ["b 8:0 rwm"])]
 
 
 def test_hierarchies_of_the_three_kinds() -> None:
