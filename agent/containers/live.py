@@ -36,8 +36,9 @@ class Live:
 def live_from(record: Mapping[str, Any], addresses: tuple[str, ...], ports: tuple[Mapping[str, Any], ...]) -> Live:
     """From the supervisor's public record of a container."""
     health = record.get("health") or {}
+    state = record["state"]
     return Live(
-        state=ContainerState(record["state"]),
+        state=ContainerState.CREATED if state == "creating" else ContainerState(state),  # the Engine API has no word for it
         health=Health(health["status"]) if health else Health.NONE,
         pid=record["pid"],
         exit_code=record["exit_code"] if record["exit_known"] else None,
