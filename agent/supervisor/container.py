@@ -1,15 +1,14 @@
-"""One container. All its state transitions live in this file.
+"""One container: its states, and what follows from what. How it comes to run is `beginning`'s, how it is made to end `ending`'s.
 
     created ──start──► running ◄──pause/resume──► paused
                           │
                  exit     ├──► restarting ──back-off──► running      (policy says so and nobody asked for the end)
                           └──► exited ──start──► running
 
-Creation and start take time, and nobody waits with them: each is a transition (see there), one at a time, and what is asked of
-the container meanwhile stands in `line` until it is over; only a delete by force, a KILL, and a stop whose grace is over
-interrupt it. Whoever waits for it is refused then; of a creation nothing is left, and a start has failed. So it goes also with
-what takes longer than transition.DRAIN when the supervisor is replaced or told to end. When it is killed, the next one removes
-what was being created, and a start has not taken place.
+Creation and start take time, and nobody else waits with them (see beginning). Whoever waits for one that is interrupted is
+refused; of a creation nothing is left, and a start has failed. So it goes also with what takes longer than transition.DRAIN
+when the supervisor is replaced or told to end. When it is killed, the next one removes what was being created, and a start has
+not taken place.
 
 A `created` container has a process that waits just before exec. It is lost when the supervisor is replaced or killed, which
 nobody notices but by its pid: `start` makes another. An exit is handled in this order: read the output to its end, draw the
@@ -22,20 +21,19 @@ from __future__ import annotations
 import os
 import time
 
-from agent.protocol.errors import WharfError
-from agent.supervisor import durable, remains, restart
+from agent.supervisor import durable, restart
+from agent.supervisor.beginning import Beginning
 from agent.supervisor.context import Context
 from agent.supervisor.ending import Ending
 from agent.supervisor.execs import Execs
-from agent.supervisor.loop import Timer, report
+from agent.supervisor.loop import Timer
 from agent.supervisor.processes import UNKNOWN, Exit, Process
 from agent.supervisor.record import CREATED, EXITED, PAUSED, RESTARTING, RUNNING, Record
-from agent.supervisor.refusals import AlreadyRunning, ContainerActive, ContainerPaused, Interrupted, NotPaused, NotRunning
+from agent.supervisor.refusals import AlreadyRunning, ContainerActive, ContainerPaused, NotPaused, NotRunning
 from agent.supervisor.remains import Remains
 from agent.supervisor.run import Run
 from agent.supervisor.specification import Specification
 from agent.supervisor.streams import Streams
-from agent.supervisor.transition import Transition
 from agent.supervisor.watches import Watches
 
 TYPE_CHECKING = False
@@ -43,13 +41,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from agent.supervisor.beginning import Done
     from agent.supervisor.launch import Cgroup
-    from agent.supervisor.transition import Body
-
-    Done = Callable[[Exception | None], None]
 
 SIGKILL = 9
-_LATER = 0.5  # s
 
 
 class Container:
@@ -68,14 +63,11 @@ class Container:
         self.deleting = False
         self._streams: Streams | None = None
         self._timer: Timer | None = None  # a restart's back-off, or the wait for a store
+        self.beginning = Beginning(self)
         self._ending = Ending(self)
-        self._watches = Watches(self, self._ending.lease_over)
+        self.watches = Watches(self, self._ending.lease_over)
         self.is_lost = False  # its process was gone when we came
-        self._remains = Remains(self, self.remove)
-        self.line: list[Callable[[WharfError | None], None]] = []  # called after the transition; with an error: to be refused
-        self.made = True  # False while it is being created: nobody was told of it
-        self._transition: Transition | None = None
-        self._postponed: Exit | None = None  # it ended while its poststart hooks ran
+        self.remains = Remains(self, self.remove)
 
     # ---- what clients ask for
 
@@ -84,8 +76,7 @@ class Container:
 
         Raises Interrupted when the supervisor is about to leave.
         """
-        self.made = False
-        self._transit(self._create(record), done)
+        self.beginning.create(record, done)
 
     def start(self, done: Done) -> None:
         """By hand: counters begin anew. `done` has the runtime's refusal (`exec_failed`…), if there is one.
@@ -96,20 +87,20 @@ class Container:
             raise ContainerActive(f"container {self.id} is being deleted")
         if self.record.state in (RUNNING, PAUSED):
             raise AlreadyRunning(f"container {self.id} is {self.record.state}")
-        self._transit(self._start(), done)
+        self.beginning.start(done)
 
     def stop(self, signal: int, grace: float | None) -> None:
         """Ask it to end, and make it after `grace` seconds (None: never). Nothing when it has no process. See `waiters`."""
         self.record.stopped = True
         if self.record.state == RESTARTING:
-            self._rest()
+            self.rest()
         elif self.record.active:
             self._ending.stop(signal, grace)
 
     def kill(self, signal: int, everything: bool) -> None:
         """Send a signal to the first process, or to all. KILL and TERM mean the end: no restart. Raises NotRunning."""
-        if signal == SIGKILL and self._transition is not None:
-            self.interrupt("killed")
+        if signal == SIGKILL and self.beginning.transition is not None:
+            self.beginning.interrupt("killed")
             return
         self._need_process()
         self._ending.kill(signal, everything)
@@ -118,7 +109,7 @@ class Container:
         """Freeze. Raises NotRunning, ContainerPaused."""
         self.need_running()
         self.cgroup.freeze()
-        self._enter(PAUSED)
+        self.enter(PAUSED)
         self.publish("pause")
 
     def resume(self) -> None:
@@ -145,29 +136,17 @@ class Container:
             return
         self.deleting = True
         self.record.stopped = True
-        self._set_timer(None)
-        self.interrupt("deleted")
-        if not self.made:
+        self.set_timer(None)
+        self.beginning.interrupt("deleted")
+        if not self.beginning.made:
             return  # the end of its creation is the end of it
         if self.process is None:
-            self._remains.sweep()
+            self.remains.sweep()
         else:
             self._ending.remember()
             self._ending.end_all()
 
-    def interrupt(self, what: str) -> None:
-        """End the creation or start that is under way; nothing without one. The error says `what` was done to the container."""
-        if self._transition is not None:
-            self.record.stopped = True
-            doing = "started" if self.made else "created"
-            self._transition.interrupt(Interrupted(f"container {self.id} was {what} while it was being {doing}"))
-
     # ---- what others of this room ask
-
-    @property
-    def transition(self) -> Transition | None:
-        """What is under way."""
-        return self._transition
 
     @property
     def process(self) -> Process | None:
@@ -195,7 +174,7 @@ class Container:
     def public(self) -> dict[str, Any]:
         """What clients see of it now."""
         seen = self.record.public()
-        if not self.made:
+        if not self.beginning.made:
             seen["state"] = "creating"
         seen["isolation"], seen["shim"] = self.spec.isolation, self.run.shim_pid
         if self._streams is not None and self._streams.log.dropped:
@@ -204,7 +183,7 @@ class Container:
         return seen
 
     def publish(self, kind: str, **more: Any) -> None:
-        if self.made:
+        if self.beginning.made:
             self.context.publish({"kind": kind, "id": self.id, "at": time.time_ns(), **more, "container": self.public()})
 
     def adopt(self, process: Process | None) -> None:
@@ -212,20 +191,18 @@ class Container:
         self.run.process = process
         if process is not None and self.record.active:
             self._ending.arm()
-            self._watches.begin()
+            self.watches.begin()
         elif self.record.state == RESTARTING:
             self._arm_restart()
         elif self.record.undecided:
             self.record.undecided = False
-            self._decide()
-            self.record.save()
-            self._tell()
+            self.go_on()
 
     def lost(self, grace: float) -> None:
         """The process was gone when a new supervisor looked for it: somebody may still give back a pidfd that knows its end."""
         if not self.spec.terminal and not self.streams.sources:
             self.streams.open_fifos()  # a store that holds the other ends may have kept the last output
-        self._set_timer(self.context.loop.later(grace, lambda: self.found(UNKNOWN)))
+        self.set_timer(self.context.loop.later(grace, lambda: self.found(UNKNOWN)))
         self.is_lost = True
 
     def discard_waiting(self, pidfd: int) -> None:
@@ -245,7 +222,7 @@ class Container:
 
     def found(self, exit_: Exit) -> None:
         """How a lost process ended."""
-        self._set_timer(None)
+        self.set_timer(None)
         self.is_lost = False
         self.context.processes.conclude(lambda: None if self.deleting else self.ended(exit_, watched=False))
 
@@ -256,111 +233,25 @@ class Container:
 
     def release(self) -> None:
         """Let go of timers, watches and descriptors: this object is not used again."""
-        self._set_timer(None)
-        self._watches.end()
-        self._drop_streams()
+        self.set_timer(None)
+        self.watches.end()
+        self.drop_streams()
         self.run.release()
 
     # ---- transitions
 
-    def _transit(self, body: Body, done: Done) -> None:
-        if self.context.transitions.closing:
-            raise Interrupted("the supervisor is about to end, or to be replaced: ask again")
-        self._transition = Transition(self.context.transitions, self.directory, body, lambda error: self._arrived(error, done))
-        self._transition.begin()
-
-    def _arrived(self, error: Exception | None, done: Done) -> None:
-        self._transition = None
-        postponed, self._postponed = self._postponed, None
-        done(error)
-        if postponed is not None and self.process is not None:
-            self.context.processes.conclude(lambda: self.ended(postponed))
-        closing = self.context.transitions.closing
-        while self.line and self._transition is None:
-            self.line.pop(0)(Interrupted("the supervisor is about to end, or to be replaced: ask again") if closing else None)
-
-    def _create(self, record: Callable[[], None]) -> Body:
-        """nothing → created."""
-        try:
-            yield from self._launch(record)
-        except Exception:
-            yield from self._remains.clear(undo=True)
-            raise
-        self.made = True
-        self.publish("create")
-
-    def _start(self) -> Body:
-        """created or exited → running, by hand."""
-        self._set_timer(None)
-        self.record.stopped = False
-        self.record.restart_count, self.record.backoff, self.record.restart_at = 0, 0.0, 0.0
-        try:
-            yield from self._run()
-        except (WharfError, OSError):
-            self._rest()
-            raise
-
-    def _launch(self, meanwhile: Callable[[], None] | None = None) -> Body:
-        """Make the process that waits to be started. `meanwhile`: see Run.make. Raises WharfError, OSError."""
-        try:
-            yield from self.run.make(meanwhile)
-        except BaseException:
-            self._drop_streams()
-            raise
-
-    def _run(self) -> Body:
-        """created, exited or restarting → running. Raises WharfError; the record then says exited, and why."""
-        record, lease = self.record, self.spec.lease
-        try:
-            self.context.leases.need(lease)
-            self.context.leases.watch(self.id, lease, lambda: self.context.loop.soon(self._lease_over))
-            if not self.run.waits:
-                self.run.discard()
-                yield from self._remains.clear()
-                yield from self._launch()
-                self.context.leases.need(lease)
-            record.oom_seen = self.cgroup.oom_count()
-            yield from self.run.begin()
-        except (WharfError, OSError) as error:
-            self._failed(error)
-            raise
-        record.started_at, record.finished_at = time.time_ns(), 0
-        record.exit_code, record.signal, record.exit_known, record.oom_killed, record.error = None, None, False, False, ""
-        record.kill_at = 0.0
-        self._watches.reset()
-        self._enter(RUNNING)
-        self._watches.begin()
-        self.publish("start")
-
-    def _lease_over(self) -> None:
-        """Before it runs. A run that has begun is watched anew."""
-        self.interrupt("forbidden to run, because the node's lease ran out,")
-
-    def _failed(self, error: WharfError | OSError) -> None:
-        """A start that did not come to a running program: exit code 126 or 127 as a shell's, else 128."""
-        self.context.leases.forget(self.id)
-        self.run.discard()
-        self._drop_streams(finish=True)
-        record = self.record
-        record.error = error.detail if isinstance(error, WharfError) else str(error)
-        record.started_at = time.time_ns()
-        record.write_exit(remains.exit_code_of(error), None, True)
-        record.state = EXITED
-        self._remains.sweep_later()
-
     def ended(self, exit_: Exit, watched: bool = True) -> Callable[[], None] | None:
         """The process ended and is not yet reaped. What is returned tells of it, once it is durably on record."""
-        if self._transition is not None and not self._transition.poke():  # all that it said of its start is in the channel by now
-            self._postponed = exit_
+        if self.beginning.postpones(exit_):
             return None
         if watched and self.process is None:
             return None  # it failed to start, which is on record
         record = self.record
         was = record.state
-        kills = self._watches.oom_kills(not watched)
-        self._watches.end()
-        self._drop_streams(finish=True)
-        self._set_timer(None)
+        kills = self.watches.oom_kills(not watched)
+        self.watches.end()
+        self.drop_streams(finish=True)
+        self.set_timer(None)
         record.oom_killed = exit_.signal == SIGKILL and kills > record.oom_seen
         record.ended(exit_.code, exit_.signal, exit_.known)
         if was != CREATED:
@@ -373,9 +264,9 @@ class Container:
         process = self.run.process if self.run.shim is not None else None
         self.run.over()
         if process is None:
-            self._remains.sweep_later()  # the caller has reaped it then
+            self.remains.sweep_later()  # the caller has reaped it then
         else:
-            self._remains.sweep_after(process.pid)
+            self.remains.sweep_after(process.pid)
         if was == CREATED:
             self._settle()
         else:
@@ -397,6 +288,12 @@ class Container:
             record.restart_at = time.monotonic() + record.backoff
             record.state = RESTARTING
 
+    def go_on(self) -> None:
+        """exited → restarting, or rest; on record, and told."""
+        self._decide()
+        self.record.save()
+        self._tell()
+
     def _tell(self) -> None:
         """What was decided is on record."""
         self.publish("exit")
@@ -405,28 +302,9 @@ class Container:
         else:
             self._settle()
 
-    def _restart(self) -> None:
-        if self.context.transitions.draining:
-            self._set_timer(self.context.loop.later(_LATER, self._restart))  # the next supervisor's, or ours if we stay
-        else:
-            self._transit(self._again(), _said)
-
-    def _again(self) -> Body:
-        """restarting → running, or what the policy says."""
-        self.record.restart_count += 1
-        self.record.restart_at = 0.0
-        try:
-            yield from self._run()
-        except (WharfError, OSError) as error:
-            report(error)
-            self._decide()
-            self.record.save()
-            self._tell()
-            return
-        self.publish("restart")
-
-    def _rest(self) -> None:
-        self._set_timer(None)
+    def rest(self) -> None:
+        """Nothing more comes of it by itself."""
+        self.set_timer(None)
         self.record.restart_at = 0.0
         self.record.state = EXITED
         if not self.deleting:
@@ -434,7 +312,8 @@ class Container:
         self.publish("exit")
         self._settle()
 
-    def _enter(self, state: str) -> None:
+    def enter(self, state: str) -> None:
+        """Another state, on record."""
         self.record.state = state
         self.record.save()
 
@@ -451,21 +330,23 @@ class Container:
 
     def _thaw(self) -> None:
         self.cgroup.thaw()
-        self._enter(RUNNING)
+        self.enter(RUNNING)
         self.publish("resume")
 
     def _arm_restart(self) -> None:
         # restart_at of another boot may lie far ahead of this boot's clock
         due = min(self.record.restart_at, time.monotonic() + self.record.backoff)
-        self._set_timer(self.context.loop.at(due, self._restart))
+        self.set_timer(self.context.loop.at(due, self.beginning.restart))
 
-    def _set_timer(self, timer: Timer | None) -> None:
+    def set_timer(self, timer: Timer | None) -> None:
+        """What it waits for now, in place of what it waited for."""
         self._ending.calm()
         if self._timer is not None:
             self._timer.cancel()
         self._timer = timer
 
-    def _drop_streams(self, finish: bool = False) -> None:
+    def drop_streams(self, finish: bool = False) -> None:
+        """Close them; `finish`: once what was written is read."""
         if self._streams is not None:
             streams, self._streams = self._streams, None
             streams.finish() if finish else streams.close()
@@ -481,7 +362,3 @@ class Container:
         gone, self.gone = self.gone, []
         for call in gone:
             call()
-
-
-def _said(_error: Exception | None) -> None:
-    """Nobody waits for a restart: what became of it was published."""

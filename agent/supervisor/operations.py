@@ -251,7 +251,7 @@ def waits_its_turn(call: Call) -> bool:
     message = call.message
     operation, id_ = message["op"], message.get("id")
     container = call.house.roster.containers.get(id_) if operation in _IN_ORDER and isinstance(id_, str) else None
-    if container is None or container.transition is None:
+    if container is None or container.beginning.transition is None:
         return False
     if operation == "wait":
         return message.get("next") is not True

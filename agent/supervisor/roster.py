@@ -79,7 +79,7 @@ class Roster:
 
     def records(self) -> list[dict[str, Any]]:
         """Of those that are made."""
-        return [container.public() for container in self.containers.values() if container.made]
+        return [container.public() for container in self.containers.values() if container.beginning.made]
 
 
 def _check_id(id_: str) -> None:

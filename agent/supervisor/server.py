@@ -137,7 +137,7 @@ class Server:
     def _line_up(self, call: operations.Call, operation: Callable[[operations.Call], None]) -> None:
         """Until the container's transition is over. A stop interrupts that when its own grace is over."""
         container = call.container
-        transition = container.transition
+        transition = container.beginning.transition
         grace = call.get("grace", (int, float), None) if call.message["op"] == "stop" else None
 
         def turn(error: WharfError | None) -> None:
@@ -149,10 +149,10 @@ class Server:
                 call.connection.refuse(call.number, operations.refusal(failure, call.message["op"]))
 
         def press() -> None:
-            if container.transition is transition:
-                container.interrupt("stopped")
+            if container.beginning.transition is transition:
+                container.beginning.interrupt("stopped")
 
-        container.line.append(turn)
+        container.beginning.line.append(turn)
         if grace is not None:
             self._loop.later(max(0.0, grace), press)
 
