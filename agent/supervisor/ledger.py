@@ -40,7 +40,7 @@ _START = len(MAGIC) + 8
 class Ledger:
     """Opened, or made, by `newest` or at the first use. `later`: see Loop.
 
-    A disk that is full or broken is told, and life goes on in memory.
+    A disk that is full or broken is told, life goes on in memory, and what could not be noted is when there is room again.
     """
 
     def __init__(self, directory: str, later: Callable[[float, Callable[[], None]], object]) -> None:
@@ -50,7 +50,8 @@ class Ledger:
         self._fd = -1
         self._size = self._end = 0  # bytes of the file, and of what is used of it
         self._chain = b""  # the last checksum
-        self._batch: list[bytes] = []
+        self._batch: dict[str, bytes] = {}
+        self._ailing = False  # the last attempt failed, which was told
         self._loose = False  # something is not durable yet, and a timer runs for it
 
     def newest(self) -> dict[str, tuple[int, int]]:
@@ -76,12 +77,11 @@ class Ledger:
             self._write()
         except OSError as error:
             self._fail(error)
-        else:
-            self._sync_soon()
+        self._sync_soon()
 
     def enlist(self, id_: str, values: dict[str, Any]) -> None:
         """The same, with the next `commit`."""
-        self._batch.append(b"%s %s" % (id_.encode(), jsontext.dumps(values)))
+        self._batch[id_] = b"%s %s" % (id_.encode(), jsontext.dumps(values))
 
     def commit(self) -> None:
         """Make what was enlisted durable, with one wait for the disk. Nothing when there is nothing."""
@@ -92,6 +92,8 @@ class Ledger:
             os.fdatasync(self._fd)
         except OSError as error:
             self._fail(error)
+        else:
+            self._ailing = False
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -135,15 +137,15 @@ class Ledger:
         return places, position, chain
 
     def _write(self) -> None:
-        """Put the batch where the entries end. Raises OSError."""
-        batch, self._batch = self._batch, []
-        need = sum(map(len, batch)) + _HEAD.size * len(batch)
+        """Put the batch where the entries end. Raises OSError, and the batch stays."""
+        need = sum(map(len, self._batch.values())) + _HEAD.size * len(self._batch)
         self._open()
         if self._end + need > self._size:
             self._renew(need)
-        data, chain = _entries(batch, self._chain)
+        data, chain = _entries(list(self._batch.values()), self._chain)
         _write_at(self._fd, data, self._end)
         self._end, self._chain = self._end + len(data), chain
+        self._batch.clear()
 
     def _renew(self, need: int) -> None:
         """Move to a new file with room for `need` bytes, durably. Raises OSError; the old file is as before then."""
@@ -172,9 +174,12 @@ class Ledger:
         self._fd, self._size, self._end, self._chain = fd, size, end, chain
 
     def _fail(self, error: OSError) -> None:
-        """What the kernel could not write it may call written the next time: only a new file can be believed."""
-        report(error)
+        """What the kernel could not write it may call written the next time: only a new file can be believed. It is tried again."""
+        if not self._ailing:
+            report(error)
+        self._ailing = True
         self._size = 0
+        self._sync_soon()
 
     def _sync_soon(self) -> None:
         if not self._loose:
@@ -183,12 +188,14 @@ class Ledger:
 
     def _sync(self) -> None:
         self._loose = False
-        if self._fd < 0:
-            return
         try:
+            if self._batch or not self._size:
+                self._write()
             os.fdatasync(self._fd)
         except OSError as error:
             self._fail(error)
+        else:
+            self._ailing = False
 
 
 def _checksum(text: bytes, chain: bytes) -> bytes:

@@ -215,6 +215,29 @@ def test_after_a_failed_wait_for_the_disk_only_a_new_file_is_believed(
     assert {id_: values["n"] for id_, values in contents(tmp_path).items()} == {"c1": 2, "c2": 3}
 
 
+def test_what_could_not_be_noted_is_when_the_disk_has_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "c1").mkdir()
+    (tmp_path / "c2").mkdir()
+    later = Later()
+    ledger = Ledger(str(tmp_path), later)
+    ledger.append("c2", {"n": 1})
+    later.calls.pop()()
+
+    def full(_fd: int, _data: bytes, _position: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ledger_module.os, "pwrite", full)
+        for number in (2, 3):
+            ledger.enlist("c1", {"n": number})
+            ledger.commit()
+        later.calls.pop()()
+        assert contents(tmp_path) == {"c2": {"id": "c2", "n": 1}}
+    later.calls.pop()()
+    assert contents(tmp_path) == {"c1": {"id": "c1", "n": 3}, "c2": {"id": "c2", "n": 1}}
+    assert not later.calls
+
+
 def test_a_file_of_another_kind_is_put_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / FILE).write_bytes(b"something else\n")
     ledger = opened(tmp_path)
