@@ -174,7 +174,7 @@ class Ledger:
         self._fd, self._size, self._end, self._chain = fd, size, end, chain
 
     def _fail(self, error: OSError) -> None:
-        """What the kernel could not write it may call written the next time: only a new file can be believed. It is tried again."""
+        """What the kernel could not write it may call written the next time: only a new file can be believed."""
         if not self._ailing:
             report(error)
         self._ailing = True
