@@ -92,7 +92,8 @@ class Home:
         """Log entries, oldest first, rotated files included."""
         base = f"{self.statedir}/{id_}/logs/json.log"
         files = [*sorted(glob.glob(base + ".*"), key=lambda name: -int(name.rsplit(".", 1)[1])), base]
-        entries = [json.loads(line) for name in files for line in Path(name).read_bytes().split(b"\n") if line]
+        # what stands after the last newline is being written
+        entries = [json.loads(line) for name in files for line in Path(name).read_bytes().split(b"\n")[:-1]]
         return [entry for entry in entries if entry["stream"] == stream]
 
     def output(self, id_: str, stream: str = "stdout") -> bytes:
