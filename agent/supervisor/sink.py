@@ -9,16 +9,18 @@ from __future__ import annotations
 import _socket
 import os
 import time
-from collections import deque
 
 from agent.supervisor.loop import WRITE, Loop, Timer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable
     from typing import Any
 
     from agent.protocol.logoptions import LogSettings
+else:
+    from _collections import deque  # collections itself costs 0.4 MB
 
 FIRST, LAST = 0.25, 30.0  # s between two attempts to connect
 LINGER = 10.0  # s that an ended container's last entries are given to leave

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
+from _operator import itemgetter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,5 +22,13 @@ if TYPE_CHECKING:
         options: tuple[str, ...]
 
 else:
-    # collections.namedtuple, because importing typing costs the supervisor half a megabyte
-    Mount = namedtuple("Mount", ("type", "source", "target", "options"))
+
+    class Mount(tuple):
+        """The same by hand: importing typing costs the supervisor half a megabyte, importing collections 0.4."""
+
+        __slots__ = ()
+
+        def __new__(cls, type, source, target, options):
+            return tuple.__new__(cls, (type, source, target, options))
+
+        type, source, target, options = (property(itemgetter(index)) for index in range(4))
