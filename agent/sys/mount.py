@@ -31,4 +31,8 @@ else:
         def __new__(cls, type, source, target, options):
             return tuple.__new__(cls, (type, source, target, options))
 
+        def _replace(self, **changes):
+            values = {"type": self.type, "source": self.source, "target": self.target, "options": self.options}
+            return Mount(**{**values, **changes})
+
         type, source, target, options = (property(itemgetter(index)) for index in range(4))

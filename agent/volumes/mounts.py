@@ -32,7 +32,7 @@ def volume(spec: MountSpec, data: str) -> Mount:
 
 def shifted(mounts: Sequence[Mount]) -> list[Mount]:
     """The same for a container with a user namespace: whose owner on disk is 0 belongs to the container's root."""
-    return [Mount(mount.type, mount.source, mount.target, (*mount.options, "idmap")) for mount in mounts]
+    return [mount._replace(options=(*mount.options, "idmap")) for mount in mounts]
 
 
 def tmpfs(spec: MountSpec, options: str = "") -> Mount:
