@@ -89,7 +89,7 @@ def _living(house: House, container: Container, pidfd: int) -> None:
 def _execs(container: Container, handed: dict[str, Any]) -> None:
     directory = os.path.join(container.directory, "exec")
     for name in sorted(os.listdir(directory)) if os.path.isdir(directory) else ():
-        values = durable.read(os.path.join(directory, name)) if not name.endswith(".tmp") else None
+        values = durable.read_unsynced(os.path.join(directory, name)) if not name.endswith(".tmp") else None
         if values is None:
             continue
         kept = handed.get(name)
@@ -145,10 +145,11 @@ def _clear(cgroup: Cgroup) -> None:
 
 def _end(path: str) -> None:
     """Kill the process that is on record there."""
-    found = durable.read(path)
+    found = durable.read_unsynced(path)
     if isinstance(found, dict):
         pidfd = open_same(found["pid"], found["start_time"], found["boot_id"])
         if pidfd >= 0:
             Process(found["pid"], pidfd, found["start_time"], lambda _exit: None).send(9)
             os.close(pidfd)
+    if os.path.exists(path):
         os.unlink(path)

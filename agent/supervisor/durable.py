@@ -42,6 +42,14 @@ def read(path: str) -> Any | None:
         os.close(fd)
 
 
+def read_unsynced(path: str) -> Any | None:
+    """The same of what was written with sync=False: None also for a file that a power cut left empty or damaged."""
+    try:
+        return read(path)
+    except jsontext.InvalidJson:
+        return None
+
+
 def read_all(fd: int, limit: int = 64 << 20) -> bytes:
     """Everything from the start of a regular file, at most `limit` bytes."""
     return os.pread(fd, min(os.fstat(fd).st_size, limit), 0)

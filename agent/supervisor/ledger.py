@@ -85,15 +85,8 @@ class Ledger:
 
     def commit(self) -> None:
         """Make what was enlisted durable, with one wait for the disk. Nothing when there is nothing."""
-        if not self._batch:
-            return
-        try:
-            self._write()
-            os.fdatasync(self._fd)
-        except OSError as error:
-            self._fail(error)
-        else:
-            self._ailing = False
+        if self._batch:
+            self._sync()
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -184,10 +177,13 @@ class Ledger:
     def _sync_soon(self) -> None:
         if not self._loose:
             self._loose = True
-            self._later(SOON, self._sync)
+            self._later(SOON, self._be_sure)
+
+    def _be_sure(self) -> None:
+        self._loose = False
+        self._sync()
 
     def _sync(self) -> None:
-        self._loose = False
         try:
             if self._batch or not self._size:
                 self._write()

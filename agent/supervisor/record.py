@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from agent.supervisor import durable, jsontext
+from agent.supervisor import durable
 from agent.supervisor.loop import report
 
 TYPE_CHECKING = False
@@ -170,7 +170,7 @@ class Record:
 
     def _take_files(self) -> None:
         """Of a container that no supervisor with a ledger has changed yet: `init.pid` and `exit`, laid over state.json."""
-        init, ended = self._old("init.pid"), self._old("exit")
+        init, ended = (durable.read_unsynced(os.path.join(self._directory, name)) for name in ("init.pid", "exit"))
         if isinstance(init, dict):
             self.pid, self.start_time, self.boot_id = init["pid"], init["start_time"], init["boot_id"]
         if isinstance(ended, dict) and ended.get("pid") == self.pid and ended.get("start_time") == self.start_time:
@@ -178,12 +178,6 @@ class Record:
             for name in ("exit_code", "signal", "exit_known", "oom_killed", "finished_at"):
                 setattr(self, name, ended[name])
             self._over()
-
-    def _old(self, name: str) -> Any:
-        try:
-            return durable.read(os.path.join(self._directory, name))
-        except jsontext.InvalidJson:
-            return None  # empty since a power cut, after which pids mean nothing
 
 
 def boot_id() -> str:

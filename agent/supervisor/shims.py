@@ -57,7 +57,7 @@ class Shim:
     @classmethod
     def load(cls, processes: Processes, directory: str) -> Shim | None:
         """The one that lives on from before; None when there is none (any more)."""
-        values = durable.read(os.path.join(directory, FILE))
+        values = durable.read_unsynced(os.path.join(directory, FILE))
         if not isinstance(values, dict):
             return None
         pidfd = open_same(values["pid"], values["start_time"], values["boot_id"])

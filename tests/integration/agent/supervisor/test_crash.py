@@ -270,3 +270,17 @@ async def test_always_restarts_also_after_an_end_that_nobody_saw(home: Home) -> 
         if record is not None and record["restart_count"] == 1 and record["state"] == "running":
             break
     assert record["pid"] not in (0, pid)
+
+
+async def test_files_that_a_power_cut_emptied_lose_no_container(home: Home) -> None:
+    """What is written without waiting for the disk may come back empty: it speaks of processes that are gone."""
+    await home.run("c1", "sh", "-c", "exit 3")
+    await home.client.wait("c1")
+    directory = Path(home.statedir) / "c1"
+    (directory / "exec").mkdir(exist_ok=True)
+    for name in ("hook", "shim", "init.pid", "exec/e1"):
+        (directory / name).write_bytes(b"")
+    await home.crash()
+    record = await home.client.state("c1")
+    assert (record["state"], record["exit_code"]) == ("exited", 3)
+    await home.client.delete("c1")

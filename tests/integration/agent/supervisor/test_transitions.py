@@ -18,7 +18,7 @@ from agent.runtime.defaults import default_config
 from agent.supervisor.leases import LeaseFile, now
 from agent.supervisor.processes import start_time
 from agent.supervisor.record import boot_id
-from tests.integration.agent.supervisor.home import Home, gone, until
+from tests.integration.agent.supervisor.home import DEADLINE, Home, gone, until
 
 pytestmark = pytest.mark.root
 
@@ -82,8 +82,9 @@ async def test_a_hook_that_hangs_keeps_nobody_else_waiting(home: Home, hook: Hoo
     seen = len(home.lines("other"))
     probes = (await home.client.state("other"))["health"]["log"]
     await until(lambda: len(home.lines("other")) > seen, "the log grows")
-    while (await home.client.state("other"))["health"]["log"] == probes:
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(DEADLINE):
+        while (await home.client.state("other"))["health"]["log"] == probes:
+            await asyncio.sleep(0.01)
     await home.run("third", "true")
     await home.client.wait("third")
     record = await home.client.wait("other")  # its lease ends

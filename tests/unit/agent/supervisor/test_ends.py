@@ -123,6 +123,16 @@ class Place:
                 if number is None and id_ in self.pids:
                     zombie(self.pids[id_])
 
+    def end_all_at_once(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill every container while the supervisor is stopped, so that it finds all of them in one round."""
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        for pid in self.pids.values():
+            os.kill(pid, signal.SIGKILL)
+            zombie(pid)
+        self.flag.touch()
+        process.send_signal(signal.SIGCONT)
+
     def noted(self) -> dict[str, dict[str, Any]]:
         ledger = Ledger(str(self.path / "state"), lambda _seconds, _call: None)
         try:
@@ -255,13 +265,7 @@ def test_restart_policies_hold_in_a_group(place: Place) -> None:
     }
     for name, policy in policies.items():
         place.begin(told, name, "exec sleep 600", restart=policy)
-    process.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
-    for pid in place.pids.values():
-        os.kill(pid, signal.SIGKILL)
-        zombie(pid)
-    place.flag.touch()
-    process.send_signal(signal.SIGCONT)
+    place.end_all_at_once(process)
     exits = told.until("exit", len(policies))
     assert {event["id"]: event["container"]["state"] for event in exits} == {
         name: "exited" if name == "no" else "restarting" for name in policies
@@ -278,13 +282,7 @@ def test_a_restart_that_was_decided_comes_true_after_a_kill(place: Place) -> Non
     process, told = place.supervisor(1)
     place.begin(told, "always", "exec sleep 600", restart={"name": "always"})
     place.begin(told, "no", "exec sleep 600")
-    process.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
-    for pid in place.pids.values():
-        os.kill(pid, signal.SIGKILL)
-        zombie(pid)
-    place.flag.touch()
-    process.send_signal(signal.SIGCONT)
+    place.end_all_at_once(process)
     assert process.wait(DEADLINE) == -signal.SIGKILL
     place.flag.unlink()
     _process, again = place.supervisor(-1)
