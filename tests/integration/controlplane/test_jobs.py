@@ -115,8 +115,8 @@ def test_one_of_many_claimers_gets_a_job() -> None:
 
 
 def test_what_does_not_fit_is_skipped(worker: Worker) -> None:
-    first = enqueue("test.scarce", actor=SYSTEM, priority=5000)
-    enqueue("test.scarce", actor=SYSTEM, priority=5000)
+    first = enqueue("test.scarce", actor=SYSTEM, priority=5001)
+    enqueue("test.scarce", actor=SYSTEM, priority=5000)  # the same priority in one millisecond has no order
     other = enqueue("test.effects", {"steps": 1}, actor=SYSTEM)
     assert claimed(worker).job_id == first.id
     assert claimed(worker).job_id == other.id
