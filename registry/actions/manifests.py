@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from django.db import transaction
+from django.db.models import F
 from django.utils import timezone
 
 from agent.protocol.oci import Descriptor, Digest
@@ -55,7 +56,7 @@ def put_manifest(
         now = timezone.now()
         # All row locks come before the events: the audit chain's lock is the one that everybody waits for.
         moved = [(tag, before) for tag in tags if (before := _point(actor, repository, tag, row, now)) != row.digest]
-        Repository.objects.filter(pk=repository.pk).update(pushed_at=now)
+        Repository.objects.filter(pk=repository.pk).update(pushed_at=now, pushes=F("pushes") + 1)
         for tag, before in moved:
             events.record(
                 "tag.pushed",
