@@ -15,7 +15,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from agent.protocol.errors import Conflict, Denied, InvalidInput
+from agent.protocol.errors import Conflict, Denied, InvalidInput, NotFound
 from controlplane import events, rbac
 from controlplane.api import versions
 from controlplane.api.actor import Actor
@@ -56,7 +56,9 @@ def create_robot(
             "a robot's name has 1 to 100 lower-case letters, digits, '.', '_' or '-', and a letter or digit at both ends",
             field="name",
         )
-    if not namespace and not (actor.is_admin and actor.in_scope("Robot Create")):
+    if not namespace:
+        rbac.require(actor, "Robot Create")
+    if not namespace and not actor.is_admin:
         raise Denied("only administrators make robots of the whole registry; name a namespace", operation="Robot Create")
     fields = _checked({"rights": rights, "description": description, "cidrs": cidrs, "expires_at": expires_at})
     secret = new_secret()
@@ -157,8 +159,12 @@ def _rights(given: Iterable[Mapping[str, Any]]) -> list[Right]:
 
 
 def _governs(actor: Actor, namespace: Namespace, operation: str) -> bool:
-    owner = actor.kind == "user" and actor.in_scope(operation) and access.owns_namespace(actor, namespace.name)
-    return owner or rbac.explain(actor, operation, namespace.collection).allowed
+    try:
+        rbac.require(actor, operation, namespace.collection)
+        return True
+    except (Denied, NotFound):
+        pass  # no grant; the namespace may be theirs all the same
+    return actor.kind == "user" and actor.in_scope(operation) and access.owns_namespace(actor, namespace.name)
 
 
 def _check_covered(actor: Actor, namespace: Namespace | None, rights: Iterable[Mapping[str, Any]]) -> None:

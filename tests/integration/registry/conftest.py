@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conformance.distribution.client import Registry
+from tests.integration.registry.crowd import crowd, push, store  # noqa: F401  # fixtures of the tests about people
 from tests.integration.registry.server import RegistryServer, registry_server
 
 
