@@ -11,7 +11,7 @@ from agent.protocol.states import TaskState
 from controlplane.api import access
 from controlplane.api.actor import Actor
 from nodes.models import Container, Task
-from registry.places import Place
+from registry.running import Place
 
 MOST = 100
 

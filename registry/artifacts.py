@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from agent.protocol.oci import MEDIA_DOCKER_CONFIG, MEDIA_OCI_CONFIG, Descriptor, Manifest
+from agent.protocol.oci import INDEX_TYPES, MEDIA_DOCKER_CONFIG, MEDIA_OCI_CONFIG, Descriptor, Manifest
 
 IMAGE_CONFIGS = frozenset({MEDIA_OCI_CONFIG, MEDIA_DOCKER_CONFIG})
 HELM_CONFIG = "application/vnd.cncf.helm.config.v1+json"
@@ -69,6 +69,16 @@ def kind_of_type(artifact_type: str, annotations: Mapping[str, str] | None = Non
         if any(mark in text for mark in marks):
             return kind
     return "chart" if text == HELM_CONFIG else "artifact"
+
+
+def kind_of_row(media_type: str, artifact_type: str, tag: str = "") -> str:
+    """By what a list knows of a manifest without reading it; cosign's tags tell what passes as an image."""
+    if media_type in INDEX_TYPES:
+        return "index"
+    for end, kind in ((".sig", "signature"), (".att", "attestation"), (".sbom", "sbom")):
+        if tag.startswith(("sha256-", "sha512-")) and tag.endswith(end):
+            return kind
+    return "image" if artifact_type in IMAGE_CONFIGS or not artifact_type else kind_of_type(artifact_type)
 
 
 def is_attestation(child: Descriptor) -> bool:
