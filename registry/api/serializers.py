@@ -48,7 +48,7 @@ class RepositorySerializer(serializers.ModelSerializer[Repository]):
 class RepositoryChangeSerializer(serializers.Serializer[Any]):
     visibility = serializers.ChoiceField(choices=Repository.Visibility.choices, required=False)
     description = serializers.CharField(max_length=200, required=False, allow_blank=True)
-    readme = serializers.CharField(max_length=100_000, required=False, allow_blank=True)
+    readme = serializers.CharField(max_length=100_000, required=False, allow_blank=True, trim_whitespace=False)
     sparse_indexes = serializers.BooleanField(required=False)
     labels = serializers.DictField(child=serializers.CharField(max_length=200, allow_blank=True), required=False)
 
