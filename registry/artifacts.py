@@ -115,14 +115,19 @@ def chart(config: Mapping[str, Any]) -> dict[str, Any]:
     result["home"] = str(config.get("home") or "")
     result["dependencies"] = [
         {key: str(item.get(key) or "") for key in ("name", "version", "repository")}
-        for item in config.get("dependencies") or ()
+        for item in _list(config, "dependencies")
         if isinstance(item, dict)
     ]
     result["maintainers"] = [
-        str(item.get("name") or "") for item in config.get("maintainers") or () if isinstance(item, dict) and item.get("name")
+        str(item["name"]) for item in _list(config, "maintainers") if isinstance(item, dict) and item.get("name")
     ]
-    result["keywords"] = [str(word) for word in config.get("keywords") or () if isinstance(word, str)]
+    result["keywords"] = [word for word in _list(config, "keywords") if isinstance(word, str)]
     return result
+
+
+def _list(config: Mapping[str, Any], key: str) -> list[Any]:
+    found = config.get(key)
+    return found if isinstance(found, list) else []
 
 
 def pull_commands(kind: str, host: str, name: str, target: str) -> list[dict[str, str]]:

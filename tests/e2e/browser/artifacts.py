@@ -39,7 +39,7 @@ class Pusher:
         layers = [self.blob(f"{arch} {step}".encode() * 50, LAYER) for step in steps]
         config = {
             "os": "linux", "architecture": arch, "created": "2026-01-02T03:04:05Z",
-            "config": {"Cmd": ["serve", "--port", "80"], "Env": [env, "PATH=/bin"], "Labels": {"team": "web"}, "ExposedPorts": {"80/tcp": {}}},
+            "config": {"Cmd": ["serve"], "Env": [env, "PATH=/bin"], "Labels": {"team": "web"}, "ExposedPorts": {"80/tcp": {}}},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(step.encode()).hexdigest()}" for step in steps]},
             "history": [{"created_by": step, "created": "2026-01-02T03:04:05Z"} for step in steps],
         }  # fmt: skip

@@ -94,7 +94,16 @@ def world(product: Product) -> dict[str, str]:
     }
 
 
-README = "# Full\n\nHolds *one of each*; see [the docs](https://docs.example.com).\n\n```\ndocker run full\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"
+README = """# Full
+
+Holds *one of each*; see [the docs](https://docs.example.com).
+
+    docker run full
+
+| a | b |
+|---|---|
+| 1 | 2 |
+"""
 
 
 def _full(product: Product) -> dict[str, str]:

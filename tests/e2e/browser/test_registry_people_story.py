@@ -79,7 +79,7 @@ def test_images_and_artifacts_are_shown_for_what_they_are(visitor: Visitor) -> N
     page, product = visitor.page, visitor.product
     product.api("POST", "repositories", {"name": "admin/kinds"})
     into = pusher(visitor, "admin/kinds")
-    index, amd = into.index("multi")
+    _, amd = into.index("multi")
     into.refer(
         amd,
         "application/vnd.dev.sigstore.bundle.v0.3+json",
