@@ -13,6 +13,8 @@ from agent.protocol.oci import INDEX_TYPES, MEDIA_DOCKER_CONFIG, MEDIA_OCI_CONFI
 
 IMAGE_CONFIGS = frozenset({MEDIA_OCI_CONFIG, MEDIA_DOCKER_CONFIG})
 HELM_CONFIG = "application/vnd.cncf.helm.config.v1+json"
+HELM_ARCHIVE = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
+HELM_PROVENANCE = "application/vnd.cncf.helm.chart.provenance.v1.prov"
 TITLE = "org.opencontainers.image.title"
 PREDICATE = "in-toto.io/predicate-type"
 SIGSTORE_PREDICATE = "dev.sigstore.bundle.predicateType"
@@ -85,11 +87,16 @@ def is_attestation(child: Descriptor) -> bool:
     return child.annotations.get(REFERENCE_TYPE) == "attestation-manifest"
 
 
-def files(layers: Iterable[Descriptor]) -> list[dict[str, Any]]:
-    """The layers of an artifact as the files they are: title, media type, size, digest, and what it states of in-toto's."""
+def files(layers: Iterable[Descriptor], chart: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """The layers of an artifact as the files they are: title, media type, size, digest, and what it states of in-toto's.
+
+    Helm gives its archive no title: it is named as `helm pull` names it.
+    """
+    archive = f"{chart.get('name', 'chart')}-{chart.get('version', '')}.tgz" if chart else ""
+    names = {HELM_ARCHIVE: archive, HELM_PROVENANCE: f"{archive}.prov"} if archive else {}
     return [
         {
-            "title": layer.annotations.get(TITLE, ""),
+            "title": layer.annotations.get(TITLE, "") or names.get(layer.media_type, ""),
             "media_type": layer.media_type,
             "size": layer.size,
             "digest": str(layer.digest),

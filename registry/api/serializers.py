@@ -61,7 +61,7 @@ class TagSerializer(serializers.ModelSerializer[Tag]):
     digest = serializers.CharField(source="manifest.digest")
     media_type = serializers.CharField(source="manifest.media_type")
     artifact_type = serializers.CharField(source="manifest.artifact_type")
-    size = serializers.IntegerField(source="manifest.total_size", help_text="Bytes of config and layers.")
+    size = serializers.IntegerField(source="whole_size", help_text="Bytes of config and layers; of an index, of its images.")
     platforms = serializers.ListField(source="manifest.platforms", child=serializers.CharField())
 
     class Meta:

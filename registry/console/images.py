@@ -12,11 +12,11 @@ from django.core.paginator import Paginator
 from agent.protocol.errors import NotFound
 from agent.protocol.oci import parse_manifest
 from controlplane.console.pages import Page
-from registry.artifacts import KINDS, pull_commands
+from registry.artifacts import KINDS, kind_of_row, pull_commands
 from registry.compare import compare
 from registry.console.tabs import visible_repository
 from registry.details import describe, find_manifest, read_config
-from registry.models import Manifest, Tag
+from registry.models import Manifest, Repository, Tag
 from registry.running import running
 
 _ORDER = ("signature", "attestation", "sbom")  # of the referrers; what is not named comes after
@@ -68,8 +68,17 @@ class ManifestDetail(Page):
             "is_image": image["kind"] in {"image", "index"},
             "config": json.dumps(config, indent=2, ensure_ascii=False) if config else "",
             "raw": bytes(manifest.content).decode("utf-8", "replace"),
-            "others": Tag.objects.filter(repository=row).exclude(manifest=manifest).order_by("-pushed_at")[:COMPARED],
+            "others": _comparable(row, manifest),
         }
+
+
+def _comparable(repository: Repository, manifest: Manifest) -> list[str]:
+    """Tags of other images and indexes, newest first."""
+    rows = Tag.objects.filter(repository=repository).exclude(manifest=manifest).order_by("-pushed_at")
+    found = rows.values_list("name", "manifest__media_type", "manifest__artifact_type")[:COMPARED]
+    return [
+        name for name, media_type, artifact_type in found if kind_of_row(media_type, artifact_type, name) in {"image", "index"}
+    ]
 
 
 def _grouped(referrers: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:

@@ -9,6 +9,7 @@ from django.urls import reverse
 
 from agent.protocol.errors import InvalidInput
 from controlplane.console.pages import Page
+from controlplane.console.templatetags.wharf import size
 from controlplane.jobs import enqueue
 from controlplane.jobs.declare import Kind, kinds
 from controlplane.jobs.models import Job
@@ -18,6 +19,7 @@ from registry.queries import switches
 
 LARGEST = 10
 SAMPLES = 2000
+BYTES = frozenset({"size", "logical", "stored", "unlinked", "bytes"})  # of a job's result: shown as sizes
 DRY = ("registry.gc",)  # first in the list; whatever else takes dry_run is found by its signature
 
 
@@ -37,6 +39,7 @@ class Storage(Page):
             "between": whole.stored - sum(row.unique for row in namespaces) if whole else 0,
             "saved": whole.logical - whole.stored if whole else 0,
             "sample": UsageSample.objects.order_by("-at").first(),
+            "drawn": UsageSample.objects.count() > 1,
             "namespaces": namespaces[: LARGEST * 5],
             "largest": rows.filter(scope=Usage.Scope.REPOSITORY).order_by("-stored", "name")[:LARGEST],
             "kinds": [_state(kind) for kind in _registry_kinds()],
@@ -79,6 +82,11 @@ def _takes_dry_run(kind: Kind) -> bool:
     return True
 
 
+def _figure(key: str, value: Any) -> str:
+    text = size(value) if key in BYTES and isinstance(value, int) else str(value)
+    return f"{key.replace('_', ' ')} {text}"
+
+
 def _state(kind: Kind) -> dict[str, Any]:
     jobs = Job.objects.filter(kind=kind.name)
     last = jobs.first()
@@ -89,7 +97,7 @@ def _state(kind: Kind) -> dict[str, Any]:
         "dry": _takes_dry_run(kind),
         "last": last,
         "percent": min(100, last.done * 100 // last.total) if last and last.live and last.total else None,
-        "result": ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in (done.result or {}).items()) if done else "",
+        "result": ", ".join(_figure(key, value) for key, value in (done.result or {}).items()) if done else "",
     }
 
 

@@ -10,12 +10,18 @@ from django.urls import reverse
 
 from registry.actions.manifests import delete_tag
 from registry.actions.repositories import delete_repository
-from registry.artifacts import KINDS, kind_of_row
+from registry.artifacts import KINDS, kind_of_row, pull_commands
 from registry.console.tabs import RepositoryPage
 from registry.models import Tag, TagChange
+from registry.queries.tags import listed
 
 PER_PAGE = 100
 MOVES = 10
+
+
+def _commands(host: str, name: str, tag: Tag) -> list[dict[str, str]]:
+    kind = kind_of_row(tag.manifest.media_type, tag.manifest.artifact_type, tag.name)
+    return pull_commands(kind, host, name, tag.name)[:1]
 
 
 class Tags(RepositoryPage):
@@ -26,19 +32,16 @@ class Tags(RepositoryPage):
     def tab_context(self) -> dict[str, Any]:
         row = self.repository
         text = self.request.GET.get("q", "").strip()
-        tags = (
-            Tag.objects.filter(repository=row).select_related("manifest").defer("manifest__content").order_by("-pushed_at", "-pk")
-        )
+        tags = listed(row).order_by("-pushed_at", "-pk")
         newest = tags.first()
         if text:
             tags = tags.filter(name__icontains=text)
         page = Paginator(tags, PER_PAGE).get_page(self.request.GET.get("page"))
         for tag in page:
             kind = kind_of_row(tag.manifest.media_type, tag.manifest.artifact_type, tag.name)
-            tag.kind = kind  # type: ignore[attr-defined]  # for the template
-            tag.kind_text = "" if kind == "image" else KINDS[kind]  # type: ignore[attr-defined]  # likewise
+            tag.kind_text = "" if kind == "image" else KINDS[kind]
         return {
-            "reference": f"{row.full_name}:{newest.name}" if newest else "",
+            "commands": _commands(self.request.get_host(), row.full_name, newest) if newest else [],
             "page": page,
             "q": text,
             "filters": urlencode({"q": text}) + "&" if text else "",

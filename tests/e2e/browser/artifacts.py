@@ -22,6 +22,12 @@ class Pusher:
         self.repository = repository
         self.client = httpx.Client(base_url=f"{url}/v2/{repository}/", auth=(user, password), verify=False, timeout=60)
 
+    def __enter__(self) -> Pusher:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.client.close()
+
     def blob(self, data: bytes, media_type: str, **annotations: str) -> Descriptor:
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         self.client.post(f"blobs/uploads/?digest={digest}", content=data).raise_for_status()

@@ -111,15 +111,15 @@ def _full(product: Product) -> dict[str, str]:
     about = {"name": "admin/full", "description": "One of each", "readme": README, "labels": {"team": "web", "tier": "front"}}
     made = product.api("POST", "repositories", about)
     product.api("POST", f"repositories/{made['id']}/access", {"kind": "user", "name": "admin", "role": "read-write"})
-    into = Pusher(product.url, "admin/full", "admin", product.password)
-    index, platform = into.index("multi")
-    bundle = "application/vnd.dev.sigstore.bundle.v0.3+json"
-    into.refer(platform, bundle, b"{}", bundle, "bundle.json")
-    artifact = into.refer(platform, "application/spdx+json", b"{ }", "application/spdx+json", "sbom.spdx.json")
-    into.image("amd64", "FROM scratch", "COPY app /app", tag="one")
-    into.image("amd64", "FROM scratch", "COPY app2 /app", "RUN x", tag="two", env="A=2")
-    chart = into.chart("1.2.3")
-    into.module("filter")
+    with Pusher(product.url, "admin/full", "admin", product.password) as into:
+        index, platform = into.index("multi")
+        bundle = "application/vnd.dev.sigstore.bundle.v0.3+json"
+        into.refer(platform, bundle, b"{}", bundle, "bundle.json")
+        artifact = into.refer(platform, "application/spdx+json", b"{ }", "application/spdx+json", "sbom.spdx.json")
+        into.image("amd64", "FROM scratch", "COPY app /app", tag="one")
+        into.image("amd64", "FROM scratch", "COPY app2 /app", "RUN x", tag="two", env="A=2")
+        chart = into.chart("1.2.3")
+        into.module("filter")
     right = {"repositories": "admin/*", "actions": ["pull", "push"]}
     product.api("POST", "robots", {"name": "ci", "namespace": "admin", "rights": [right], "cidrs": ["10.0.0.0/8"]})
     job = product.api("POST", "jobs", {"kind": "registry.usage"})["id"]

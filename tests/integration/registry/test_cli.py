@@ -96,7 +96,7 @@ def test_people_commands(wharf: Any, alice: Registry, server: RegistryServer, tm
     assert "Say one of" in wharf("repo", "give", name, "read", code=2)
 
     activity = wharf("repo", "activity", name)
-    assert "gave user/" in activity
+    assert "gave user bob" in activity
     assert "pushed tag v2" in activity
     difference = wharf("repo", "diff", name, "v1", "v2")
     assert "to pull for who has v1" in difference

@@ -129,6 +129,7 @@ def test_a_chart_says_what_chart_yaml_says(crowd: Crowd, push: Any) -> None:
     assert (chart["name"], chart["version"], chart["app_version"]) == ("shop", "1.2.3", "7")
     assert chart["dependencies"] == [{"name": "db", "version": "1.x", "repository": "oci://r.example.com/c"}]
     assert chart["maintainers"] == ["A"]
+    assert [file["title"] for file in shown(crowd, "1.2.3")["files"]] == ["shop-1.2.3.tgz"]
 
 
 def test_files_of_an_artifact_have_their_titles(crowd: Crowd, push: Any) -> None:
@@ -160,6 +161,10 @@ def test_an_index_tells_platforms_from_attestations(crowd: Crowd, push: Any) -> 
     index = push("harbour/kinds", "multi", EMPTY, (), raw=raw)
     found = shown(crowd, "multi")
     assert found["kind"] == "index"
+    inside = sum(Manifest.objects.filter(digest__in=[image, proof]).values_list("total_size", flat=True))
+    assert found["total_size"] == inside > 0, "an index is as large as its images"
+    tags = crowd.alice.call("get", f"repositories/{repository('harbour/kinds').pk}/tags")
+    assert [(tag["name"], tag["size"]) for tag in tags] == [("multi", inside)]
     assert [(child["platform"], child["attests"]) for child in found["images"]] == [("linux/amd64", ""), ("", image)]
     assert shown(crowd, image)["indexes"] == [index]
     stated = shown(crowd, proof)
