@@ -8,7 +8,7 @@ from registry.console.activity import Activity
 from registry.console.images import Compare, ManifestDetail
 from registry.console.info import Info, Settings
 from registry.console.repositories import Repositories
-from registry.console.robots import Robots
+from registry.console.robots import RobotDetail, Robots
 from registry.console.sharing import Access
 from registry.console.storage import Storage, StorageChart
 from registry.console.tags import Tags
@@ -19,6 +19,7 @@ NAME = r"(?P<name>[a-z0-9][a-z0-9._/-]*?)"
 urlpatterns = [
     path("repositories", Repositories.as_view(), name="repositories"),
     path("robots", Robots.as_view(), name="robots"),
+    path("robots/<str:pk>", RobotDetail.as_view(), name="robot"),
     path("storage", Storage.as_view(), name="storage"),
     path("storage/chart", StorageChart.as_view(), name="storage-chart"),
     re_path(rf"^repositories/{NAME}/-/(?P<digest>sha(?:256|512):[a-f0-9]+)$", ManifestDetail.as_view(), name="manifest"),

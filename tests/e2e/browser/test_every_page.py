@@ -56,6 +56,7 @@ PAGES = {
     "manifest-artifact": ("/repositories/admin/full/-/{artifact}", ""),
     "compare": ("/repositories/admin/full/-/compare?before=one&after=two", ""),
     "robots": ("/robots", "[data-dialog=new-robot]"),
+    "robot": ("/robots/{robot}", ""),
     "robots-none": ("/robots?q=zzzz", ""),
     "storage": ("/storage", ""),
     "jobs": ("/jobs", ""),
@@ -121,11 +122,11 @@ def _full(product: Product) -> dict[str, str]:
         chart = into.chart("1.2.3")
         into.module("filter")
     right = {"repositories": "admin/*", "actions": ["pull", "push"]}
-    product.api("POST", "robots", {"name": "ci", "namespace": "admin", "rights": [right], "cidrs": ["10.0.0.0/8"]})
+    robot = product.api("POST", "robots", {"name": "ci", "namespace": "admin", "rights": [right], "cidrs": ["10.0.0.0/8"]})
     job = product.api("POST", "jobs", {"kind": "registry.usage"})["id"]
     product.until(lambda: product.api("GET", f"jobs/{job}")["state"] == "done", "storage is counted")
     found = {"index": index, "platform": platform, "chart": chart, "artifact": artifact}
-    return {name: descriptor["digest"] for name, descriptor in found.items()}
+    return {"robot": robot["id"], **{name: descriptor["digest"] for name, descriptor in found.items()}}
 
 
 def _violations(page: Page, where: str) -> list[str]:

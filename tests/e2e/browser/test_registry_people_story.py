@@ -37,7 +37,7 @@ def test_a_repository_is_described_and_found_by_its_label(visitor: Visitor) -> N
     page.get_by_role("link", name="Info", exact=True).click()
     expect(page.get_by_role("heading", name="The till")).to_be_visible()
     expect(page.get_by_role("link", name="docs", exact=True)).to_have_attribute("rel", re.compile("nofollow"))
-    expect(page.locator(".prose td").first).to_have_text("1")
+    expect(page.locator(".written td").first).to_have_text("1")
     page.get_by_role("link", name="tier=front").click()
     visitor.heading("Repositories")
     expect(page.get_by_role("region", name="Repositories").get_by_role("row")).to_have_count(2)

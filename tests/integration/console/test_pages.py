@@ -119,6 +119,22 @@ def test_a_robots_secret_is_shown_once(people: Cast) -> None:
     for name in ("bob", "charlie"):
         for act in ("rotate", "disable", "remove"):
             assert browser(name).post("/robots", {"act": act, "id": robot.pk}, secure=True).status_code == 404
+        assert browser(name).get(f"/robots/{robot.pk}", secure=True).status_code == 404
+        assert browser(name).post(f"/robots/{robot.pk}", {"act": "save"}, secure=True).status_code == 404
+    assert b"harbour/*=pull" in client.get(f"/robots/{robot.pk}", secure=True).content
+    changed = {
+        "act": "save",
+        "rights": "harbour/web=pull\nharbour/b=pull,push",
+        "cidrs": "10.0.0.0/8",
+        "days": "",
+        "description": "d",
+    }
+    client.post(f"/robots/{robot.pk}", changed, secure=True)
+    robot.refresh_from_db()
+    assert [right["actions"] for right in robot.rights] == [["pull"], ["pull", "push"]]
+    assert (robot.cidrs, robot.expires_at, robot.description) == (["10.0.0.0/8"], None, "d")
+    client.post(f"/robots/{robot.pk}", {**changed, "rights": "alice/x=pull", "days": "keep"}, secure=True)
+    assert len(Robot.objects.get().rights) == 2, "not beyond its namespace"
     client.post("/robots", {"act": "disable", "id": robot.pk}, secure=True)
     assert Robot.objects.get().disabled
     client.post("/robots", {"act": "remove", "id": robot.pk}, secure=True)
