@@ -24,7 +24,7 @@ def test_a_repository_is_described_and_found_by_its_label(visitor: Visitor) -> N
     visitor.button("New repository").click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_label("Name", exact=True).fill("admin/till")
-    dialog.get_by_label("Labels").fill("team=web tier=front")
+    dialog.get_by_label("Labels").fill("team=till shelf=front")
     visitor.button("Create").click()
     visitor.heading("admin/till")
     page.get_by_role("link", name="Settings", exact=True).click()
@@ -38,7 +38,7 @@ def test_a_repository_is_described_and_found_by_its_label(visitor: Visitor) -> N
     expect(page.get_by_role("heading", name="The till")).to_be_visible()
     expect(page.get_by_role("link", name="docs", exact=True)).to_have_attribute("rel", re.compile("nofollow"))
     expect(page.locator(".written td").first).to_have_text("1")
-    page.get_by_role("link", name="tier=front").click()
+    page.get_by_role("link", name="shelf=front").click()
     visitor.heading("Repositories")
     expect(page.get_by_role("region", name="Repositories").get_by_role("row")).to_have_count(2)
     page.get_by_role("link", name="Pulls", exact=True).click()
@@ -53,7 +53,8 @@ def test_a_team_gets_a_right_and_the_page_says_why(visitor: Visitor) -> None:
         product.api("POST", "users", {"username": "wilma", "password": "a long enough password"})
     visitor.go("/repositories/admin/rights/-/access")
     rows = page.get_by_role("region", name="Rights").get_by_role("row")
-    expect(rows).to_have_count(3)  # the head, administrators, whose namespace it is
+    expect(rows.filter(has_text="The namespace is theirs.")).to_have_count(1)
+    expect(rows.filter(has_text="wilma")).to_have_count(0)
     visitor.button("Give a right").click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_label("To a").select_option("user")
@@ -72,6 +73,7 @@ def test_a_team_gets_a_right_and_the_page_says_why(visitor: Visitor) -> None:
     expect(rows.filter(has_text="wilma")).to_have_count(0)
     page.get_by_role("link", name="Activity", exact=True).click()
     expect(page.get_by_role("region", name="Activity")).to_contain_text("took the role Registry Read-Write")
+    visitor.go("/")  # away from what goes
     product.api("DELETE", f"repositories/{product.rows('repositories?name=admin/rights')[0]['id']}")
 
 
