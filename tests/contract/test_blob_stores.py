@@ -14,6 +14,7 @@ from registry.storage.filesystem import FilesystemStore
 from registry.storage.moving import MovingStore
 from registry.storage.s3.store import S3Store
 from registry.storage.store import BlobStore, DigestMismatch
+from tests.memory_store import MemoryStore
 from tests.s3 import CREDENTIALS, S3Server, s3_server
 
 MakeStore = Callable[[], BlobStore]
@@ -25,18 +26,20 @@ def server() -> Iterator[S3Server]:
         yield running
 
 
-@pytest.fixture(params=["filesystem", "s3", "moving"])
+@pytest.fixture(params=["filesystem", "s3", "moving", "memory"])
 def make_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeStore]:
     """A factory: each call opens the same store anew, as another process would."""
     made: list[BlobStore] = []
-    location = ""
-    if request.param != "filesystem":
+    location, memory = "", MemoryStore()
+    if request.param in ("s3", "moving"):
         server = request.getfixturevalue("server")
         location = server.location(server.bucket(), part=5)
         for name, value in CREDENTIALS.items():
             monkeypatch.setenv(name, value)
 
     def make() -> BlobStore:
+        if request.param == "memory":
+            return memory
         files = FilesystemStore(str(tmp_path / "store"))
         if request.param == "filesystem":
             return files
