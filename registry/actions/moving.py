@@ -85,8 +85,8 @@ def _pass(store: MovingStore, throttle: Throttle, done: Moved, report: Report, n
     # Threads copy, this one does the rows and the waiting: it alone may raise for a cancel.
     with ThreadPoolExecutor(THREADS, thread_name_prefix="registry-move") as pool:
         for beginning in beginnings():
-            there = {str(blob.digest): blob.size for blob in store.first.blobs(beginning)}
             rows = [row for row in rows_of(beginning).values() if row.state == Blob.State.LIVE]
+            there = {str(blob.digest): blob.size for blob in store.first.blobs(beginning)} if rows else {}
             absent = [row for row in rows if there.get(row.digest) != row.size]
             done.there += len(rows) - len(absent)
             report(done.there, total, f"pass {number}: {done.copied} blobs copied")
