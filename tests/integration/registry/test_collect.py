@@ -187,6 +187,19 @@ def test_expired_uploads_and_orphaned_files_go(
     assert store.size(kept) is not None
 
 
+def test_an_orphan_that_is_pushed_while_it_is_collected_stays(store: FilesystemStore, settings: object) -> None:
+    settings.REGISTRY_UPLOAD_TTL = -1  # type: ignore[attr-defined]  # every age is beyond it
+    digest = world.digest_of(b"left by a crash")
+    store.put(digest, b"left by a crash")
+    assert collect.claim_orphans(store) == 1
+    assert not world.head_blob("admin/a", digest)
+    world.push_blob(store, "admin/a", b"left by a crash")
+    assert collect.delete_batch(store) is None
+    assert collect.claim_orphans(store) == 0
+    assert world.lost_blobs(store) == []
+    assert Blob.objects.get().size == len(b"left by a crash")
+
+
 class Walk:
     """Random writes of three repositories, in the registry's own order, with the clock moving on between them."""
 

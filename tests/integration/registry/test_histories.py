@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from django.db import transaction
 from django.utils import timezone
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from agent.protocol.oci import Digest, parse_manifest
@@ -59,6 +59,7 @@ class World:
         self.real = timezone.now
         self.store = MemoryStore(lambda: self.now().timestamp())
         self.deleted: list[tuple[str, bytes, float]] = []  # repository, manifest, when
+        self.leased: set[str] = set()
 
     def now(self) -> datetime.datetime:
         return self.real() + datetime.timedelta(seconds=self.moved)
@@ -128,9 +129,12 @@ class World:
         row = self._manifest(number)
         if row is not None:
             leases.lease(row.digest, "task/1")
+            held = Lease.objects.values("digest")
+            self.leased |= set(Blob.objects.filter(digest__in=held).values_list("digest", flat=True))
 
     def release(self) -> None:
         leases.release("task/1")
+        self.leased.clear()
 
     def collect(self, grace: float = GRACE) -> None:
         said = collect.candidates(grace)
@@ -147,8 +151,9 @@ class World:
 
     def check(self) -> None:
         assert world.lost_blobs(self.store) == []  # type: ignore[arg-type]  # a BlobStore
-        claimed = Blob.objects.filter(state=Blob.State.DELETING, digest__in=Lease.objects.values("digest"))
-        assert not claimed.exists(), "a leased blob was claimed"
+        kept = Blob.objects.filter(state=Blob.State.LIVE, digest__in=self.leased)
+        assert set(kept.values_list("digest", flat=True)) == self.leased, "what a container needs went"
+        assert self.leased <= {str(digest) for digest in self.store.visible}
 
 
 @pytest.mark.django_db
@@ -160,6 +165,7 @@ class World:
     derandomize="WHARF_HISTORIES" not in os.environ,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+@example([("push", NAMES[0], DATA[:2], False), ("lease", 0), ("delete_manifest", 0), *2 * [("wait", 2 * GRACE), ("collect",)]])
 @given(history=st.lists(step, min_size=4, max_size=25))
 def test_no_history_loses_a_blob(history: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
     with transaction.atomic(), monkeypatch.context() as clock:
