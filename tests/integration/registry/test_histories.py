@@ -165,7 +165,9 @@ class World:
     derandomize="WHARF_HISTORIES" not in os.environ,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@example([("push", NAMES[0], DATA[:2], False), ("lease", 0), ("delete_manifest", 0), *2 * [("wait", 2 * GRACE), ("collect",)]])
+@example(
+    history=[("push", NAMES[0], DATA[:2], False), ("lease", 0), ("delete_manifest", 0), *2 * [("wait", 2 * GRACE), ("collect",)]]
+)
 @given(history=st.lists(step, min_size=4, max_size=25))
 def test_no_history_loses_a_blob(history: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
     with transaction.atomic(), monkeypatch.context() as clock:
