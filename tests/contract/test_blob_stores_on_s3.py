@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
+from registry.storage.s3 import bucket
 from registry.storage.s3.address import Address
 from registry.storage.s3.store import S3Store
 from registry.storage.store import DigestMismatch, StoreAway, StoreMisconfigured, UploadLost
@@ -191,9 +192,11 @@ def test_no_credentials(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.delenv(name)
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, "/nonexistent")
+    bucket.session.cache_clear()  # it keeps the credentials that it once found
     missing = pytest.raises(StoreMisconfigured, match="AWS_ACCESS_KEY_ID")
     with contextlib.closing(S3Store(server.location("any"))) as store, missing:
         store.put(digest(b"x"), b"x")
+    bucket.session.cache_clear()
 
 
 def test_nobody_listens() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,6 +33,17 @@ class UploadGone(Exception):
     """The multipart upload was completed, aborted or never there."""
 
 
+@functools.cache
+def session() -> Any:
+    """Ours alone, with the credentials that it found: clients are safe to share between threads, making one is not."""
+    import boto3  # only who keeps blobs on S3 pays for it
+
+    return boto3.session.Session()
+
+
+_one_at_a_time = threading.Lock()
+
+
 def code_of(error: Any) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
@@ -44,7 +57,6 @@ class Bucket:
 
     @cached_property
     def client(self) -> Any:
-        import boto3  # only who keeps blobs on S3 pays for it
         from botocore.config import Config
 
         own = bool(self.address.endpoint)
@@ -59,11 +71,8 @@ class Bucket:
             **({"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"} if own else {}),
         )
         region = self.address.region or ("us-east-1" if own else None)
-        with self.explained():
-            # A session of our own: boto3's default one is not safe to use from several threads.
-            return boto3.session.Session().client(
-                "s3", endpoint_url=self.address.endpoint or None, region_name=region, config=config
-            )
+        with self.explained(), _one_at_a_time:
+            return session().client("s3", endpoint_url=self.address.endpoint or None, region_name=region, config=config)
 
     def close(self) -> None:
         self._pool.shutdown()

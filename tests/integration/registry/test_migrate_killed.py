@@ -16,7 +16,7 @@ from tests.integration.registry.pushers import Pushers
 from tests.integration.registry.server import ROOT, RegistryServer, registry_server
 from tests.s3 import CREDENTIALS, s3_server
 
-KILLS = int(os.environ.get("WHARF_KILLS", "2"))
+KILLS = int(os.environ.get("WHARF_KILLS", "1"))
 MOVE = (
     "import django; django.setup()\n"
     "from registry.actions.moving import move\n"
@@ -62,7 +62,7 @@ def test_moving_to_s3_under_load(tmp_path: Path) -> None:
     with s3_server() as s3, registry_server(tmp_path, settings={"WHARF_BLOB_STORE": files, **CREDENTIALS}) as server:
         alice = Registry(server.url, "alice", server.password, prefix="alice")
         with Pushers(server, threads=2, sizes=(100, 2000, 3 << 20)) as before:
-            before.wait_for(20)
+            before.wait_for(12)
         begun = alice.start("alice/load-0")
         alice.call("PATCH", begun, b"begun before the switch", expect=202)
 
