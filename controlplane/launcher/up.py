@@ -31,6 +31,12 @@ class Leaving(Exception):
     """SIGTERM or SIGINT came."""
 
 
+def blob_directories() -> list[Path]:
+    """Directories of blobs outside of the home. A store on S3 is none."""
+    stores = (os.environ.get(name, "") for name in ("WHARF_BLOB_STORE", "WHARF_BLOB_STORE_ALSO"))
+    return [Path(store) for store in stores if store and "://" not in store]
+
+
 class Launcher:
     """The parent. Single-threaded, for the kernel's parent-death signal follows the thread that forked."""
 
@@ -101,9 +107,7 @@ class Launcher:
         for path in paths:
             if not path.stat().st_mode & 0o001:
                 raise InvalidInput(f"{self.user.name}, as whom the control plane runs, cannot read {path}: chmod -R go+rX {path}")
-        writable = [self.layout.home]
-        if store := os.environ.get("WHARF_BLOB_STORE"):
-            writable.append(Path(store))
+        writable = [self.layout.home, *blob_directories()]
         stage = (
             self.layout.run / "view"
         )  # stays an empty directory: what is mounted there exists in the children's namespaces only

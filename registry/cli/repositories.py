@@ -162,11 +162,3 @@ def rm(
             typer.confirm(f"Remove {name} with all its tags and images?", abort=True)
         session.delete(path, etag=session.etag(path))
     session.say(f"Removed {target}.", {"removed": target})
-
-
-@app.command("gc")
-def gc(ctx: typer.Context, dry_run: bool = typer.Option(False, "--dry-run", help="Only say what could go.")) -> None:
-    """Start a garbage collection now; `wharf job logs -f ID` follows it."""
-    session = Session.of(ctx)
-    made = session.post("/api/v1/jobs", {"kind": "registry.gc", "payload": {"dry_run": dry_run}})
-    session.say(made["id"], made)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from registry.jobs import collection, keys, uploads, usage
+from registry.jobs import collection, keys, stores, uploads, usage
 
-SCHEDULES = [*collection.SCHEDULES, *uploads.SCHEDULES, *keys.SCHEDULES, *usage.SCHEDULES]
+SCHEDULES = [
+    *collection.SCHEDULES,
+    *uploads.SCHEDULES,
+    *keys.SCHEDULES,
+    *stores.SCHEDULES,
+    *usage.SCHEDULES,
+]

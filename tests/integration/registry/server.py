@@ -98,6 +98,17 @@ class RegistryServer:
         """kill -9, as the kernel's out-of-memory killer would."""
         self._end(signal.SIGKILL)
 
+    def kill_one(self, number: int) -> None:
+        """kill -9 of one of several processes; the others go on."""
+        process = self.processes.pop(number)
+        process.kill()
+        process.wait(30)
+        assert process.stdout is not None
+        process.stdout.close()
+
+    def start_one(self) -> None:
+        self._start({**self.environment, "REGISTRY_TEST_MIGRATE": "0"})
+
     def stop(self) -> None:
         self._end(signal.SIGTERM)
 

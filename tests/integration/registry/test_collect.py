@@ -132,7 +132,7 @@ def test_a_claimed_blob_is_absent_until_uploaded_again(store: FilesystemStore, l
     later(GRACE + 60)
     run(store)
     later(GRACE + 60)
-    assert collect.claim_batch(GRACE) == 1
+    assert collect.claim(GRACE) == 1
     assert not world.head_blob("admin/a", digest)
     assert not world.mount("admin/b", digest, "admin/a")
     world.push_blob(store, "admin/a", b"returns")
@@ -147,7 +147,7 @@ def test_an_upload_whose_file_the_collector_took_brings_it_back(store: Filesyste
     later(GRACE + 60)
     run(store)
     later(GRACE + 60)
-    assert collect.claim_batch(GRACE) == 1
+    assert collect.claim(GRACE) == 1
     store.put(digest, b"contested")
     assert collect.delete_batch(store) == [len(b"contested")]
     assert store.size(digest) is None
@@ -185,6 +185,19 @@ def test_expired_uploads_and_orphaned_files_go(
     assert (done.uploads, done.orphans) == (1, 1)
     assert list(store.uploads()) == []
     assert store.size(kept) is not None
+
+
+def test_an_orphan_that_is_pushed_while_it_is_collected_stays(store: FilesystemStore, settings: object) -> None:
+    settings.REGISTRY_UPLOAD_TTL = -1  # type: ignore[attr-defined]  # every age is beyond it
+    digest = world.digest_of(b"left by a crash")
+    store.put(digest, b"left by a crash")
+    assert collect.claim_orphans(store) == 1
+    assert not world.head_blob("admin/a", digest)
+    world.push_blob(store, "admin/a", b"left by a crash")
+    assert collect.delete_batch(store) is None
+    assert collect.claim_orphans(store) == 0
+    assert world.lost_blobs(store) == []
+    assert Blob.objects.get().size == len(b"left by a crash")
 
 
 class Walk:

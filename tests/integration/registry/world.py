@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
-
-from agent.protocol.oci import MEDIA_OCI_CONFIG, MEDIA_OCI_LAYER_GZIP, MEDIA_OCI_MANIFEST, Digest, parse_manifest
+from agent.protocol.oci import Digest, parse_manifest
 from controlplane.api.actor import SYSTEM
 from registry.actions import blobs, manifests, uploads
 from registry.actions.repositories import ensure_repository
 from registry.models import Blob, Manifest
 from registry.queries import content
 from registry.storage.store import BlobStore
+from tests.integration.registry.world_bytes import digest_of, manifest_of
 
-
-def digest_of(data: bytes) -> Digest:
-    return Digest("sha256", hashlib.sha256(data).hexdigest())
+__all__ = ["digest_of", "head_blob", "lost_blobs", "manifest_of", "mount", "push_blob", "push_manifest"]
 
 
 def push_blob(store: BlobStore, name: str, data: bytes) -> Digest:
@@ -36,19 +31,6 @@ def head_blob(name: str, digest: Digest) -> bool:
 
 def mount(name: str, digest: Digest, source: str) -> bool:
     return blobs.mount(SYSTEM, ensure_repository(SYSTEM, name), digest, source)
-
-
-def manifest_of(config: bytes, layers: Sequence[bytes]) -> bytes:
-    def describe(data: bytes, media_type: str) -> dict[str, object]:
-        return {"mediaType": media_type, "digest": str(digest_of(data)), "size": len(data)}
-
-    body = {
-        "schemaVersion": 2,
-        "mediaType": MEDIA_OCI_MANIFEST,
-        "config": describe(config, MEDIA_OCI_CONFIG),
-        "layers": [describe(layer, MEDIA_OCI_LAYER_GZIP) for layer in layers],
-    }
-    return json.dumps(body).encode()
 
 
 def push_manifest(name: str, raw: bytes, tag: str) -> str:
