@@ -2,6 +2,7 @@
 
 from registry.models.blob import Blob, Lease, RepositoryBlob
 from registry.models.manifest import Manifest, ManifestBlob, ManifestChild
+from registry.models.reaction import ReactionCursor
 from registry.models.repository import Namespace, Repository
 from registry.models.tag import Tag, TagChange
 from registry.models.token import RefreshToken, SigningKey
@@ -14,6 +15,7 @@ __all__ = [
     "ManifestBlob",
     "ManifestChild",
     "Namespace",
+    "ReactionCursor",
     "RefreshToken",
     "Repository",
     "RepositoryBlob",
