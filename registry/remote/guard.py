@@ -1,11 +1,11 @@
 """Where requests that users cause may go: webhooks, mirrors and proxies must not reach what only this host can reach (SSRF).
 
-A name is resolved once, every address it has is checked, and the connection goes to an address that was checked, never to the name
-again: a resolver that answers differently the second time gains nothing. Redirects pass through here like any request.
+A name is resolved once, every address it has is checked, and the connection goes to an address that was checked, never to the
+name again: a resolver that answers differently the second time gains nothing. Redirects pass through here like any request.
 
-Refused: loopback, private, link-local, shared, multicast and reserved networks, addresses of this host, the metadata services of
-clouds, IPv6 forms that wrap such an IPv4 address, and IPv4 addresses in any but the usual spelling. What an administrator names in
-WHARF_REGISTRY_EGRESS_ALLOW goes all the same:
+Refused: loopback, private, link-local, shared, multicast and reserved networks, addresses of this host, the metadata services
+of clouds, IPv6 forms that wrap such an IPv4 address, and IPv4 addresses in any but the usual spelling. What an administrator
+names in WHARF_REGISTRY_EGRESS_ALLOW goes all the same:
 
     10.0.0.0/8               a network or an address, at every port
     10.1.2.3:5000            at one port; [fd00::7]:5000

@@ -174,11 +174,14 @@ def send_once(
     """POST, no redirect, no retry; `limit` bytes of the answer are read and the rest is not. Raises EgressRefused, RemoteAway."""
     target = guard.check_url(url)
     begin = clock()
-    with explained(target.host), http_client(tls, resolver, deadline) as client:
-        with client.stream("POST", url, content=body, headers={**headers, "Accept-Encoding": "identity"}) as response:
-            kept = bytearray()
-            for piece in response.iter_raw():
-                kept += piece
-                if len(kept) >= limit:
-                    break
-            return Answer(response.status_code, dict(response.headers), bytes(kept[:limit]), clock() - begin)
+    with (
+        explained(target.host),
+        http_client(tls, resolver, deadline) as client,
+        client.stream("POST", url, content=body, headers={**headers, "Accept-Encoding": "identity"}) as response,
+    ):
+        kept = bytearray()
+        for piece in response.iter_raw():
+            kept += piece
+            if len(kept) >= limit:
+                break
+        return Answer(response.status_code, dict(response.headers), bytes(kept[:limit]), clock() - begin)
