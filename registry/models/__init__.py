@@ -7,9 +7,11 @@ from registry.models.repository import Namespace, Repository
 from registry.models.tag import Tag, TagChange
 from registry.models.token import RefreshToken, SigningKey
 from registry.models.upload import Upload
+from registry.models.webhook import Delivery, Webhook
 
 __all__ = [
     "Blob",
+    "Delivery",
     "Lease",
     "Manifest",
     "ManifestBlob",
@@ -23,4 +25,5 @@ __all__ = [
     "Tag",
     "TagChange",
     "Upload",
+    "Webhook",
 ]
