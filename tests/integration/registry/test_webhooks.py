@@ -219,7 +219,8 @@ def test_a_failing_endpoint_is_tried_again_with_growing_pauses_and_then_given_up
     assert (hook.failures, hook.active) == (1, True)
 
 
-def test_ten_in_a_row_switch_it_off_and_switching_on_forgets(alice: Caller, web: Any) -> None:
+def test_several_in_a_row_switch_it_off_and_switching_on_forgets(alice: Caller, web: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(deliveries, "DISABLE_AFTER", 3)
     status = [503]
     with scripted(lambda asked: Says(status[0])) as endpoint:
         hook, _ = subscribe(alice, endpoint.url, ["TAG_PUSH"])
