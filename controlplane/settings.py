@@ -55,7 +55,8 @@ INTERNAL_HOST = _text("WHARF_INTERNAL_HOST")
 REGISTRY_ADDRESS = _text("WHARF_REGISTRY_ADDRESS")
 PLAIN_PORT = _number("WHARF_PLAIN_PORT", 0)  # HTTP without TLS on loopback, for benchmarks only; 0 = off
 LINK_RATE = _number("WHARF_LINK_RATE", 250)  # new links a second that a web process takes; a full mutual handshake costs 3 ms CPU
-BLOB_STORE = _text("WHARF_BLOB_STORE") or str(HOME / "blobs")
+BLOB_STORE = _text("WHARF_BLOB_STORE") or str(HOME / "blobs")  # a directory, or s3://bucket/prefix?…
+BLOB_STORE_ALSO = _text("WHARF_BLOB_STORE_ALSO")  # a second one that is read too, while blobs move from it or to it
 TRUSTED_PROXIES = _words("WHARF_TRUSTED_PROXIES")
 REDIS_URL = _text("WHARF_REDIS_URL") or f"unix://{HOME}/valkey.sock"
 IN_MEMORY = REDIS_URL == "memory://"  # one process, unit tests only

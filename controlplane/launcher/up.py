@@ -102,8 +102,8 @@ class Launcher:
             if not path.stat().st_mode & 0o001:
                 raise InvalidInput(f"{self.user.name}, as whom the control plane runs, cannot read {path}: chmod -R go+rX {path}")
         writable = [self.layout.home]
-        if store := os.environ.get("WHARF_BLOB_STORE"):
-            writable.append(Path(store))
+        stores = (os.environ.get(name, "") for name in ("WHARF_BLOB_STORE", "WHARF_BLOB_STORE_ALSO"))
+        writable.extend(Path(store) for store in stores if store and "://" not in store)
         stage = (
             self.layout.run / "view"
         )  # stays an empty directory: what is mounted there exists in the children's namespaces only

@@ -19,6 +19,12 @@ from registry.queries.content import BlobRow
 from registry.storage.store import BlobStore
 
 
+class BlobVanished(Internal):
+    """Its bytes were stored a moment ago and are not there now."""
+
+    code = "blob_vanished"
+
+
 def revive_or_create(store: BlobStore, digest: Digest, size: int) -> Blob:
     """The live row of a blob whose file was just stored; call within a transaction."""
     now = timezone.now()
@@ -30,10 +36,20 @@ def revive_or_create(store: BlobStore, digest: Digest, size: int) -> Blob:
     # Between our rename and our lock the collector may have moved this very file to the trash and dropped its row. Now that we
     # hold the row it cannot any more: bring the file back.
     if store.size(digest) is None and not store.restore(digest):
-        raise Internal(f"blob {digest} vanished from the store while it was committed; push it again")
+        raise BlobVanished(f"blob {digest} vanished from the store while it was committed; push it again")
     if blob.state != Blob.State.LIVE:
-        Blob.objects.filter(pk=blob.pk).update(state=Blob.State.LIVE, ver=F("ver") + 1, last_touched=now)
+        Blob.objects.filter(pk=blob.pk).update(state=Blob.State.LIVE, ver=F("ver") + 1, last_touched=now, verified_at=now)
     return blob
+
+
+def bring_back(store: BlobStore, repository_id: str, digest: Digest, size: int, pusher: str) -> bool:
+    """Put a blob that the collector took, or may have taken, back into the repository. False when the trash has it no more."""
+    try:
+        with transaction.atomic():
+            link_live(repository_id, revive_or_create(store, digest, size), pusher)
+    except BlobVanished:
+        return False
+    return True
 
 
 def link_live(repository_id: str, blob: Blob, pusher: str) -> None:

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
-from registry.jobs import collection, keys, react, uploads, webhooks
+from registry.jobs import collection, keys, react, stores, uploads, webhooks
 
-SCHEDULES = [*collection.SCHEDULES, *uploads.SCHEDULES, *keys.SCHEDULES, *react.SCHEDULES, *webhooks.SCHEDULES]
+_NOUNS = (
+    collection,
+    keys,
+    react,
+    stores,
+    uploads,
+    webhooks,
+)
+SCHEDULES = [schedule for noun in _NOUNS for schedule in noun.SCHEDULES]

@@ -11,8 +11,11 @@ if TYPE_CHECKING:
 
 
 @job("registry.gc", operation="Registry Collect Garbage", max_attempts=1, capacity={"gc": 1}, lease=15, single=True)
-def gc(ctx: JobContext, *, dry_run: bool = False) -> dict[str, int]:
-    """Collect blobs that nothing refers to, expired uploads and old trash. A dry run counts and deletes nothing."""
+def gc(ctx: JobContext, *, dry_run: bool = False, minutes: float = 0) -> dict[str, int | bool]:
+    """Collect blobs that nothing refers to, expired uploads and old trash. A dry run counts and deletes nothing.
+
+    `minutes`: stop after so long (0: when all is done); the next run goes on.
+    """
     from registry.actions import collect
     from registry.limits import limit
     from registry.storage import open_store
@@ -22,15 +25,14 @@ def gc(ctx: JobContext, *, dry_run: bool = False) -> dict[str, int]:
         ctx.log(f"Dry run: {found.blobs} blobs with {found.size} bytes and {found.links} unused links could go.")
         return found.as_dict()
 
-    def report(done: int, text: str) -> None:
-        ctx.check()  # between batches: whatever was claimed is finished by the next run
-        ctx.progress(done, 0, text)
-
-    done = collect.collect(open_store(), report=report)
+    # Progress also raises when the job must stop, between batches: whatever was claimed is finished by the next run.
+    done = collect.collect(open_store(), report=ctx.progress, time_box=minutes * 60 if minutes else None)
     ctx.log(
         f"Collected {done.blobs} blobs with {done.size} bytes; dropped {done.links} unused links, {done.uploads} expired uploads"
         f" and {done.orphans} orphaned files; deleted {done.trashed_files_deleted} files from the trash."
     )
+    if done.stopped:
+        ctx.log(f"Stopped after {minutes:g} minutes, as asked; the next run goes on.")
     return done.as_dict()
 
 

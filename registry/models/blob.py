@@ -6,6 +6,7 @@ from typing import Any
 
 from django.db import models
 from django.db.models import Q
+from django.utils import timezone
 
 from registry.models.repository import Repository
 
@@ -25,6 +26,7 @@ class Blob(models.Model):
     class State(models.IntegerChoices):
         LIVE = 64
         DELETING = 128  # claimed by the collector; only a new upload of the same bytes makes it LIVE again
+        QUARANTINED = 192  # its bytes are spoilt or gone; a new upload makes it LIVE, the collector takes it when nobody needs it
 
     id: Any
     digest = models.CharField(max_length=DIGEST_LENGTH, unique=True)
@@ -32,6 +34,7 @@ class Blob(models.Model):
     state = models.PositiveSmallIntegerField(choices=State.choices, default=State.LIVE)
     ver = models.PositiveIntegerField(default=1)  # grows with each change of state or touch
     last_touched = models.DateTimeField(db_index=True)  # by uploads, mounts, dropped references; at most one write per grace / 4
+    verified_at = models.DateTimeField(default=timezone.now, db_index=True)  # by the upload, which hashed it, and by the scrub
     created_at = models.DateTimeField(auto_now_add=True)
 
     def __str__(self) -> str:

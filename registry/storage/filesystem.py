@@ -3,40 +3,35 @@
     uploads/<session>              one upload, O_APPEND, flock'ed by its writer
     blobs/<algorithm>/<xx>/<hex>   a blob; the 256 directories are made beforehand
     trash/<algorithm>-<hex>        deleted, kept for the trash window
+    quarantine/<algorithm>-<hex>   bytes that are not what their name says
 
-All three lie in one file system, so that each step is a rename. Order of a commit: fdatasync of the file, rename, fsync of the
+All of them lie in one file system, so that each step is a rename. Order of a commit: fdatasync of the file, rename, fsync of the
 directory; only then may a row say that the blob is there. A crash leaves at most a file without a row, never the reverse.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import os
-import re
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 
 from agent.protocol.oci import Digest
 from registry.storage.hashing import ALGORITHMS, new_hash, resume
-from registry.storage.store import BlobFile, DigestMismatch, StoreFull, UploadBusy, UploadWriter
+from registry.storage.store import (
+    BlobFile,
+    DigestMismatch,
+    StoredBlob,
+    StoreFull,
+    UploadBusy,
+    UploadWriter,
+    check_session,
+    full_explained,
+)
 
 _REHASH_BYTES = 1 << 20
-_SESSION = re.compile(r"[A-Za-z0-9-]{1,64}")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-@contextmanager
-def _full_explained() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise StoreFull("the registry's disk is full; ask an administrator to run garbage collection or add space") from error
 
 
 class _File:
@@ -81,7 +76,7 @@ class _Writer:
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)
-        with _full_explained():  # the row's offset is what counts: a part of a batch in the file is cut off by the next writer
+        with full_explained():  # the row's offset is what counts: a part of a batch in the file is cut off by the next writer
             while view:
                 view = view[os.write(self._fd, view) :]
         if self._hash is not None:
@@ -102,7 +97,7 @@ class _Writer:
         return fresh.hexdigest()
 
     def sync(self) -> None:
-        with _full_explained():  # blocks may be allocated as late as this
+        with full_explained():  # blocks may be allocated as late as this
             os.fdatasync(self._fd)
 
     def length(self) -> int:
@@ -116,12 +111,14 @@ class _Writer:
 
 class FilesystemStore:
     name = "filesystem"
+    redirects = False
 
     def __init__(self, root: str) -> None:
         self.root = root
         self._uploads = os.path.join(root, "uploads")
         self._trash = os.path.join(root, "trash")
-        for path in (self._uploads, self._trash):
+        self._quarantine = os.path.join(root, "quarantine")
+        for path in (self._uploads, self._trash, self._quarantine):
             os.makedirs(path, mode=0o700, exist_ok=True)
         for algorithm in ALGORITHMS:
             for prefix in range(256):
@@ -138,7 +135,7 @@ class FilesystemStore:
                 self.discard(session)
                 raise DigestMismatch(f"the uploaded bytes do not hash to {digest}; the upload was dropped, send it again")
             writer.sync()
-            with _full_explained():
+            with full_explained():
                 self._publish(self._upload(session), digest)
         finally:
             writer.close()
@@ -149,7 +146,7 @@ class FilesystemStore:
         path = self._upload(f"put-{uuid.uuid4().hex}")
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            with _full_explained():
+            with full_explained():
                 view = memoryview(data)
                 while view:
                     view = view[os.write(fd, view) :]
@@ -164,12 +161,18 @@ class FilesystemStore:
     def discard(self, session: str) -> None:
         self._unlink(self._upload(session))
 
+    def holds(self, session: str) -> bool:
+        return os.path.exists(self._upload(session))
+
     def open(self, digest: Digest) -> BlobFile | None:
         try:
             fd = os.open(self._blob(digest), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
         return _File(fd, os.fstat(fd).st_size)
+
+    def location(self, digest: Digest) -> None:
+        return None
 
     def size(self, digest: Digest) -> int | None:
         try:
@@ -185,6 +188,16 @@ class FilesystemStore:
         except FileNotFoundError:
             return
 
+    def trash_all(self, digests: Sequence[Digest]) -> None:
+        for digest in digests:
+            self.trash(digest)
+
+    def quarantine(self, digest: Digest) -> None:
+        try:
+            os.rename(self._blob(digest), os.path.join(self._quarantine, f"{digest.algorithm}-{digest.hex}"))
+        except FileNotFoundError:
+            return
+
     def restore(self, digest: Digest) -> bool:
         try:
             os.rename(self._trashed(digest), self._blob(digest))
@@ -195,21 +208,22 @@ class FilesystemStore:
 
     def empty_trash(self, older_than: float) -> int:
         count = 0
-        for path, age in _ages(self._trash):
+        for path, age, _ in _ages(self._trash):
             if age > older_than:
                 self._unlink(path)
                 count += 1
         return count
 
     def uploads(self) -> Iterator[tuple[str, float]]:
-        for path, age in _ages(self._uploads):
+        for path, age, _ in _ages(self._uploads):
             yield os.path.basename(path), age
 
-    def blobs(self) -> Iterator[tuple[Digest, float]]:
-        for algorithm in ALGORITHMS:
-            for prefix in range(256):
-                for path, age in _ages(os.path.join(self.root, "blobs", algorithm, f"{prefix:02x}")):
-                    yield Digest(algorithm, os.path.basename(path)), age
+    def blobs(self, beginning: str = "") -> Iterator[StoredBlob]:
+        algorithm, _, digits = beginning.partition(":")
+        for each in [algorithm] if algorithm else ALGORITHMS:
+            for prefix in [digits] if digits else (f"{number:02x}" for number in range(256)):
+                for path, age, size in _ages(os.path.join(self.root, "blobs", each, prefix)):
+                    yield StoredBlob(Digest(each, os.path.basename(path)), age, size)
 
     def _publish(self, path: str, digest: Digest) -> None:
         target = self._blob(digest)
@@ -230,9 +244,7 @@ class FilesystemStore:
             pass
 
     def _upload(self, session: str) -> str:
-        if not _SESSION.fullmatch(session):
-            raise ValueError(f"not a session id: {session[:80]!r}")
-        return os.path.join(self._uploads, session)
+        return os.path.join(self._uploads, check_session(session))
 
     def _blob(self, digest: Digest) -> str:
         return os.path.join(self.root, "blobs", digest.algorithm, digest.hex[:2], digest.hex)
@@ -241,11 +253,13 @@ class FilesystemStore:
         return os.path.join(self._trash, f"{digest.algorithm}-{digest.hex}")
 
 
-def _ages(directory: str) -> Iterator[tuple[str, float]]:
+def _ages(directory: str) -> Iterator[tuple[str, float, int]]:
+    """(path, seconds since the last write, bytes)."""
     now = time.time()
     with os.scandir(directory) as entries:
         for entry in entries:
             try:
-                yield entry.path, now - entry.stat().st_mtime
+                found = entry.stat()
             except FileNotFoundError:
                 continue
+            yield entry.path, now - found.st_mtime, found.st_size

@@ -6,10 +6,14 @@ and no references: rows decide which blobs exist, the store only keeps bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
-from agent.protocol.errors import InvalidInput, Unavailable, WharfError
+from agent.protocol.errors import InvalidInput, NotFound, Unavailable, WharfError
 from agent.protocol.oci import Digest
 
 
@@ -33,13 +37,64 @@ class StoreFull(Unavailable):
     code = "store_full"
 
 
+class StoreAway(Unavailable):
+    """The store does not answer, or failed: the same request may succeed in a moment."""
+
+    code = "store_away"
+    retry_after = 5.0
+
+
+class StoreMisconfigured(WharfError):
+    """An administrator must change something before it can succeed."""
+
+    code = "store_misconfigured"
+    status = 503
+
+
+class UploadLost(NotFound):
+    """The stored bytes of an upload are gone: only a new one helps."""
+
+    code = "blob_upload_unknown"
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SESSION = re.compile(r"[A-Za-z0-9-]{1,64}")
+
+
+@contextmanager
+def full_explained() -> Iterator[None]:
+    """A full disk as StoreFull."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise StoreFull("the registry's disk is full; ask an administrator to run garbage collection or add space") from error
+
+
+def check_session(session: str) -> str:
+    """Sessions become paths and keys. Raises ValueError."""
+    if not _SESSION.fullmatch(session):
+        raise ValueError(f"not a session id: {session[:80]!r}")
+    return session
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """A blob as the store's listing shows it; `age` in seconds since it was stored."""
+
+    digest: Digest
+    age: float
+    size: int
+
+
 class BlobFile(Protocol):
-    """An open blob. The bytes stay readable after the blob was deleted from the store."""
+    """An open blob. Who began to read it can read on after it was deleted from the store."""
 
     size: int
 
-    def fileno(self) -> int:
-        """A descriptor that sendfile accepts; its offset is not ours to rely on."""
+    def fileno(self) -> int | None:
+        """A descriptor that sendfile accepts, its offset is not ours to rely on; None where the bytes are in no file."""
 
     def read_at(self, offset: int, count: int) -> bytes: ...
 
@@ -47,9 +102,11 @@ class BlobFile(Protocol):
 
 
 class UploadWriter(Protocol):
-    """The single writer of one upload. `offset` is the number of bytes stored so far."""
+    """The single writer of one upload."""
 
-    offset: int
+    @property
+    def offset(self) -> int:
+        """The number of bytes stored so far."""
 
     def write(self, data: bytes) -> None:
         """Append and hash; raises StoreFull."""
@@ -57,24 +114,31 @@ class UploadWriter(Protocol):
     def state(self) -> bytes | None:
         """Saved hash state for `BlobStore.writer`, see registry.storage.hashing."""
 
-    def hexdigest(self, algorithm: str) -> str:
-        """The digest of all bytes stored; reads them again when another algorithm was running."""
-
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the upload. Only then does what state() named stand in the store: note the state after it."""
 
 
 class BlobStore(Protocol):
+    """`redirects`: may `location` send clients elsewhere? Asked before it, as most stores never do."""
+
     name: str
+    redirects: bool
 
     def writer(self, session: str, offset: int, algorithm: str, state: bytes | None) -> UploadWriter:
         """Open upload `session` for appending at `offset`, creating it when new.
 
         Bytes beyond `offset` (written, but never acknowledged) are cut off. When fewer are there than `offset` (power loss) the
-        writer's offset is what is there. Raises UploadBusy while another writer has it.
+        writer's offset is what is there.
+
+        The upload's row decides who may write. A driver adds what it can: it raises UploadBusy while another writer has it, or
+        sees to it that bytes of two writers never become one blob.
         """
 
     def commit(self, session: str, writer: UploadWriter, digest: Digest) -> None:
-        """Make the upload the blob `digest`, durably; closes the writer. Raises DigestMismatch and drops the upload."""
+        """Make the upload the blob `digest`, durably; closes the writer. Raises DigestMismatch and drops the upload.
+
+        After any other error the upload is as it was: close the writer, note its state, and try again later.
+        """
 
     def put(self, digest: Digest, data: bytes) -> None:
         """Store a small blob in one call, durably. Raises DigestMismatch."""
@@ -82,15 +146,27 @@ class BlobStore(Protocol):
     def discard(self, session: str) -> None:
         """Drop an upload; absent is fine."""
 
+    def holds(self, session: str) -> bool:
+        """Is there anything of this upload?"""
+
     def open(self, digest: Digest) -> BlobFile | None: ...
+
+    def location(self, digest: Digest) -> str | None:
+        """An address from which a client may read the blob itself for some minutes; None where it must come through us."""
 
     def size(self, digest: Digest) -> int | None: ...
 
     def trash(self, digest: Digest) -> None:
         """Take a blob out of sight; it can be restored until the trash is emptied. Absent is fine."""
 
+    def trash_all(self, digests: Sequence[Digest]) -> None:
+        """`trash` for many, in as few round trips as the store allows."""
+
     def restore(self, digest: Digest) -> bool:
         """Undo `trash`; False when neither the blob nor its trash is there."""
+
+    def quarantine(self, digest: Digest) -> None:
+        """Take bytes that are not what their name says out of sight; `restore` does not bring them back. Absent is fine."""
 
     def empty_trash(self, older_than: float) -> int:
         """Delete for good what was trashed more than `older_than` seconds ago; returns how many."""
@@ -98,5 +174,5 @@ class BlobStore(Protocol):
     def uploads(self) -> Iterator[tuple[str, float]]:
         """(session, seconds since its last write) of every upload."""
 
-    def blobs(self) -> Iterator[tuple[Digest, float]]:
-        """(digest, seconds since it was stored) of every visible blob."""
+    def blobs(self, beginning: str = "") -> Iterator[StoredBlob]:
+        """Every visible blob, or those whose digest begins with `beginning`: an algorithm and two digits, "sha256:0f"."""

@@ -39,7 +39,11 @@ async def get(request: Request, name: str, target: str) -> Response | BlobRespon
     row = await rows(_find, Credentials.of(request), name, digest)
     # Before the file is opened: a refusal must not leave a descriptor behind.
     part = _part(request, row)
-    blob = await files(open_store().open, digest)
+    store = open_store()
+    if store.redirects and (elsewhere := await files(store.location, digest)) is not None:
+        # The address is short-lived: nobody may keep the answer that names it.
+        return Response(307, {"location": elsewhere, "docker-content-digest": str(digest), "cache-control": "no-store"})
+    blob = await files(store.open, digest)
     if blob is None:
         raise BlobUnknown(f"the bytes of {digest} are missing from the store; push the image again", digest=str(digest))
     headers = _headers(digest)

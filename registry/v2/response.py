@@ -86,7 +86,9 @@ async def _send_blob(scope: HTTPScope, send: ASGISendCallable, response: BlobRes
     raw = _encode({"content-length": str(response.count), "docker-distribution-api-version": "registry/2.0", **response.headers})
     try:
         start = {"type": "http.response.start", "status": response.status, "headers": raw, "trailers": False}
-        extensions = scope.get("extensions") or {}
+        # A blob of a store without files is read and sent.
+        descriptor = response.blob.fileno()
+        extensions = (scope.get("extensions") or {}) if descriptor is not None else {}
         if response.count <= INLINE_BYTES:
             body = await files(response.blob.read_at, response.offset, response.count) if response.count else b""
             await sender(start)
@@ -96,7 +98,7 @@ async def _send_blob(scope: HTTPScope, send: ASGISendCallable, response: BlobRes
             await sender(
                 {
                     "type": "http.response.zerocopysend",
-                    "file": response.blob.fileno(),
+                    "file": descriptor,
                     "offset": response.offset,
                     "count": response.count,
                     "more_body": False,
@@ -105,7 +107,7 @@ async def _send_blob(scope: HTTPScope, send: ASGISendCallable, response: BlobRes
         elif "http.response.pathsend" in extensions and response.offset == 0 and response.count == response.blob.size:
             await sender(start)
             # By descriptor: the collector may unlink the blob's own name at any time.
-            await sender({"type": "http.response.pathsend", "path": f"/proc/self/fd/{response.blob.fileno()}"})
+            await sender({"type": "http.response.pathsend", "path": f"/proc/self/fd/{descriptor}"})
         else:
             await sender(start)
             await _send_by_reading(sender, response)

@@ -2,28 +2,53 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 import random
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from agent.protocol.oci import Digest
 from registry.storage.filesystem import FilesystemStore
-from registry.storage.store import BlobStore, DigestMismatch, StoreFull, UploadBusy
+from registry.storage.moving import MovingStore
+from registry.storage.s3.store import S3Store
+from registry.storage.store import BlobStore, DigestMismatch
+from tests.memory_store import MemoryStore
+from tests.s3 import CREDENTIALS, S3Server, s3_server
 
 MakeStore = Callable[[], BlobStore]
 
 
-@pytest.fixture(params=["filesystem"])
-def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with s3_server() as running:
+        yield running
+
+
+@pytest.fixture(params=["filesystem", "s3", "moving", "memory"])
+def make_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeStore]:
     """A factory: each call opens the same store anew, as another process would."""
-    return {"filesystem": lambda: FilesystemStore(str(tmp_path / "store"))}[request.param]
+    made: list[BlobStore] = []
+    location, memory = "", MemoryStore()
+    if request.param in ("s3", "moving"):
+        server = request.getfixturevalue("server")
+        location = server.location(server.bucket(), part=5)
+        for name, value in CREDENTIALS.items():
+            monkeypatch.setenv(name, value)
+
+    def make() -> BlobStore:
+        if request.param == "memory":
+            return memory
+        files = FilesystemStore(str(tmp_path / "store"))
+        if request.param == "filesystem":
+            return files
+        made.append(store := S3Store(location))
+        return store if request.param == "s3" else MovingStore(store, files)
+
+    yield make
+    for store in made:
+        store.close()  # type: ignore[attr-defined]  # S3's connections
 
 
 @pytest.fixture
@@ -134,52 +159,12 @@ def test_mismatch_drops_the_upload(store: BlobStore) -> None:
     assert list(store.uploads()) == []
 
 
-def test_one_writer_an_upload(make_store: MakeStore) -> None:
-    writer = make_store().writer("s1", 0, "sha256", None)
-    writer.write(b"mine")
-    with pytest.raises(UploadBusy):
-        make_store().writer("s1", 0, "sha256", None)
-    writer.close()
-    again = make_store().writer("s1", 4, "sha256", None)
-    assert again.offset == 4
-    again.close()
-
-
 def test_same_blob_twice(store: BlobStore) -> None:
     store.put(digest(b"x"), b"x")
     writer = store.writer("s1", 0, "sha256", None)
     writer.write(b"x")
     store.commit("s1", writer, digest(b"x"))
     assert read(store, digest(b"x")) == b"x"
-
-
-@pytest.mark.parametrize("call", ["write", "fdatasync", "rename"])
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_told_whenever_it_shows(store: BlobStore, monkeypatch: pytest.MonkeyPatch, call: str, code: int) -> None:
-    """File systems that allocate late refuse as late as at the sync; the upload stays, and goes through once there is room."""
-
-    def refuse(*_arguments: object) -> None:
-        raise OSError(code, os.strerror(code))
-
-    data = b"x" * 5000
-    with monkeypatch.context() as full:
-        full.setattr(os, call, refuse)
-        with pytest.raises(StoreFull):
-            store.put(digest(data), data)
-        with pytest.raises(StoreFull):
-            upload(store, data)
-    assert store.open(digest(data)) is None
-    upload(store, data)
-    assert read(store, digest(data)) == data
-
-
-def upload(store: BlobStore, data: bytes) -> None:
-    writer = store.writer("late", 0, "sha256", None)
-    try:
-        writer.write(data)
-        store.commit("late", writer, digest(data))
-    finally:
-        writer.close()
 
 
 def test_discard(store: BlobStore) -> None:
@@ -203,52 +188,95 @@ def test_trash_restore_and_empty(store: BlobStore) -> None:
     assert store.restore(name), "restoring a visible blob is fine"
     store.trash(name)
     store.trash(name)
-    assert store.empty_trash(-1) == 1
+    assert store.empty_trash(-2) == 1
     assert not store.restore(name)
 
 
-def test_an_open_blob_outlives_its_deletion(store: BlobStore) -> None:
+def test_who_reads_a_blob_can_read_on_when_it_is_deleted(store: BlobStore) -> None:
     name = digest(b"still here")
     store.put(name, b"still here")
     blob = store.open(name)
     assert blob is not None
-    store.trash(name)
-    store.empty_trash(-1)
-    assert blob.read_at(6, 4) == b"here"
-    blob.close()
+    try:
+        assert blob.read_at(0, 6) == b"still "
+        store.trash(name)
+        assert blob.read_at(6, 4) == b"here"
+        assert blob.read_at(2, 3) == b"ill", "also from elsewhere, while it is in the trash"
+    finally:
+        blob.close()
+    assert store.empty_trash(-2) == 1
+
+
+def test_ranges(store: BlobStore) -> None:
+    data = random.Random(3).randbytes(3 << 20)
+    store.put(digest(data), data)
+    blob = store.open(digest(data))
+    assert blob is not None
+    try:
+        for offset, count in [(0, 10), (500, 1000), (1 << 20, 1 << 20), ((3 << 20) - 5, 100), (7, 0), (3 << 20, 1), (10, 10)]:
+            assert blob.read_at(offset, count) == data[offset : offset + count]
+        assert b"".join(blob.read_at(start, 1 << 20) for start in range(0, len(data), 1 << 20)) == data
+    finally:
+        blob.close()
+
+
+def test_large_upload_in_several_requests(make_store: MakeStore) -> None:
+    """Larger than a part of S3, with pieces that are smaller than one between."""
+    data = random.Random(4).randbytes(13 << 20)
+    offset, state = 0, None
+    for step in (1 << 20, 7 << 20, 10, 3 << 20, len(data)):
+        store = make_store()
+        writer = store.writer("large", offset, "sha256", state)
+        assert writer.offset == offset
+        for start in range(offset, min(offset + step, len(data)), 1 << 20):
+            writer.write(data[start : min(start + (1 << 20), offset + step)])
+        offset, state = writer.offset, writer.state()
+        writer.close()
+    assert offset == len(data)
+    assert store.holds("large")
+    assert {session for session, _ in store.uploads()} == {"large"}
+    store = make_store()
+    store.commit("large", store.writer("large", offset, "sha256", state), digest(data))
+    assert read(store, digest(data)) == data
+    assert not store.holds("large")
+    assert list(store.uploads()) == []
+
+
+def test_trash_of_many(store: BlobStore) -> None:
+    names = [digest(bytes([number])) for number in range(30)]
+    for number, name in enumerate(names):
+        store.put(name, bytes([number]))
+    store.trash_all([*names, digest(b"absent")])
+    assert list(store.blobs()) == []
+    assert all(store.restore(name) for name in names[:3])
+    assert {blob.digest for blob in store.blobs()} == set(names[:3])
+    assert store.empty_trash(-2) == 27
+
+
+def test_quarantine_is_out_of_sight_and_nothing_brings_it_back(store: BlobStore) -> None:
+    name = digest(b"bad")
+    store.put(name, b"bad")
+    store.quarantine(name)
+    store.quarantine(name)
+    assert store.open(name) is None
+    assert store.empty_trash(-2) == 0
+    assert not store.restore(name)
+    store.put(name, b"bad")
+    assert read(store, name) == b"bad"
 
 
 def test_listing(store: BlobStore) -> None:
     names = {digest(b"a"), digest(b"b", "sha512")}
     store.put(digest(b"a"), b"a")
     store.put(digest(b"b", "sha512"), b"b")
-    assert {name for name, _ in store.blobs()} == names
-    assert all(-5 < age < 120 for _, age in store.blobs())
+    assert {(blob.digest, blob.size) for blob in store.blobs()} == {(name, 1) for name in names}
+    assert all(-5 < blob.age < 120 for blob in store.blobs())
+    for name in names:
+        assert [blob.digest for blob in store.blobs(str(name)[:9])] == [name]
+    assert list(store.blobs("sha256:00")) == []
 
 
 @pytest.mark.parametrize("session", ["../x", "", "a/b", "a" * 65, ".."])
 def test_sessions_are_not_paths(store: BlobStore, session: str) -> None:
     with pytest.raises(ValueError, match="session"):
         store.discard(session)
-
-
-def test_writer_killed_in_mid_write_is_followed_by_another(make_store: MakeStore, tmp_path: Path) -> None:
-    """kill -9 frees the upload at once, and only acknowledged bytes stay."""
-    program = (
-        "import os, sys\n"
-        "from registry.storage.filesystem import FilesystemStore\n"
-        "writer = FilesystemStore(sys.argv[1]).writer('s1', 0, 'sha256', None)\n"
-        "writer.write(b'abc')\n"
-        "print('written', flush=True)\n"
-        "os.kill(os.getpid(), 9)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "store")],
-        capture_output=True,
-        env={**os.environ, "PYTHONPATH": os.getcwd()},
-    )
-    assert done.stdout == b"written\n", done.stderr
-    writer = make_store().writer("s1", 0, "sha256", None)
-    assert writer.offset == 0
-    writer.write(b"xyz")
-    make_store().commit("s1", writer, digest(b"xyz"))

@@ -132,7 +132,7 @@ def test_a_claimed_blob_is_absent_until_uploaded_again(store: FilesystemStore, l
     later(GRACE + 60)
     run(store)
     later(GRACE + 60)
-    assert collect.claim_batch(GRACE) == 1
+    assert collect.claim(GRACE) == 1
     assert not world.head_blob("admin/a", digest)
     assert not world.mount("admin/b", digest, "admin/a")
     world.push_blob(store, "admin/a", b"returns")
@@ -147,7 +147,7 @@ def test_an_upload_whose_file_the_collector_took_brings_it_back(store: Filesyste
     later(GRACE + 60)
     run(store)
     later(GRACE + 60)
-    assert collect.claim_batch(GRACE) == 1
+    assert collect.claim(GRACE) == 1
     store.put(digest, b"contested")
     assert collect.delete_batch(store) == [len(b"contested")]
     assert store.size(digest) is None
