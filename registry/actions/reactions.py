@@ -35,7 +35,10 @@ from registry.models import ReactionCursor
 
 log = structlog.get_logger(__name__)
 
-MODULES: tuple[str, ...] = ("registry.actions.deliveries",)
+MODULES: tuple[str, ...] = (
+    "registry.actions.deliveries",
+    "registry.actions.mirror_runs",
+)
 JOB = "registry.react"
 BATCH = 100
 MAX_ATTEMPTS = 8

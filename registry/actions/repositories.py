@@ -13,6 +13,7 @@ from agent.protocol.oci import check_name
 from controlplane import events
 from controlplane.api.actor import Actor
 from controlplane.rbac.models import Collection
+from registry.actions.readonly import refuse_users
 from registry.errors import RepositoryUnknown
 from registry.limits import limit
 from registry.models import Blob, Namespace, Repository, RepositoryBlob
@@ -128,6 +129,7 @@ def ensure_repository(actor: Actor, full_name: str) -> Repository:
     """The repository to push to, created when it is missing, the setting allows it and `actor` may. Raises RepositoryUnknown."""
     found = Repository.objects.filter(full_name=full_name).first()
     if found is not None:
+        refuse_users(actor, found)
         return found
     if not limit("CREATE_ON_PUSH") or not access.may_create(actor, full_name):
         raise RepositoryUnknown(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from registry.jobs import collection, keys, react, stores, uploads, webhooks
+from registry.jobs import collection, keys, mirrors, react, stores, uploads, webhooks
 
 _NOUNS = (
     collection,
     keys,
+    mirrors,
     react,
     stores,
     uploads,

@@ -2,6 +2,7 @@
 
 from registry.models.blob import Blob, Lease, RepositoryBlob
 from registry.models.manifest import Manifest, ManifestBlob, ManifestChild
+from registry.models.mirror import Mirror, MirroredTag, ProxiedTag, Proxy
 from registry.models.reaction import ReactionCursor
 from registry.models.repository import Namespace, Repository
 from registry.models.tag import Tag, TagChange
@@ -16,7 +17,11 @@ __all__ = [
     "Manifest",
     "ManifestBlob",
     "ManifestChild",
+    "Mirror",
+    "MirroredTag",
     "Namespace",
+    "ProxiedTag",
+    "Proxy",
     "ReactionCursor",
     "RefreshToken",
     "Repository",
