@@ -67,7 +67,7 @@ def fetch(
         if held is not None:
             break
         wait(POLL)
-    _Fetch(repository, digest, size, pusher, told).run(held, source)
+    _Fetch(held, digest, size, pusher, told).run(source)
     return True
 
 
@@ -90,86 +90,110 @@ def _claim(repository: Repository, digest: Digest) -> Claim | None:
 
 
 class _Fetch:
-    def __init__(self, repository: Repository, digest: Digest, size: int, pusher: str, told: Callable[[int], None]) -> None:
-        self.repository, self.digest, self.size, self.pusher, self.told = repository, digest, size, pusher, told
+    """One claim. `writer` is the open one: checkpoints close it and open another."""
+
+    def __init__(self, held: Claim, digest: Digest, size: int, pusher: str, told: Callable[[int], None]) -> None:
+        self.held, self.digest, self.size, self.pusher, self.told = held, digest, size, pusher, told
         self.store = open_store()
-        self.noted_at = time.monotonic()
+        self.writer: UploadWriter | None = None
+        self.renewed_at = time.monotonic()
 
-    def run(self, held: Claim, source: Source) -> None:
-        writer: UploadWriter | None = None
-        committed = False
+    def run(self, source: Source) -> None:
+        ended = False
         try:
-            writer = self._open(held, held.offset, held.state)
-            writer = self._copy(held, writer, source)
-            self._commit(held, writer)
-            committed = True
+            writer = self._open(self.held.offset, self.held.state)
+            if writer.offset < self.size:
+                self._copy(source(writer.offset))
+            self._commit()
+            ended = True
+        except RemoteBroken:
+            ended = True  # the upload is gone
+            raise
         finally:
-            if not committed:
-                self._release(held, writer)
+            if not ended:
+                self._release()
 
-    def _open(self, held: Claim, offset: int, state: bytes | None) -> UploadWriter:
+    def _open(self, offset: int, state: bytes | None) -> UploadWriter:
         try:
-            return self.store.writer(held.session, offset, held.algorithm, state)
+            self.writer = self.store.writer(self.held.session, offset, self.held.algorithm, state)
         except UploadBusy as error:
             raise FetchStalled(f"{self.digest} is being fetched by a process that lost its claim; try again") from error
         except UploadLost as error:
-            uploads.forget(held.session)
+            uploads.forget(self.held.session)
             raise FetchStalled(f"what was fetched of {self.digest} is gone; try again") from error
+        return self.writer
 
-    def _copy(self, held: Claim, writer: UploadWriter, source: Source) -> UploadWriter:
-        checkpoint, pieces, waiting = writer.offset + CHECKPOINT, [], 0
-        for piece in source(writer.offset) if writer.offset < self.size else ():
-            pieces.append(piece)
-            waiting += len(piece)
-            if writer.offset + waiting > self.size:
-                raise self._broken(held, writer, f"has more than the {self.size} bytes that the manifest says")
-            if waiting < BATCH:
-                continue
-            writer.write(b"".join(pieces))
-            pieces, waiting = [], 0
-            self.told(writer.offset)
-            self._renew(held)
-            if writer.offset >= checkpoint:
-                writer, checkpoint = self._checkpoint(held, writer), writer.offset + CHECKPOINT
-        if pieces:
-            writer.write(b"".join(pieces))
-            self.told(writer.offset)
-        if writer.offset != self.size:
-            raise self._broken(held, writer, f"has {writer.offset} bytes, the manifest says {self.size}")
-        return writer
+    def _copy(self, source: Iterator[bytes]) -> None:
+        checkpoint = self._offset() + CHECKPOINT
+        for batch in _batches(source):
+            if self._offset() + len(batch) > self.size:
+                raise self._broken(f"has more than the {self.size} bytes that the manifest says")
+            self._write(batch)
+            self._renew()
+            if self._offset() >= checkpoint:
+                self._checkpoint()
+                checkpoint = self._offset() + CHECKPOINT
 
-    def _checkpoint(self, held: Claim, writer: UploadWriter) -> UploadWriter:
+    def _offset(self) -> int:
+        return 0 if self.writer is None else self.writer.offset
+
+    def _write(self, batch: bytes) -> None:
+        assert self.writer is not None  # noqa: S101  # _open came first
+        self.writer.write(batch)
+        self.told(self.writer.offset)
+
+    def _checkpoint(self) -> None:
         """Only what stands after a close stands for another process too."""
-        offset, state = writer.offset, writer.state()
-        writer.close()
-        Upload.objects.filter(pk=held.session, epoch=held.epoch).update(offset=offset, state=state)
-        return self._open(held, offset, state)
+        offset, state = self._close()
+        Upload.objects.filter(pk=self.held.session, epoch=self.held.epoch).update(offset=offset, state=state)
+        self._open(offset, state)
 
-    def _renew(self, held: Claim) -> None:
-        if time.monotonic() - self.noted_at < uploads.RENEW_SECONDS:
+    def _close(self) -> tuple[int, bytes | None]:
+        """(offset, state) of what stands; before anything was opened, as the claim said."""
+        if self.writer is None:
+            return self.held.offset, self.held.state
+        offset, state = self.writer.offset, self.writer.state()
+        self.writer.close()
+        self.writer = None
+        return offset, state
+
+    def _renew(self) -> None:
+        if time.monotonic() - self.renewed_at < uploads.RENEW_SECONDS:
             return
-        if not uploads.renew(held):
+        if not uploads.renew(self.held):
             raise FetchStalled(f"another process took over fetching {self.digest}; try again")
-        self.noted_at = time.monotonic()
+        self.renewed_at = time.monotonic()
 
-    def _commit(self, held: Claim, writer: UploadWriter) -> None:
+    def _commit(self) -> None:
+        if self._offset() != self.size:
+            raise self._broken(f"has {self._offset()} bytes, the manifest says {self.size}")
+        assert self.writer is not None  # noqa: S101  # _open came first
         try:
-            self.store.commit(held.session, writer, self.digest)
+            self.store.commit(self.held.session, self.writer, self.digest)
         except DigestMismatch as error:
-            uploads.forget(held.session)
+            uploads.forget(self.held.session)
             raise RemoteBroken(f"the bytes that came for {self.digest} do not hash to it; they were dropped") from error
-        uploads.finish(self.store, held.repository_id, self.digest, self.size, self.pusher, held.session)
+        uploads.finish(self.store, self.held.repository_id, self.digest, self.size, self.pusher, self.held.session)
 
-    def _broken(self, held: Claim, writer: UploadWriter, what: str) -> RemoteBroken:
-        writer.close()
-        uploads.forget(held.session)
-        self.store.discard(held.session)
+    def _broken(self, what: str) -> RemoteBroken:
+        self._close()
+        uploads.forget(self.held.session)
+        self.store.discard(self.held.session)
         return RemoteBroken(f"the blob {self.digest} {what}; it was dropped")
 
-    def _release(self, held: Claim, writer: UploadWriter | None) -> None:
-        if writer is None:
-            uploads.release(held, held.offset, held.state)
-            return
-        offset, state = writer.offset, writer.state()
-        writer.close()
-        uploads.release(held, offset, state)
+    def _release(self) -> None:
+        uploads.release(self.held, *self._close())
+
+
+def _batches(source: Iterator[bytes]) -> Iterator[bytes]:
+    """Pieces of BATCH bytes or more, the last one smaller."""
+    pieces: list[bytes] = []
+    waiting = 0
+    for piece in source:
+        pieces.append(piece)
+        waiting += len(piece)
+        if waiting >= BATCH:
+            yield b"".join(pieces)
+            pieces, waiting = [], 0
+    if pieces:
+        yield b"".join(pieces)

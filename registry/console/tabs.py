@@ -25,6 +25,8 @@ class Tab:
 TABS: list[Tab] = [
     Tab("tags", "Tags", "repository"),
     Tab("info", "Info", "repository-info"),
+    Tab("webhooks", "Webhooks", "repository-webhooks", "Repository Policy"),
+    Tab("mirrors", "Mirrors", "repository-mirrors", "Repository Policy"),
     Tab("settings", "Settings", "repository-settings", "Repository Update"),
 ]
 

@@ -6,8 +6,10 @@ from django.urls import path, re_path
 
 from registry.console.images import ManifestDetail
 from registry.console.info import Info, Settings
+from registry.console.mirrors import Mirrors
 from registry.console.repositories import Repositories
 from registry.console.tags import Tags
+from registry.console.webhooks import WebhookLog, Webhooks
 
 NAME = r"(?P<name>[a-z0-9][a-z0-9._/-]*?)"
 
@@ -16,6 +18,9 @@ urlpatterns = [
     path("repositories", Repositories.as_view(), name="repositories"),
     re_path(rf"^repositories/{NAME}/-/(?P<digest>sha(?:256|512):[a-f0-9]+)$", ManifestDetail.as_view(), name="manifest"),
     re_path(rf"^repositories/{NAME}/-/info$", Info.as_view(), name="repository-info"),
+    re_path(rf"^repositories/{NAME}/-/webhooks$", Webhooks.as_view(), name="repository-webhooks"),
+    re_path(rf"^repositories/{NAME}/-/webhooks/(?P<webhook>[a-z0-9]+)$", WebhookLog.as_view(), name="repository-webhook"),
+    re_path(rf"^repositories/{NAME}/-/mirrors$", Mirrors.as_view(), name="repository-mirrors"),
     re_path(rf"^repositories/{NAME}/-/settings$", Settings.as_view(), name="repository-settings"),
     re_path(rf"^repositories/{NAME}$", Tags.as_view(), name="repository"),
 ]
