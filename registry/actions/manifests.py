@@ -18,6 +18,7 @@ from agent.protocol.oci import Descriptor, Digest
 from agent.protocol.oci import Manifest as Document
 from controlplane import events
 from controlplane.api.actor import Actor
+from registry.actions.readonly import refuse_users
 from registry.actions.repositories import ensure_repository
 from registry.errors import ManifestBlobUnknown, ManifestUnknown, RepositoryUnknown, SizeInvalid
 from registry.models import Blob, Manifest, ManifestBlob, ManifestChild, Repository, RepositoryBlob, Tag, TagChange
@@ -167,6 +168,7 @@ def delete_manifest(actor: Actor, full_name: str, digest: str) -> None:
         )
         if row is None:
             raise ManifestUnknown(f"{full_name} has no manifest {digest}")
+        refuse_users(actor, row.repository)
         now = timezone.now()
         tags = list(row.tags.order_by("name").values_list("name", flat=True))
         TagChange.objects.bulk_create(
@@ -197,6 +199,7 @@ def delete_tag(actor: Actor, full_name: str, name: str) -> None:
         )
         if tag is None:
             raise ManifestUnknown(f"{full_name} has no tag {name}")
+        refuse_users(actor, tag.repository)
         digest = tag.manifest.digest
         TagChange.objects.create(
             repository=tag.repository, tag=name, before=digest, after="", actor_name=actor.name, at=timezone.now()

@@ -14,6 +14,7 @@ from agent.protocol.oci import check_name
 from controlplane import events
 from controlplane.api.actor import Actor
 from controlplane.rbac.models import Collection
+from registry.actions.readonly import refuse_users
 from registry.errors import RepositoryUnknown
 from registry.models import Blob, Label, Namespace, Repository, RepositoryBlob
 from registry.queries import access, switches
@@ -143,6 +144,7 @@ def ensure_repository(actor: Actor, full_name: str) -> Repository:
     """The repository to push to, created when it is missing, the setting allows it and `actor` may. Raises RepositoryUnknown."""
     found = Repository.objects.filter(full_name=full_name).first()
     if found is not None:
+        refuse_users(actor, found)
         return found
     if not switches.create_on_push():
         raise RepositoryUnknown(

@@ -4,13 +4,17 @@ from controlplane.api.routers import Routes
 from registry.api.access import Access, Explain, Withdraw
 from registry.api.activity import Activity
 from registry.api.comparison import Compare, Running
+from registry.api.mirrors import Mirrors
 from registry.api.registry import Switches, UsageRows
 from registry.api.repositories import Repositories
 from registry.api.robots import Robots
+from registry.api.webhooks import Webhooks
 
 routes = Routes()
 routes.register("repositories", Repositories)
 routes.register("robots", Robots)
+routes.register("webhooks", Webhooks)
+routes.register("mirrors", Mirrors)
 
 urlpatterns = [
     path("repositories/<str:pk>/access", Access.as_view()),

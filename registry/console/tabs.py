@@ -27,6 +27,8 @@ TABS: list[Tab] = [
     Tab("info", "Info", "repository-info"),
     Tab("activity", "Activity", "repository-activity"),
     Tab("access", "Access", "repository-access", "Repository Access"),
+    Tab("webhooks", "Webhooks", "repository-webhooks", "Repository Policy"),
+    Tab("mirrors", "Mirrors", "repository-mirrors", "Repository Policy"),
     Tab("settings", "Settings", "repository-settings", "Repository Update"),
 ]
 

@@ -7,11 +7,13 @@ from django.urls import path, re_path
 from registry.console.activity import Activity
 from registry.console.images import Compare, ManifestDetail
 from registry.console.info import Info, Settings
+from registry.console.mirrors import Mirrors
 from registry.console.repositories import Repositories
 from registry.console.robots import RobotDetail, Robots
 from registry.console.sharing import Access
 from registry.console.storage import Storage, StorageChart
 from registry.console.tags import Tags
+from registry.console.webhooks import WebhookLog, Webhooks
 
 NAME = r"(?P<name>[a-z0-9][a-z0-9._/-]*?)"
 
@@ -27,6 +29,9 @@ urlpatterns = [
     re_path(rf"^repositories/{NAME}/-/info$", Info.as_view(), name="repository-info"),
     re_path(rf"^repositories/{NAME}/-/activity$", Activity.as_view(), name="repository-activity"),
     re_path(rf"^repositories/{NAME}/-/access$", Access.as_view(), name="repository-access"),
+    re_path(rf"^repositories/{NAME}/-/webhooks$", Webhooks.as_view(), name="repository-webhooks"),
+    re_path(rf"^repositories/{NAME}/-/webhooks/(?P<webhook>[a-z0-9]+)$", WebhookLog.as_view(), name="repository-webhook"),
+    re_path(rf"^repositories/{NAME}/-/mirrors$", Mirrors.as_view(), name="repository-mirrors"),
     re_path(rf"^repositories/{NAME}/-/settings$", Settings.as_view(), name="repository-settings"),
     re_path(rf"^repositories/{NAME}$", Tags.as_view(), name="repository"),
 ]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from registry.jobs import collection, keys, stores, uploads, usage
+from registry.jobs import collection, keys, mirrors, react, stores, uploads, usage, webhooks
 
-SCHEDULES = [
-    *collection.SCHEDULES,
-    *uploads.SCHEDULES,
-    *keys.SCHEDULES,
-    *stores.SCHEDULES,
-    *usage.SCHEDULES,
-]
+_NOUNS = (
+    collection,
+    keys,
+    mirrors,
+    react,
+    stores,
+    uploads,
+    usage,
+    webhooks,
+)
+SCHEDULES = [schedule for noun in _NOUNS for schedule in noun.SCHEDULES]

@@ -3,6 +3,8 @@
 from registry.models.blob import Blob, Lease, RepositoryBlob
 from registry.models.label import Label
 from registry.models.manifest import Manifest, ManifestBlob, ManifestChild
+from registry.models.mirror import Mirror, MirroredTag, ProxiedTag, Proxy
+from registry.models.reaction import ReactionCursor
 from registry.models.repository import Namespace, Repository
 from registry.models.robot import Robot
 from registry.models.setting import Setting
@@ -10,15 +12,22 @@ from registry.models.tag import Tag, TagChange
 from registry.models.token import RefreshToken, SigningKey
 from registry.models.upload import Upload
 from registry.models.usage import Usage, UsageSample
+from registry.models.webhook import Delivery, Webhook
 
 __all__ = [
     "Blob",
+    "Delivery",
     "Label",
     "Lease",
     "Manifest",
     "ManifestBlob",
     "ManifestChild",
+    "Mirror",
+    "MirroredTag",
     "Namespace",
+    "ProxiedTag",
+    "Proxy",
+    "ReactionCursor",
     "RefreshToken",
     "Repository",
     "RepositoryBlob",
@@ -30,4 +39,5 @@ __all__ = [
     "Upload",
     "Usage",
     "UsageSample",
+    "Webhook",
 ]

@@ -46,6 +46,9 @@ class Repository(Versioned):
     visibility = models.CharField(max_length=8, choices=Visibility.choices, default=Visibility.PRIVATE)
     description = models.CharField(max_length=200, blank=True)  # one line, plain text
     readme = models.TextField(blank=True)  # Markdown; sanitised where it is shown
+    mirrored_from = models.CharField(
+        max_length=600, blank=True
+    )  # who fills it, "host/name"; by registry.actions.mirrors, proxies
     sparse_indexes = models.BooleanField(default=False)  # may an index name children that are not here?
     pulls = models.BigIntegerField(default=0)  # written in batches by registry.actions.pulls alone
     pushes = models.BigIntegerField(default=0)  # of manifests, by registry.actions.manifests alone

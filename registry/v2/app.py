@@ -12,7 +12,7 @@ from django.db import DatabaseError
 
 from agent.protocol.errors import Internal, NotFound, Unavailable, WharfError
 from registry import token as token_core
-from registry.actions import pulls
+from registry.actions import pulled, pulls
 from registry.errors import Unsupported
 from registry.v2 import blobs, catalog, manifests, ping, referrers, tags, token, uploads
 from registry.v2.errors import error_response
@@ -94,9 +94,14 @@ def _route(scope: HTTPScope) -> Route | None:
 
 def _flush_pulls() -> None:
     if pulls.due():
-        task = asyncio.ensure_future(writes(pulls.flush))
+        task = asyncio.ensure_future(writes(_write_pulls))
         _background.add(task)
         task.add_done_callback(_flushed)
+
+
+def _write_pulls() -> None:
+    pulls.flush()
+    pulled.flush()
 
 
 def _flushed(task: asyncio.Task[Any]) -> None:

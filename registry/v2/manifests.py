@@ -13,7 +13,7 @@ from agent.protocol.oci import (
     check_tag,
     parse_manifest,
 )
-from registry.actions import manifests, pulls
+from registry.actions import manifests, pulled, pulls
 from registry.details import platforms_of
 from registry.errors import ManifestUnknown
 from registry.queries import content
@@ -50,6 +50,7 @@ async def get(request: Request, name: str, target: str) -> Response:
     # Whatever Accept says: a stored manifest is never converted and never refused.
     row = await rows(_find, Credentials.of(request), name, _target(target))
     pulls.count(name)
+    pulled.note(name, target, row.digest)
     return Response(200, _headers(row), row.content)
 
 

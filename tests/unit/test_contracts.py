@@ -39,6 +39,8 @@ BREACHES = [
     ("pure-decisions", "nodes/scheduler/__init__.py", "import time"),
     ("pure-decisions", "nodes/orchestrator/__init__.py", "import nodes.models"),
     ("pure-decisions", "nodes/orchestrator/__init__.py", "from django.utils import timezone"),
+    ("pure-decisions", "registry/rules/__init__.py", "import registry.models"),
+    ("pure-decisions", "registry/rules/__init__.py", "import time"),
 ]
 
 

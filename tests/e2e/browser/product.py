@@ -38,6 +38,7 @@ class Product:
         self.home = Path(tempfile.mkdtemp(prefix="wharf-browser-"))
         self.up = Up(self.home, agent=True)
         self.up.environment["WELCOME"] = "0"
+        self.up.environment["WHARF_REGISTRY_EGRESS_ALLOW"] = "127.0.0.1"  # the endpoints of webhooks are in the tests' process
         self.url = f"https://127.0.0.1:{self.up.environment['WHARF_PORT']}"
         self.password = ""
         self.token = ""

@@ -49,6 +49,9 @@ PAGES = {
     "repository-access": ("/repositories/admin/full/-/access?user=admin", "[data-dialog=give]"),
     "repository-settings": ("/repositories/admin/full/-/settings", ""),
     "repository-artifacts": ("/repositories/admin/full", ""),
+    "repository-webhooks": ("/repositories/{repository}/-/webhooks", ""),
+    "repository-webhook": ("/repositories/{repository}/-/webhooks/{webhook}", ""),
+    "repository-mirrors": ("/repositories/{repository}/-/mirrors", ""),
     "manifest": ("/repositories/{repository}/-/{digest}", ""),
     "manifest-index": ("/repositories/admin/full/-/{index}", ""),
     "manifest-platform": ("/repositories/admin/full/-/{platform}", ""),
@@ -81,6 +84,12 @@ def world(product: Product) -> dict[str, str]:
     artifacts = _full(product)
     product.api("POST", "tokens", {"name": "a token", "scopes": ["Service View", "Repository Pull"]})
     product.api("POST", "join-tokens", {"name": "a join token"})
+    endpoint = {"repository": "admin/web", "types": ["TAG_PUSH"], "url": "http://127.0.0.1:9/nobody"}
+    hook = product.api("POST", "webhooks", endpoint)["id"]
+    product.api("POST", f"webhooks/{hook}/test")
+    product.until(lambda: product.rows(f"webhooks/{hook}/deliveries")[0]["state"] == "failed", "nobody answers")
+    mirror = {"repository": "admin/web", "direction": "push", "url": "http://127.0.0.1:9", "remote_name": "team/web"}
+    product.api("POST", "mirrors", {**mirror, "on_event": False, "cron": "0 0 3 * * *"})
     job = product.api("POST", "jobs", {"kind": "registry.gc"})["id"]
     product.until(lambda: product.api("GET", f"jobs/{job}")["state"] == "done", "garbage is collected")
     container = next(row["id"] for row in product.rows("containers") if row["name"].startswith("web."))
@@ -89,6 +98,7 @@ def world(product: Product) -> dict[str, str]:
         "container": container,
         "node": product.rows("nodes")[0]["id"],
         "repository": "admin/web",
+        "webhook": hook,
         "digest": digest,
         "job": job,
         **artifacts,

@@ -71,6 +71,7 @@ PAGES = [
     "/repositories/{repository}/-/access", "/repositories/{repository}/-/access?user=bob", "/robots", "/storage",
     "/storage/chart", "/repositories/{repository}/-/compare?before={digest}&after={digest}",
     "/repositories?sort=-size&label=a&q=b", "/repositories/{repository}/-/{digest}",
+    "/repositories/{repository}/-/webhooks", "/repositories/{repository}/-/mirrors",
 ]  # fmt: skip
 # Not nodes, which everybody sees below /Shared, and not the repository, which is public.
 OBJECTS = [page for page in PAGES if "{container}" in page or "{job}" in page or "by-name" in page]
