@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from django.urls import path, re_path
 
-from registry.console.pages import ManifestDetail, Repositories, RepositoryDetail
+from registry.console.images import ManifestDetail
+from registry.console.info import Info, Settings
+from registry.console.repositories import Repositories
+from registry.console.tags import Tags
 
 NAME = r"(?P<name>[a-z0-9][a-z0-9._/-]*?)"
 
+# What follows `/-/` is no part of a repository's name: no component of one may be a single dash.
 urlpatterns = [
     path("repositories", Repositories.as_view(), name="repositories"),
     re_path(rf"^repositories/{NAME}/-/(?P<digest>sha(?:256|512):[a-f0-9]+)$", ManifestDetail.as_view(), name="manifest"),
-    re_path(rf"^repositories/{NAME}$", RepositoryDetail.as_view(), name="repository"),
+    re_path(rf"^repositories/{NAME}/-/info$", Info.as_view(), name="repository-info"),
+    re_path(rf"^repositories/{NAME}/-/settings$", Settings.as_view(), name="repository-settings"),
+    re_path(rf"^repositories/{NAME}$", Tags.as_view(), name="repository"),
 ]

@@ -63,7 +63,8 @@ PAGES = [
     "/services/by-name/picky", "/containers", "/containers?all=1", "/containers/{container}", "/containers/{container}/logs",
     "/containers/{container}/terminal", "/containers/{container}/chart/cpu", "/containers/{container}/chart/memory", "/nodes",
     "/nodes/{node}", "/nodes/{node}/chart/cpu", "/nodes/{node}/chart/memory", "/nodes/{node}/chart/network", "/nodes/chart/cpu",
-    "/nodes/chart/memory", "/repositories", "/repositories/{repository}", "/repositories/{repository}/-/{digest}",
+    "/nodes/chart/memory", "/repositories", "/repositories/{repository}",
+    "/repositories/{repository}/-/info", "/repositories/{repository}/-/settings", "/repositories/{repository}/-/{digest}",
 ]  # fmt: skip
 # Not nodes, which everybody sees below /Shared, and not the repository, which is public.
 OBJECTS = [page for page in PAGES if "{container}" in page or "{job}" in page or "by-name" in page]

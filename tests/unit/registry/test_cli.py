@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from registry.cli import _split, size_text
+from registry.cli.frame import size_text, split
 
 
 @pytest.mark.parametrize(
@@ -16,5 +16,5 @@ def test_size_text(count: int, text: str) -> None:
     ("text", "parts"),
     [("a/b", ("a/b", "latest")), ("a/b:v1", ("a/b", "v1")), ("a/b@sha256:0", ("a/b", "sha256:0"))],
 )
-def test_split(text: str, parts: tuple[str, str]) -> None:
-    assert _split(text) == parts
+def testsplit(text: str, parts: tuple[str, str]) -> None:
+    assert split(text) == parts

@@ -1,4 +1,4 @@
-"""`wharf repo`: repositories, their tags and images. Imports no Django: it is a client of the REST interface."""
+"""`wharf repo`: repositories, their tags and images."""
 
 from __future__ import annotations
 
@@ -8,38 +8,7 @@ from typing import Any
 import typer
 
 from controlplane.cli.session import Column, Failure, Session, when
-
-app = typer.Typer(add_completion=False, help="Repositories of the trusted registry.", no_args_is_help=True)
-COMMANDS = {"repo": app}
-
-_UNITS = ("B", "KB", "MB", "GB", "TB")
-
-
-def size_text(count: int) -> str:
-    """1234567 -> "1.2 MB", in powers of a thousand as registries show them."""
-    value = float(count)
-    for unit in _UNITS[:-1]:
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} {_UNITS[-1]}"
-
-
-def _find(session: Session, name: str) -> dict[str, Any]:
-    rows = session.get("/api/v1/repositories", name=name)
-    if not rows:
-        raise Failure(f"There is no repository {name}, or you may not see it.", 3)
-    found: dict[str, Any] = rows[0]
-    return found
-
-
-def _split(text: str) -> tuple[str, str]:
-    """ "ns/name:tag" or "ns/name@sha256:…" -> (name, tag or digest); the tag is "latest" unless said."""
-    name, at, digest = text.partition("@")
-    if at:
-        return name, digest
-    name, _, tag = text.partition(":")
-    return name, tag or "latest"
+from registry.cli.frame import app, find, size_text, split
 
 
 def _size(row: Mapping[str, Any]) -> str:
@@ -89,7 +58,7 @@ def create(
 def tags(ctx: typer.Context, name: str) -> None:
     """List a repository's tags, newest first."""
     session = Session.of(ctx)
-    rows = session.pages(f"/api/v1/repositories/{_find(session, name)['id']}/tags")
+    rows = session.pages(f"/api/v1/repositories/{find(session, name)['id']}/tags")
     columns: dict[str, Column] = {
         "Tag": "name",
         "Digest": "digest",
@@ -105,15 +74,15 @@ def tags(ctx: typer.Context, name: str) -> None:
 def inspect(ctx: typer.Context, image: str = typer.Argument(..., help="name[:tag] or name@digest")) -> None:
     """Show an image: config, layers, history; of an index, its images."""
     session = Session.of(ctx)
-    name, target = _split(image)
-    session.show(session.get(f"/api/v1/repositories/{_find(session, name)['id']}/manifests/{target}"))
+    name, target = split(image)
+    session.show(session.get(f"/api/v1/repositories/{find(session, name)['id']}/manifests/{target}"))
 
 
 @app.command("history")
 def history(ctx: typer.Context, name: str) -> None:
     """Where a repository's tags pointed, and who moved them."""
     session = Session.of(ctx)
-    rows = session.pages(f"/api/v1/repositories/{_find(session, name)['id']}/history")
+    rows = session.pages(f"/api/v1/repositories/{find(session, name)['id']}/history")
     session.table(rows, {"At": when("at"), "Tag": "tag", "Before": "before", "After": "after", "By": "actor_name"})
 
 
@@ -133,7 +102,7 @@ def change(
         body["description"] = description
     if not body:
         raise Failure("Say --public, --private or --description.", 2)
-    path = f"/api/v1/repositories/{_find(session, name)['id']}"
+    path = f"/api/v1/repositories/{find(session, name)['id']}"
     answer = session.patch(path, body, etag=session.etag(path))
     session.say(f"{name} is {answer['visibility']}.", answer)
 
@@ -146,8 +115,8 @@ def rm(
 ) -> None:
     """Remove a tag, a manifest, or a whole repository."""
     session = Session.of(ctx)
-    name, _ = _split(target)
-    path = f"/api/v1/repositories/{_find(session, name)['id']}"
+    name, _ = split(target)
+    path = f"/api/v1/repositories/{find(session, name)['id']}"
     if "@" in target:
         session.delete(f"{path}/manifests/{target.partition('@')[2]}")
     elif ":" in target:

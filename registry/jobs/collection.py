@@ -1,4 +1,4 @@
-"""Background work of the registry."""
+"""Garbage collection."""
 
 from __future__ import annotations
 
@@ -34,27 +34,4 @@ def gc(ctx: JobContext, *, dry_run: bool = False) -> dict[str, int]:
     return done.as_dict()
 
 
-@job("registry.uploads", max_attempts=1, quiet=True, single=True)
-def sweep_uploads(ctx: JobContext) -> dict[str, int]:
-    """End uploads that nobody continued within their time."""
-    from registry.actions import uploads
-    from registry.storage import open_store
-
-    return {"removed": uploads.sweep(open_store())}
-
-
-@job("registry.keys", operation="Registry Rotate Keys", max_attempts=2, single=True)
-def rotate_keys(ctx: JobContext) -> dict[str, str]:
-    """A new signing key for access tokens. Tokens of the old one stay good until they expire."""
-    from registry.token import keys
-
-    kid = keys.rotate()
-    ctx.log(f"Access tokens are signed with {kid} from now on.")
-    return {"kid": kid}
-
-
-SCHEDULES = [
-    Schedule("registry.gc", "0 40 3 * * *", priority=200),
-    Schedule("registry.uploads", "30 13 * * * *", priority=200),
-    Schedule("registry.keys", "0 50 3 1 * *", priority=200),
-]
+SCHEDULES = [Schedule("registry.gc", "0 40 3 * * *", priority=200)]

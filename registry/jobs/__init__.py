@@ -1,0 +1,7 @@
+"""Background work of the registry: one file a noun. Each keeps its kinds and their schedules; they are found from here."""
+
+from __future__ import annotations
+
+from registry.jobs import collection, keys, uploads
+
+SCHEDULES = [*collection.SCHEDULES, *uploads.SCHEDULES, *keys.SCHEDULES]
