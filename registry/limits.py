@@ -24,3 +24,10 @@ def limit(name: str) -> int:
         return _DEFAULTS[name] if text == "" else int(text)
     except ValueError:
         raise ImproperlyConfigured(f"WHARF_REGISTRY_{name} must be a whole number, not {text!r}.") from None
+
+
+def words(name: str) -> list[str]:
+    """A setting that is a list: words between commas or blanks."""
+    found = getattr(settings, f"REGISTRY_{name}", None)
+    text = os.environ.get(f"WHARF_REGISTRY_{name}", "") if found is None else " ".join(found)
+    return text.replace(",", " ").split()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +23,7 @@ from controlplane.events.models import ChainHead, Event
 
 GENESIS = "0" * 64
 TOPIC = "events"
+OBSERVERS: list[Callable[[Event], None]] = []
 
 
 def canonical(event: Event) -> bytes:
@@ -95,3 +97,5 @@ def append(kind: str, *, actor: Actor, target: str, collection_path: str, data: 
 def _committed(event: Event) -> None:
     hints.publish(TOPIC, {"id": event.id, "kind": event.kind})
     anchor.maybe_write()
+    for observer in OBSERVERS:
+        observer(event)

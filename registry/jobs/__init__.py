@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from registry.jobs import collection, keys, uploads
+from registry.jobs import collection, keys, react, uploads
 
-SCHEDULES = [*collection.SCHEDULES, *uploads.SCHEDULES, *keys.SCHEDULES]
+SCHEDULES = [*collection.SCHEDULES, *uploads.SCHEDULES, *keys.SCHEDULES, *react.SCHEDULES]

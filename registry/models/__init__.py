@@ -4,6 +4,7 @@ from registry.models.blob import Blob, Lease, RepositoryBlob
 from registry.models.manifest import Manifest, ManifestBlob, ManifestChild
 from registry.models.policy import Policy
 from registry.models.quota import Quota
+from registry.models.reaction import ReactionCursor
 from registry.models.repository import Namespace, Repository
 from registry.models.state import ReadOnly
 from registry.models.tag import Tag, TagChange
@@ -20,6 +21,7 @@ __all__ = [
     "Namespace",
     "Policy",
     "Quota",
+    "ReactionCursor",
     "ReadOnly",
     "RefreshToken",
     "Repository",
