@@ -35,7 +35,7 @@ from registry.models import ReactionCursor
 
 log = structlog.get_logger(__name__)
 
-MODULES: tuple[str, ...] = ()
+MODULES: tuple[str, ...] = ("registry.actions.promotion",)
 JOB = "registry.react"
 BATCH = 100
 MAX_ATTEMPTS = 8

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from registry.jobs import collection, keys, react, uploads
+from registry.jobs import collection, keys, policies, react, uploads
 
-SCHEDULES = [*collection.SCHEDULES, *uploads.SCHEDULES, *keys.SCHEDULES, *react.SCHEDULES]
+SCHEDULES = [*collection.SCHEDULES, *uploads.SCHEDULES, *keys.SCHEDULES, *policies.SCHEDULES, *react.SCHEDULES]

@@ -32,7 +32,7 @@ from controlplane.users.credentials import authenticate_basic, authenticate_bear
 from controlplane.users.models import User
 from registry import token
 from registry.errors import RepositoryUnknown
-from registry.queries import access, policy
+from registry.queries import access, policy, standing
 from registry.token import Claims
 from registry.v2.errors import Challenge
 from registry.v2.request import Request
@@ -90,6 +90,11 @@ class Caller:
     @cached_property
     def actor(self) -> Actor:
         return self.known or _actor_of_claims(self.claims) or ANONYMOUS
+
+    @property
+    def name(self) -> str:
+        """For counters: costs no query."""
+        return self.known.name if self.known else self.claims.name if self.claims else "anonymous"
 
     @property
     def presented(self) -> bool:
@@ -183,11 +188,16 @@ def _actor_of_claims(claims: Claims | None) -> Actor | None:
 
 
 def admit(credentials: Credentials, name: str, *needed: str) -> Caller:
-    """The caller, who has all of `needed` in repository `name`. Raises Challenge, Denied, RepositoryUnknown, NameInvalid."""
+    """The caller, who has all of `needed` in repository `name`.
+
+    Raises Challenge, Denied, RepositoryUnknown, NameInvalid, and RegistryReadOnly for all but pulls.
+    """
     check_name(name)
     caller = authenticate(credentials)
     actions = caller.actions(name)
     if actions.issuperset(needed):
+        if needed != ("pull",):
+            standing.refuse_writes()
         return caller
     scope = f"repository:{name}:{','.join(dict.fromkeys(['pull', *needed]))}"
     if not caller.presented:
