@@ -13,7 +13,7 @@ _DEFAULTS = {
     "UNDO_WINDOW": 7 * 24 * 3600,  # deleted tags, manifests and repositories can be brought back this long
     "UPLOAD_TTL": 24 * 3600,  # an upload that nobody continues
     "REFRESH_TTL": 90 * 24 * 3600,  # refresh tokens
-    "CREATE_ON_PUSH": 1,  # may a push create a repository where its pusher may create one?
+    "CREATE_ON_PUSH": 0,  # may a push create a repository where its pusher may create one? queries/switches.py goes before this
 }
 
 

@@ -24,3 +24,5 @@ PASSWORD_HASHERS = ["tests.hashers.CheapArgon2"]
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):  # noqa: F405  # settings build on settings
     # a file, not memory: threads of one test must meet the real locks
     DATABASES["default"]["TEST"] = {"NAME": f"{HOME}/test.sqlite3"}  # noqa: F405  # settings build on settings
+# clients of the tests push where nothing is yet; the default is tested in tests/integration/registry/test_switches.py
+REGISTRY_CREATE_ON_PUSH = 1

@@ -47,8 +47,12 @@ def _scheduler(resource: Resource, verb: str) -> list[str] | None:
 
 
 def _repository(verbs: frozenset[str] | None) -> Filter:
+    """All of `verbs` on repositories; None is everything on them and on the robots of their namespace."""
+
     def choose(resource: Resource, verb: str) -> list[str] | None:
-        if resource.name != "Repository" or (verbs is not None and verb not in verbs):
+        if resource.name != "Repository" and (verbs is not None or resource.name != "Robot"):
+            return None
+        if verbs is not None and verb not in verbs:
             return None
         return list(resource.gates.get(verb, ()))
 
@@ -67,7 +71,7 @@ ROLES: Mapping[str, tuple[str, Filter]] = {
     "Full Control": ("All operations on the granted resources; nodes are changed by administrators only.", _full_control),
     "Registry Read": ("See and pull repositories.", _repository(REPOSITORY_READ)),
     "Registry Read-Write": ("Pull, push, scan and delete tags.", _repository(REPOSITORY_WRITE)),
-    "Registry Admin": ("Everything on repositories, their policies and their access.", _repository(None)),
+    "Registry Admin": ("Everything on repositories, their policies, their access and their robots.", _repository(None)),
 }
 
 

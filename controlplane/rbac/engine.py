@@ -22,8 +22,11 @@ from controlplane.users.models import Organisation, TeamMembership, User
 
 
 def held_by(actor: Actor) -> list[Held]:
-    """Every grant whose subject is the actor, one of their teams, or one of their organisations (everyone included)."""
-    if actor.kind not in {"user", "robot"} or not actor.id:
+    """Every grant whose subject is the actor, one of their teams, or one of their organisations (everyone included).
+
+    Robots hold none: what a robot may do is written on it, a relation like an owner's (docs/adr/0025).
+    """
+    if actor.kind != "user" or not actor.id:
         return []
     teams = TeamMembership.objects.filter(user_id=actor.id).values("team_id")
     organisations = Organisation.objects.filter(Q(memberships__user_id=actor.id) | Q(everyone=True)).values("id")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from django.db import transaction
+from django.db.models import F
 from django.utils import timezone
 
 from agent.protocol.oci import Descriptor, Digest
@@ -68,7 +69,7 @@ def put_manifest(
         evicted = []
         if repository.tag_limit and any(not before for _, before in moved):
             evicted = make_room(actor, repository, tags, now)
-        Repository.objects.filter(pk=repository.pk).update(pushed_at=now)
+        Repository.objects.filter(pk=repository.pk).update(pushed_at=now, pushes=F("pushes") + 1)
         warnings = quotas.warnings(actor, repository)
         for tag, before in moved:
             record(actor, repository, "tag.pushed", tag=tag, digest=row.digest, before=before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -18,12 +19,13 @@ from controlplane.rbac.models import Collection
 from registry.actions import quotas, trash
 from registry.errors import ImageInUse, RepositoryUnknown
 from registry.limits import limit
-from registry.models import Blob, Manifest, Namespace, Repository, RepositoryBlob, Upload
-from registry.queries import access, standing
+from registry.models import Blob, Label, Manifest, Namespace, Repository, RepositoryBlob, Upload
+from registry.queries import access, standing, switches
 from registry.queries.holders import holders
+from registry.queries.labels import checked_labels
 from registry.seed import COLLECTION
 
-EDITABLE = frozenset({"visibility", "description", "readme", "sparse_indexes", "immutable_tags", "tag_limit"})
+EDITABLE = frozenset({"visibility", "description", "readme", "sparse_indexes", "labels", "immutable_tags", "tag_limit"})
 MAX_TAG_LIMIT = 100_000
 
 
@@ -43,6 +45,7 @@ def create_repository(
     description: str = "",
     readme: str = "",
     sparse_indexes: bool = False,
+    labels: Mapping[str, str] | None = None,
 ) -> Repository:
     """A new, empty repository. Raises NameInvalid, Denied, RepositoryExists."""
     check_name(full_name)
@@ -55,23 +58,25 @@ def create_repository(
         )
     fields = {"visibility": visibility, "description": description, "readme": readme, "sparse_indexes": sparse_indexes}
     _check(fields)
+    wanted = checked_labels(labels or {})
     with transaction.atomic():
         if Repository.objects.filter(full_name=full_name).exists():
             raise RepositoryExists(f"the repository {full_name} exists already")
         try:
             with transaction.atomic():
-                return _create(actor, full_name, fields)
+                return _create(actor, full_name, fields, wanted)
         except IntegrityError as error:
             raise RepositoryExists(f"the repository {full_name} was created by somebody else at the same time") from error
 
 
-def _create(actor: Actor, full_name: str, fields: dict[str, Any]) -> Repository:
+def _create(actor: Actor, full_name: str, fields: dict[str, Any], labels: Mapping[str, str]) -> Repository:
     namespace_name, _, rest = full_name.partition("/")
     namespace, new = _namespace(namespace_name)
     collection = namespace.collection
     for component in rest.split("/") if rest else ():
         collection = _child(collection, component)
     repository = Repository.objects.create(namespace=namespace, name=rest, full_name=full_name, collection=collection, **fields)
+    _set_labels(repository, labels)
     # Events come after all row locks: the audit chain's lock is the one that everybody waits for.
     if new:
         _record_namespace(actor, namespace)
@@ -98,6 +103,17 @@ def create_namespace(actor: Actor, name: str) -> Namespace:
         namespace, new = _namespace(name)
         if new:
             _record_namespace(actor, namespace)
+    return namespace
+
+
+def namespace_for(actor: Actor, name: str) -> Namespace:
+    """The namespace, made when it is missing and `actor` may make repositories there. Within the caller's transaction."""
+    check_name(name)
+    if not Namespace.objects.filter(name=name).exists() and not access.may_create(actor, f"{name}/any"):
+        raise Denied(f"there is no namespace {name!r}, or it is not yours", operation="Repository Create")
+    namespace, new = _namespace(name)
+    if new:
+        _record_namespace(actor, namespace)
     return namespace
 
 
@@ -135,10 +151,15 @@ def ensure_repository(actor: Actor, full_name: str) -> Repository:
     found = Repository.objects.filter(full_name=full_name).first()
     if found is not None:
         return found
-    if not limit("CREATE_ON_PUSH") or not access.may_create(actor, full_name):
+    if not switches.create_on_push():
         raise RepositoryUnknown(
-            f"the repository {full_name} does not exist, and pushing does not create it for you; create it in the console, with"
-            f" `wharf repo create {full_name}`, or ask an administrator"
+            f"the repository {full_name} does not exist, and a push creates none here; create it first, in the console or with"
+            f" `wharf repo create {full_name}` (administrators let pushes create with `wharf repo settings --create-on-push`)"
+        )
+    if not access.may_create(actor, full_name):
+        raise RepositoryUnknown(
+            f"the repository {full_name} does not exist, and you may not create it; ask the owner of"
+            f" {full_name.partition('/')[0]!r} or an administrator"
         )
     try:
         return create_repository(actor, full_name)
@@ -151,12 +172,15 @@ def update_repository(actor: Actor, repository: Repository, version: int | None,
     if unknown := set(fields) - EDITABLE:
         raise InvalidInput(f"a repository has no changeable field {', '.join(sorted(unknown))}")
     _check(fields)
+    labels = checked_labels(fields.pop("labels")) if "labels" in fields else None
     with transaction.atomic():
         row = Repository.objects.select_for_update(of=("self",)).select_related("collection").get(pk=repository.pk)
         _check_version(row, version)
         changed = sorted(name for name, value in fields.items() if getattr(row, name) != value)
         for name in changed:
             setattr(row, name, fields[name])
+        if labels is not None and _set_labels(row, labels):
+            changed.append("labels")
         row.version += 1
         row.save()
         events.record(
@@ -167,6 +191,15 @@ def update_repository(actor: Actor, repository: Repository, version: int | None,
             data={"name": row.full_name, "changed": changed, "visibility": row.visibility},
         )
     return row
+
+
+def _set_labels(row: Repository, labels: Mapping[str, str]) -> bool:
+    """Replace all labels; was there anything to change?"""
+    if dict(row.labels.values_list("key", "value")) == dict(labels):
+        return False
+    row.labels.all().delete()
+    Label.objects.bulk_create([Label(repository=row, key=key, value=value) for key, value in sorted(labels.items())])
+    return True
 
 
 def delete_repository(actor: Actor, repository: Repository, version: int | None = None, *, force: bool = False) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db.models import Count, QuerySet
+from django.db.models import QuerySet
 from django_filters import rest_framework as filters
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import status
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -23,9 +23,9 @@ from registry.api.serializers import (
     TagChangeSerializer,
     TagSerializer,
 )
-from registry.details import describe
-from registry.errors import ManifestUnknown
-from registry.models import Manifest, Repository, Tag, TagChange
+from registry.details import describe, find_manifest
+from registry.models import Repository, Tag, TagChange
+from registry.queries import listing
 
 _TARGET = "[A-Za-z0-9_.:-]+"
 _MANIFEST = f"manifests/(?P<target>{_TARGET})"
@@ -35,12 +35,20 @@ class RepositoryFilter(filters.FilterSet):  # type: ignore[misc]  # django-filte
     name = filters.CharFilter(field_name="full_name")
     namespace = filters.CharFilter(field_name="namespace__name")
     visibility = filters.ChoiceFilter(choices=Repository.Visibility.choices)
-    q = filters.CharFilter(field_name="full_name", lookup_expr="icontains", label="Part of the name.")
+    q = filters.CharFilter(method="search", label="Words in names, descriptions, labels and tags; beginnings of digests.")
+    label = filters.CharFilter(method="labelled", label='"team=web", or "team" for any value; several with commas between.')
+
+    def search(self, rows: QuerySet[Any], name: str, value: str) -> QuerySet[Any]:
+        return listing.search(rows, value)
+
+    def labelled(self, rows: QuerySet[Any], name: str, value: str) -> QuerySet[Any]:
+        return listing.labelled(rows, value.split(","))
 
 
 class Repositories(ModelRoutes):
-    queryset = Repository.objects.select_related("namespace", "collection").annotate(tag_count=Count("tags"))
+    queryset = listing.listed()
     filterset_class = RepositoryFilter
+    query = frozenset({"sort"})
     ordering: tuple[str, ...] = ("full_name",)
     allow_anonymous = True  # public repositories are for everybody; `visible` and `require` decide
     operations = {
@@ -64,6 +72,11 @@ class Repositories(ModelRoutes):
             "history": TagChangeSerializer,
             "manifest": ManifestSerializer,
         }.get(self.action, RepositorySerializer)
+
+    @extend_schema(parameters=[OpenApiParameter("sort", str, description=f"{', '.join(listing.SORTS)}; -pulls: the most first")])
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        self.ordering = listing.ordering(request.query_params.get("sort") or "name")
+        return super().list(request, *args, **kwargs)
 
     def _shown(self, row: Repository) -> dict[str, Any]:
         return RepositorySerializer(self.queryset.get(pk=row.pk)).data
@@ -115,12 +128,7 @@ class Repositories(ModelRoutes):
     )
     def manifest(self, request: Request, pk: str, target: str) -> Response:
         """By tag or digest: layers, config, history, images of an index."""
-        repository = self.get_object()
-        rows = Manifest.objects.filter(repository=repository)
-        row = (rows.filter(digest=target) if ":" in target else rows.filter(tags__name=target)).first()
-        if row is None:
-            raise ManifestUnknown(f"{repository.full_name} has no {target}.")
-        return Response(ManifestSerializer(describe(row)).data)
+        return Response(ManifestSerializer(describe(find_manifest(self.get_object(), target))).data)
 
     @extend_schema(responses={204: None})
     @manifest.mapping.delete

@@ -6,6 +6,7 @@ from typing import Any
 
 from rest_framework import serializers
 
+from registry.artifacts import KINDS
 from registry.models import Repository, Tag, TagChange
 
 
@@ -14,6 +15,8 @@ class RepositorySerializer(serializers.ModelSerializer[Repository]):
     namespace = serializers.CharField(source="namespace.name")
     collection = serializers.CharField(source="collection.path")
     tags = serializers.IntegerField(source="tag_count")
+    labels = serializers.SerializerMethodField()
+    stored = serializers.IntegerField(source="stored_size", help_text="bytes, as last counted")
 
     class Meta:
         model = Repository
@@ -25,9 +28,12 @@ class RepositorySerializer(serializers.ModelSerializer[Repository]):
             "visibility",
             "description",
             "readme",
+            "labels",
             "sparse_indexes",
             "tags",
+            "stored",
             "pulls",
+            "pushes",
             "pushed_at",
             "version",
             "created_at",
@@ -35,12 +41,16 @@ class RepositorySerializer(serializers.ModelSerializer[Repository]):
         ]
         read_only_fields = fields
 
+    def get_labels(self, row: Repository) -> dict[str, str]:
+        return {label.key: label.value for label in row.labels.all()}
+
 
 class RepositoryChangeSerializer(serializers.Serializer[Any]):
     visibility = serializers.ChoiceField(choices=Repository.Visibility.choices, required=False)
     description = serializers.CharField(max_length=200, required=False, allow_blank=True)
     readme = serializers.CharField(max_length=100_000, required=False, allow_blank=True)
     sparse_indexes = serializers.BooleanField(required=False)
+    labels = serializers.DictField(child=serializers.CharField(max_length=200, allow_blank=True), required=False)
 
 
 class NewRepositorySerializer(RepositoryChangeSerializer):
@@ -74,8 +84,14 @@ class LayerSerializer(serializers.Serializer[Any]):
     annotations = serializers.DictField(child=serializers.CharField())
 
 
+class ImageLayerSerializer(LayerSerializer):
+    diff_id = serializers.CharField(allow_blank=True, help_text="of the uncompressed tar")
+    created_by = serializers.CharField(allow_blank=True, help_text="the instruction that made it")
+
+
 class ImageSerializer(LayerSerializer):
     platform = serializers.CharField(allow_blank=True)
+    attests = serializers.CharField(allow_blank=True, help_text="the image that this child of an index is an attestation of")
 
 
 class StepSerializer(serializers.Serializer[Any]):
@@ -85,9 +101,48 @@ class StepSerializer(serializers.Serializer[Any]):
     size = serializers.IntegerField()
 
 
+class ReferrerSerializer(serializers.Serializer[Any]):
+    digest = serializers.CharField()
+    kind = serializers.ChoiceField(choices=list(KINDS.items()))
+    artifact_type = serializers.CharField(allow_blank=True)
+    size = serializers.IntegerField()
+    annotations = serializers.DictField(child=serializers.CharField())
+    pushed_by = serializers.CharField(allow_blank=True)
+    pushed_at = serializers.DateTimeField()
+
+
+class FileSerializer(serializers.Serializer[Any]):
+    title = serializers.CharField(allow_blank=True)
+    media_type = serializers.CharField()
+    size = serializers.IntegerField()
+    digest = serializers.CharField()
+    predicate = serializers.CharField(allow_blank=True)
+
+
+class DependencySerializer(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    version = serializers.CharField()
+    repository = serializers.CharField()
+
+
+class ChartSerializer(serializers.Serializer[Any]):
+    """What Chart.yaml says."""
+
+    name = serializers.CharField(required=False)
+    version = serializers.CharField(required=False)
+    app_version = serializers.CharField(required=False)
+    description = serializers.CharField(required=False)
+    type = serializers.CharField(required=False)
+    home = serializers.CharField(allow_blank=True)
+    dependencies = DependencySerializer(many=True)
+    maintainers = serializers.ListField(child=serializers.CharField())
+    keywords = serializers.ListField(child=serializers.CharField())
+
+
 class ManifestSerializer(serializers.Serializer[Any]):
     digest = serializers.CharField()
     media_type = serializers.CharField()
+    kind = serializers.ChoiceField(choices=list(KINDS.items()))
     artifact_type = serializers.CharField(allow_blank=True)
     size = serializers.IntegerField()
     total_size = serializers.IntegerField()
@@ -99,7 +154,12 @@ class ManifestSerializer(serializers.Serializer[Any]):
     tags = serializers.ListField(child=serializers.CharField())
     created = serializers.CharField(allow_null=True)
     author = serializers.CharField(allow_blank=True)
+    config_digest = serializers.CharField(allow_blank=True)
     config = serializers.DictField()
-    layers = LayerSerializer(many=True)
+    layers = ImageLayerSerializer(many=True)
     history = StepSerializer(many=True)
     images = ImageSerializer(many=True)
+    indexes = serializers.ListField(child=serializers.CharField(), help_text="the indexes of the repository that hold it")
+    referrers = ReferrerSerializer(many=True)
+    files = FileSerializer(many=True)
+    chart = ChartSerializer(allow_null=True)

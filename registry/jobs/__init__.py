@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from registry.jobs import collection, keys, policies, react, uploads
+from registry.jobs import collection, keys, policies, react, uploads, usage
 
-SCHEDULES = [*collection.SCHEDULES, *uploads.SCHEDULES, *keys.SCHEDULES, *policies.SCHEDULES, *react.SCHEDULES]
+SCHEDULES = [
+    *collection.SCHEDULES,
+    *uploads.SCHEDULES,
+    *keys.SCHEDULES,
+    *policies.SCHEDULES,
+    *react.SCHEDULES,
+    *usage.SCHEDULES,
+]

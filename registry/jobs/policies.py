@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from controlplane.jobs import JobContext
 
 
-@job("registry.policies", operation="Registry Configure", max_attempts=2, capacity={"policies": 1}, single=True)
+@job("registry.policies", operation="Registry Update", max_attempts=2, capacity={"policies": 1}, single=True)
 def policies(ctx: JobContext, *, kind: str = "", policy: str = "", dry_run: bool = False) -> dict[str, int]:
     """Run one policy, or all of a kind that are on. A dry run says of each tag what would become of it, and why."""
     from registry.actions import runs
@@ -53,7 +53,7 @@ def promote(ctx: JobContext, *, repository: str, tag: str, digest: str) -> dict[
     return {"done": done}
 
 
-@job("registry.quotas", operation="Registry Configure", max_attempts=2, single=True)
+@job("registry.quotas", operation="Registry Update", max_attempts=2, single=True)
 def recount(ctx: JobContext) -> dict[str, int]:
     """Count every quota again from the blobs that its namespace links, and put right what differs."""
     from registry.actions import quotas

@@ -1,19 +1,24 @@
 """Rows of the registry: one file a noun."""
 
 from registry.models.blob import Blob, Lease, RepositoryBlob
+from registry.models.label import Label
 from registry.models.manifest import Manifest, ManifestBlob, ManifestChild
 from registry.models.policy import Policy
 from registry.models.quota import Quota
 from registry.models.reaction import ReactionCursor
 from registry.models.repository import Namespace, Repository
+from registry.models.robot import Robot
+from registry.models.setting import Setting
 from registry.models.state import ReadOnly
 from registry.models.tag import Tag, TagChange
 from registry.models.token import RefreshToken, SigningKey
 from registry.models.trash import Trashed
 from registry.models.upload import Upload
+from registry.models.usage import Usage, UsageSample
 
 __all__ = [
     "Blob",
+    "Label",
     "Lease",
     "Manifest",
     "ManifestBlob",
@@ -26,9 +31,13 @@ __all__ = [
     "RefreshToken",
     "Repository",
     "RepositoryBlob",
+    "Robot",
+    "Setting",
     "SigningKey",
     "Tag",
     "TagChange",
     "Trashed",
     "Upload",
+    "Usage",
+    "UsageSample",
 ]

@@ -59,6 +59,7 @@ class Repository(Versioned):
     readme = models.TextField(blank=True)  # Markdown; sanitised where it is shown
     sparse_indexes = models.BooleanField(default=False)  # may an index name children that are not here?
     pulls = models.BigIntegerField(default=0)  # written in batches by registry.actions.pulls alone
+    pushes = models.BigIntegerField(default=0)  # of manifests, by registry.actions.manifests alone
     pushed_at = models.DateTimeField(null=True, blank=True)  # last manifest push
     immutable_tags = models.BooleanField(default=False)  # no tag of it is overwritten or deleted
     tag_limit = models.PositiveIntegerField(default=0)  # tag n + 1 evicts the oldest; 0 = none
@@ -73,6 +74,10 @@ class Repository(Versioned):
 
     class Meta:
         ordering = ["full_name"]
+        indexes = [
+            models.Index(fields=["-pulls", "id"], name="registry_most_pulled"),
+            models.Index(fields=["-pushed_at", "id"], name="registry_last_pushed"),
+        ]
         verbose_name_plural = "repositories"
 
     def __str__(self) -> str:

@@ -11,6 +11,7 @@ from controlplane.api.actor import Actor
 from controlplane.rbac.models import Collection
 from controlplane.users.models import Membership, Organisation, User
 from registry.models import Namespace, Repository
+from registry.queries import robots
 from registry.seed import COLLECTION
 
 ACTIONS = {"pull": "Repository Pull", "push": "Repository Push", "delete": "Repository Tag Delete"}
@@ -32,6 +33,8 @@ def may_create(actor: Actor, full_name: str) -> bool:
         check_name(full_name)
     except NameInvalid:
         return False
+    if actor.kind == "robot":
+        return robots.may_create(actor.id, full_name)
     name = full_name.partition("/")[0]
     # Where the namespace has no folder yet, a grant on the folder of all namespaces counts.
     above = Collection.objects.filter(path__in=[COLLECTION, f"{COLLECTION}{name}/"]).order_by("-path").first()

@@ -14,7 +14,19 @@ from controlplane.events.models import Event
 from registry.queries import statements
 
 _STANDING = ("policy", "quota", "read_only")  # registry.queries.standing
-_SUBJECTS = ("user", "organisation", "membership", "team", "token", "role", "grant", "collection", "repository", "namespace")
+_SUBJECTS = (
+    "user",
+    "organisation",
+    "membership",
+    "team",
+    "token",
+    "role",
+    "grant",
+    "collection",
+    "repository",
+    "namespace",
+    "robot",
+)
 
 
 class _Clock:

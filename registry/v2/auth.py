@@ -1,6 +1,7 @@
 """Who is asking and whether they may: one synchronous call at the head of every handler's turn in a row thread.
 
-Credentials are a bearer token of the token service, a personal token as bearer, or HTTP Basic with a password or personal token.
+Credentials are a bearer token of the token service, a personal token or a robot's secret as bearer, or HTTP Basic with one of
+these or a password.
 What each lack answers, as Docker's and containers/image's clients expect it:
 
     no credentials              401 with the scope they need
@@ -28,11 +29,13 @@ from typing import Generic, TypeVar
 from agent.protocol.errors import Denied, Unauthenticated
 from agent.protocol.oci import check_name
 from controlplane.api.actor import ANONYMOUS, Actor, actor_of_user
-from controlplane.users.credentials import authenticate_basic, authenticate_bearer
+from controlplane.users.credentials import authenticate_bearer
 from controlplane.users.models import User
 from registry import token
+from registry.actions import robot_login
+from registry.actions.robot_login import authenticate_basic
 from registry.errors import RepositoryUnknown
-from registry.queries import access, policy, standing
+from registry.queries import access, policy, robots, standing
 from registry.token import Claims
 from registry.v2.errors import Challenge
 from registry.v2.request import Request
@@ -143,6 +146,7 @@ def basic(credentials: Credentials, version: int) -> Actor:
     key = hashlib.sha256(_PEPPER + credentials.address.encode() + b"\0" + credentials.authorization.encode()).hexdigest()
     known = _passwords.get(key)
     if known is not None and known[0] == version and known[1] > time.monotonic():
+        _check_robot(subject_of(known[2]), credentials.address, version)
         return known[2]
     username, secret = _split_basic(credentials.authorization)
     actor = authenticate_basic(username, secret, address=credentials.address)
@@ -167,8 +171,29 @@ def _bearer(text: str, address: str, version: int) -> Caller:
         if actor is None:
             raise Unauthenticated("the personal token is unknown, expired, revoked, or not for this address")
         return Caller(f"{actor.kind}:{actor.id}:{_scope_key(actor)}", version, known=actor)
+    if text.startswith(robot_login.PREFIX):
+        robot = robot_login.authenticate_bearer(text, address=address)
+        if robot is None:
+            raise Unauthenticated("the robot's secret is unknown, expired, disabled, or not for this address")
+        return Caller(f"robot:{robot.id}", version, known=robot)
     claims = token.verify(text)
+    _check_robot(claims.subject, address, version)
     return Caller(f"jwt:{claims.id}", version, claims=claims)
+
+
+def subject_of(actor: Actor) -> str:
+    """The subject of a token: "user/<id>"; of a robot also which secret it was made with; "" of nobody."""
+    if actor.kind == "anonymous":
+        return ""
+    return f"robot/{actor.id}/{actor.token_id}" if actor.kind == "robot" else f"{actor.kind}/{actor.id}"
+
+
+def _check_robot(subject: str, address: str, version: int) -> None:
+    """What a robot got or was remembered for earlier is worth nothing once it expired or was withdrawn, nor elsewhere."""
+    if subject.startswith("robot/"):
+        _, identifier, generation = subject.split("/", 2)
+        if not robots.admitted(identifier, generation, address, version):
+            raise Unauthenticated("the robot is expired, disabled, removed, or not for this address, or has a new secret")
 
 
 def _scope_key(actor: Actor) -> str:
@@ -182,6 +207,8 @@ def _actor_of_claims(claims: Claims | None) -> Actor | None:
     if kind == "user":
         user = User.objects.filter(pk=identifier, is_active=True).first()
         return None if user is None else actor_of_user(user, scopes=claims.scopes)
+    if kind == "robot":
+        return robots.actor_of(identifier.partition("/")[0])
     if kind == "node":
         return Actor("node", identifier, claims.name or identifier)
     return None

@@ -12,11 +12,11 @@ from urllib.parse import parse_qs
 
 from agent.protocol.errors import InvalidInput, TooLarge, Unauthenticated
 from controlplane.api.actor import ANONYMOUS, Actor
-from controlplane.users.credentials import authenticate_basic
 from registry import token
 from registry.actions import refresh
+from registry.actions.robot_login import authenticate_basic
 from registry.queries import access, policy
-from registry.v2.auth import Credentials, basic
+from registry.v2.auth import Credentials, basic, subject_of
 from registry.v2.request import Request
 from registry.v2.response import Response, json_response
 from registry.v2.threads import rows
@@ -68,7 +68,7 @@ def _post(form: Mapping[str, str], address: str) -> dict[str, Any]:
     if actor is None:
         raise Unauthenticated("the credentials are wrong, expired or revoked; log in again")
     refresh_token = form.get("refresh_token", "")
-    if kind == "password" and form.get("access_type") == "offline":
+    if kind == "password" and form.get("access_type") == "offline" and actor.kind == "user":
         refresh_token = refresh.create(actor, form.get("client_id", ""))
     return _answer(actor, _scopes([form.get("scope", "")]), version, refresh_token)
 
@@ -80,8 +80,7 @@ def _scopes(values: Iterable[str]) -> list[str]:
 
 def _answer(actor: Actor, scopes: list[str], version: int, refresh_token: str) -> dict[str, Any]:
     granted = [entry for scope in scopes if (entry := _grant(actor, scope)) is not None]
-    subject = "" if actor.kind == "anonymous" else f"{actor.kind}/{actor.id}"
-    text = token.issue(subject, granted, name=actor.name, policy_version=version, scopes=actor.scopes)
+    text = token.issue(subject_of(actor), granted, name=actor.name, policy_version=version, scopes=actor.scopes)
     issued = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     answer = {"token": text, "access_token": text, "expires_in": token.TTL_SECONDS, "issued_at": issued}
     if refresh_token:

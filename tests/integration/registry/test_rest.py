@@ -19,24 +19,9 @@ from registry.models import Manifest, Repository, Tag
 from registry.queries import NotOurs
 from registry.storage import open_store
 from tests.integration.registry import world
+from tests.integration.registry.rest import PASSWORD, Caller
 
 pytestmark = pytest.mark.django_db(transaction=True)
-PASSWORD = "correct-horse-battery"
-
-
-class Caller:
-    def __init__(self, user: User) -> None:
-        actor = actor_of_user(user)
-        self.actor = actor
-        _, secret = users.create_token(actor, user, "test")
-        self.client = Client(headers={"Authorization": f"Bearer {secret}"})
-
-    def call(self, method: str, path: str, body: Any = None, expect: int = 200, **headers: str) -> Any:
-        options = {} if body is None else {"data": body, "content_type": "application/json"}
-        answer = getattr(self.client, method)(f"/api/v1/{path}", headers=headers, **options)
-        assert answer.status_code == expect, answer.content
-        self.headers = answer.headers
-        return answer.json() if answer.content else None
 
 
 @pytest.fixture

@@ -1,0 +1,41 @@
+"""Where an image runs now, for the registry's pages: the tasks that were given its digest, and containers started by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from django.db.models import Q
+from django.urls import reverse
+
+from agent.protocol.states import TaskState
+from controlplane.api import access
+from controlplane.api.actor import Actor
+from nodes.models import Container, Task
+from registry.places import Place
+
+MOST = 100
+
+
+def places(actor: Actor, digests: Sequence[str]) -> tuple[list[Place], int]:
+    """(those that `actor` may see, at most MOST; the number of all others)."""
+    named = Q(pk__in=())
+    for digest in digests:
+        named |= Q(image__endswith=f"@{digest}")
+    tasks = Task.objects.occupying().filter(named)
+    loose = Container.objects.running().filter(named, task=None)
+    seen = access.visible(actor, tasks, "Service View Tasks").select_related("service", "node").order_by("service__name", "slot")
+    found = [
+        Place(
+            "task",
+            task.pk,
+            f"{task.service.name}.{task.slot}",
+            task.node.hostname if task.node else "",
+            TaskState(task.observed).name.lower(),
+            reverse("service", args=[task.service.name]),
+        )
+        for task in seen[:MOST]
+    ]
+    for container in access.visible(actor, loose).select_related("node")[: MOST - len(found)]:
+        url = reverse("container", args=[container.pk])
+        found.append(Place("container", container.pk, container.name, container.node.hostname, container.state, url))
+    return found, tasks.count() + loose.count() - len(found)
