@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Any
 
 from django.db import connection, transaction
 from django.utils import timezone
 
+from agent.protocol.errors import InvalidInput
 from registry.actions.drafts import Draft, Kind
 from registry.actions.quotas import held
 from registry.actions.tags import evictable
@@ -33,6 +35,14 @@ def plan(draft: Draft, now: datetime, names: list[str] | None = None) -> list[Ou
     for repository in repositories_of(draft):
         found.extend(_PLANS[draft.kind](draft, repository, rules, now, names))
     return found
+
+
+def limit_of(options: dict[str, Any]) -> int:
+    """The number of a drafted tag limit or quota. Raises InvalidInput."""
+    text = str(options.get("limit", ""))
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
+        raise InvalidInput("options.limit is a whole number: of tags, or of bytes", field="options")
+    return int(text)
 
 
 def rehearse(draft: Draft, limit: int = 0) -> list[Outcome]:

@@ -45,6 +45,8 @@ def create_repository(
     description: str = "",
     readme: str = "",
     sparse_indexes: bool = False,
+    immutable_tags: bool = False,
+    tag_limit: int = 0,
     labels: Mapping[str, str] | None = None,
 ) -> Repository:
     """A new, empty repository. Raises NameInvalid, Denied, RepositoryExists."""
@@ -56,7 +58,14 @@ def create_repository(
             " organisation you own; a grant with Repository Create on its collection, or an administrator, can",
             operation="Repository Create",
         )
-    fields = {"visibility": visibility, "description": description, "readme": readme, "sparse_indexes": sparse_indexes}
+    fields = {
+        "visibility": visibility,
+        "description": description,
+        "readme": readme,
+        "sparse_indexes": sparse_indexes,
+        "immutable_tags": immutable_tags,
+        "tag_limit": tag_limit,
+    }
     _check(fields)
     wanted = checked_labels(labels or {})
     with transaction.atomic():

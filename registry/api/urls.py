@@ -4,13 +4,20 @@ from controlplane.api.routers import Routes
 from registry.api.access import Access, Explain, Withdraw
 from registry.api.activity import Activity
 from registry.api.comparison import Compare, Running
+from registry.api.policies import Policies
+from registry.api.promotions import Promotions
+from registry.api.quotas import OneQuota, Quotas
+from registry.api.readonly import Switch
 from registry.api.registry import Switches, UsageRows
 from registry.api.repositories import Repositories
 from registry.api.robots import Robots
+from registry.api.undo import DeletedRepositories, RestoreManifest, RestoreTag, States, Trash
 
 routes = Routes()
 routes.register("repositories", Repositories)
 routes.register("robots", Robots)
+routes.register("policies", Policies)
+routes.register("deleted-repositories", DeletedRepositories, basename="deleted-repository")
 
 urlpatterns = [
     path("repositories/<str:pk>/access", Access.as_view()),
@@ -19,6 +26,14 @@ urlpatterns = [
     path("repositories/<str:pk>/activity", Activity.as_view()),
     path("repositories/<str:pk>/compare", Compare.as_view()),
     path("repositories/<str:pk>/running/<str:target>", Running.as_view()),
+    path("repositories/<str:pk>/promotions", Promotions.as_view()),
+    path("repositories/<str:pk>/states", States.as_view()),
+    path("repositories/<str:pk>/tags/<str:tag>/restore", RestoreTag.as_view()),
+    path("repositories/<str:pk>/trash", Trash.as_view()),
+    path("repositories/<str:pk>/trash/restore", RestoreManifest.as_view()),
+    path("quotas", Quotas.as_view()),
+    path("quotas/<str:namespace>", OneQuota.as_view()),
+    path("registry/read-only", Switch.as_view()),
     path("registry/usage", UsageRows.as_view()),
     path("registry/settings", Switches.as_view()),
     *routes.urls,
