@@ -10,8 +10,8 @@ from django.urls import reverse
 from agent.protocol.states import TaskState
 from controlplane.api import access
 from controlplane.api.actor import Actor
-from nodes.models import Container, Task
-from registry.places import Place
+from nodes.models import Container, Service, Task
+from registry.running import Place
 
 MOST = 100
 
@@ -23,7 +23,8 @@ def places(actor: Actor, digests: Sequence[str]) -> tuple[list[Place], int]:
         named |= Q(image__endswith=f"@{digest}")
     tasks = Task.objects.occupying().filter(named)
     loose = Container.objects.running().filter(named, task=None)
-    seen = access.visible(actor, tasks, "Service View Tasks").select_related("service", "node").order_by("service__name", "slot")
+    services = access.visible(actor, Service.objects.all(), "Service View Tasks")
+    seen = tasks.filter(service__in=services).select_related("service", "node").order_by("service__name", "slot")
     found = [
         Place(
             "task",

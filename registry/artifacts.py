@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from agent.protocol.oci import MEDIA_DOCKER_CONFIG, MEDIA_OCI_CONFIG, Descriptor, Manifest
+from agent.protocol.oci import INDEX_TYPES, MEDIA_DOCKER_CONFIG, MEDIA_OCI_CONFIG, Descriptor, Manifest
 
 IMAGE_CONFIGS = frozenset({MEDIA_OCI_CONFIG, MEDIA_DOCKER_CONFIG})
 HELM_CONFIG = "application/vnd.cncf.helm.config.v1+json"
+HELM_ARCHIVE = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
+HELM_PROVENANCE = "application/vnd.cncf.helm.chart.provenance.v1.prov"
 TITLE = "org.opencontainers.image.title"
 PREDICATE = "in-toto.io/predicate-type"
 SIGSTORE_PREDICATE = "dev.sigstore.bundle.predicateType"
@@ -71,15 +73,30 @@ def kind_of_type(artifact_type: str, annotations: Mapping[str, str] | None = Non
     return "chart" if text == HELM_CONFIG else "artifact"
 
 
+def kind_of_row(media_type: str, artifact_type: str, tag: str = "") -> str:
+    """By what a list knows of a manifest without reading it; cosign's tags tell what passes as an image."""
+    if media_type in INDEX_TYPES:
+        return "index"
+    for end, kind in ((".sig", "signature"), (".att", "attestation"), (".sbom", "sbom")):
+        if tag.startswith(("sha256-", "sha512-")) and tag.endswith(end):
+            return kind
+    return "image" if artifact_type in IMAGE_CONFIGS or not artifact_type else kind_of_type(artifact_type)
+
+
 def is_attestation(child: Descriptor) -> bool:
     return child.annotations.get(REFERENCE_TYPE) == "attestation-manifest"
 
 
-def files(layers: Iterable[Descriptor]) -> list[dict[str, Any]]:
-    """The layers of an artifact as the files they are: title, media type, size, digest, and what it states of in-toto's."""
+def files(layers: Iterable[Descriptor], chart: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """The layers of an artifact as the files they are: title, media type, size, digest, and what it states of in-toto's.
+
+    Helm gives its archive no title: it is named as `helm pull` names it.
+    """
+    archive = f"{chart.get('name', 'chart')}-{chart.get('version', '')}.tgz" if chart else ""
+    names = {HELM_ARCHIVE: archive, HELM_PROVENANCE: f"{archive}.prov"} if archive else {}
     return [
         {
-            "title": layer.annotations.get(TITLE, ""),
+            "title": layer.annotations.get(TITLE, "") or names.get(layer.media_type, ""),
             "media_type": layer.media_type,
             "size": layer.size,
             "digest": str(layer.digest),
@@ -105,14 +122,19 @@ def chart(config: Mapping[str, Any]) -> dict[str, Any]:
     result["home"] = str(config.get("home") or "")
     result["dependencies"] = [
         {key: str(item.get(key) or "") for key in ("name", "version", "repository")}
-        for item in config.get("dependencies") or ()
+        for item in _list(config, "dependencies")
         if isinstance(item, dict)
     ]
     result["maintainers"] = [
-        str(item.get("name") or "") for item in config.get("maintainers") or () if isinstance(item, dict) and item.get("name")
+        str(item["name"]) for item in _list(config, "maintainers") if isinstance(item, dict) and item.get("name")
     ]
-    result["keywords"] = [str(word) for word in config.get("keywords") or () if isinstance(word, str)]
+    result["keywords"] = [word for word in _list(config, "keywords") if isinstance(word, str)]
     return result
+
+
+def _list(config: Mapping[str, Any], key: str) -> list[Any]:
+    found = config.get(key)
+    return found if isinstance(found, list) else []
 
 
 def pull_commands(kind: str, host: str, name: str, target: str) -> list[dict[str, str]]:

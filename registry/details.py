@@ -13,6 +13,7 @@ from agent.protocol.oci import Manifest as Document
 from registry import artifacts
 from registry.errors import ManifestUnknown
 from registry.models import Manifest, Repository, Tag
+from registry.queries.tags import size_of_images
 from registry.storage import open_store
 
 MAX_CONFIG_BYTES = 4 << 20
@@ -55,13 +56,14 @@ def describe(row: Manifest) -> dict[str, Any]:
     kind = artifacts.kind_of(document, next((child for child in parents.values() if child), None))
     config = read_config(document.config)
     history = _history(config, document)
+    chart = artifacts.chart(config) if kind == "chart" else None
     return {
         "digest": row.digest,
         "media_type": row.media_type,
         "kind": kind,
         "artifact_type": row.artifact_type,
         "size": row.size,
-        "total_size": row.total_size,
+        "total_size": row.total_size + (size_of_images(row) if document.is_index else 0),
         "platforms": row.platforms,
         "subject": row.subject,
         "annotations": dict(document.annotations),
@@ -77,8 +79,8 @@ def describe(row: Manifest) -> dict[str, Any]:
         "images": [_image(child) for child in document.manifests],
         "indexes": sorted(parents),
         "referrers": _referrers(row),
-        "files": artifacts.files(document.layers) if kind not in {"image", "index"} else [],
-        "chart": artifacts.chart(config) if kind == "chart" else None,
+        "files": artifacts.files(document.layers, chart) if kind not in {"image", "index"} else [],
+        "chart": chart,
     }
 
 

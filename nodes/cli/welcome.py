@@ -145,6 +145,9 @@ def push(session: Session) -> None:
             labels=("org.opencontainers.image.title=welcome",),
             stop_signal="SIGKILL",  # as the first process, httpd would not hear SIGTERM; it has nothing to put in order
         )
+        repository = pushing.target(session, IMAGE).repository
+        if not session.get("/api/v1/repositories", name=repository):
+            session.post("/api/v1/repositories", {"name": repository, "description": "A page from a container, for newcomers."})
         image = import_rootfs(Part(file.name, 0, os.path.getsize(file.name)), config, comment="busybox and a page")
         pushing.push(session, image, pushing.target(session, IMAGE), quiet=True)
 

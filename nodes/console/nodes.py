@@ -16,7 +16,7 @@ from controlplane.console.pages import Page
 from nodes import actions
 from nodes.console import charts
 from nodes.console.words import node_state
-from nodes.models import Container, JoinToken, Node, NodeImage, Task
+from nodes.models import Container, JoinToken, Node, NodeImage, Service, Task
 
 PER_PAGE = 100
 CHARTS = ("cpu", "memory", "network")
@@ -80,7 +80,8 @@ class NodeDetail(Page):
 
     def context(self) -> dict[str, Any]:
         node = visible_node(self, self.kwargs["pk"])
-        tasks = access.visible(self.actor, Task.objects.live().filter(node=node).select_related("service"), "Service View Tasks")
+        services = access.visible(self.actor, Service.objects.all(), "Service View Tasks")
+        tasks = Task.objects.live().filter(node=node, service__in=services).select_related("service")
         containers = access.visible(self.actor, Container.objects.filter(node=node))
         return {
             "node": node,

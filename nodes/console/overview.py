@@ -67,10 +67,9 @@ def find(actor: Actor, text: str) -> list[Hit]:
     containers = access.visible(
         actor, Container.objects.filter(Q(name__icontains=text) | Q(container_id__startswith=text) | Q(image__icontains=text))
     )
-    tasks = access.visible(
-        actor,
-        Task.objects.filter(pk__startswith=text, observed__lte=TaskState.RUNNING).select_related("service"),
-        "Service View Tasks",
+    of_services = access.visible(actor, Service.objects.all(), "Service View Tasks")
+    tasks = Task.objects.filter(pk__startswith=text, observed__lte=TaskState.RUNNING, service__in=of_services).select_related(
+        "service"
     )
     return [
         *(Hit("service", item.name, item.image, reverse("service", args=[item.name])) for item in services[:FOUND]),

@@ -85,7 +85,8 @@ class ServiceDetail(ServicePage):
         context = super().context()
         service = context["service"]
         rows = Task.objects.filter(service=service).select_related("node").order_by("slot", "-created_at")
-        tasks = list(access.visible(self.actor, rows, "Service View Tasks"))
+        services = access.visible(self.actor, Service.objects.all(), "Service View Tasks")
+        tasks = list(rows.filter(service__in=services))
         containers = {row.task_id: row for row in Container.objects.filter(service=service)}
         for task in tasks:
             task.container = containers.get(task.pk)  # type: ignore[attr-defined]  # for the template, beside the row

@@ -46,4 +46,5 @@ class Activity(OfRepository):
     def get(self, request: Request, pk: str) -> Response:
         rows = activity.of_repository(self.actor, self.repository())
         wanted = activity.narrowed(rows, request.query_params.get("kind", ""), request.query_params.get("who", ""))
-        return self.get_paginated_response(self.get_serializer(self.paginate_queryset(wanted), many=True).data)
+        page = activity.named(self.paginate_queryset(wanted) or ())
+        return self.get_paginated_response(self.get_serializer(page, many=True).data)

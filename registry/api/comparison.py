@@ -13,7 +13,7 @@ from registry.api.scope import OfRepository
 from registry.api.serializers import ImageLayerSerializer
 from registry.compare import compare
 from registry.details import describe, find_manifest, indexes_of
-from registry.places import places
+from registry.running import running
 
 
 class HeadSerializer(serializers.Serializer[Any]):
@@ -83,5 +83,5 @@ class Running(OfRepository):
     def get(self, request: Request, pk: str, target: str) -> Response:
         """The tasks and containers that run this tag or digest now, also as a part of an index."""
         row = find_manifest(self.repository(), target)
-        found, hidden = places(self.actor, [row.digest, *indexes_of(row)])
+        found, hidden = running(self.actor, [row.digest, *indexes_of(row)])
         return Response(RunningSerializer({"places": found, "hidden": hidden}).data)

@@ -24,8 +24,9 @@ from registry.api.serializers import (
     TagSerializer,
 )
 from registry.details import describe, find_manifest
-from registry.models import Repository, Tag, TagChange
+from registry.models import Repository, TagChange
 from registry.queries import listing
+from registry.queries.tags import listed
 
 _TARGET = "[A-Za-z0-9_.:-]+"
 _FORCE = OpenApiParameter("force", bool, description="Also what a node runs or a service names.")
@@ -111,8 +112,7 @@ class Repositories(ModelRoutes):
     @action(detail=True, methods=["get"], filterset_class=None)
     def tags(self, request: Request, pk: str) -> Response:
         """Newest first."""
-        rows = Tag.objects.filter(repository=self.get_object()).select_related("manifest").defer("manifest__content")
-        return self._page(rows, "-pushed_at", "-pk")
+        return self._page(listed(self.get_object()), "-pushed_at", "-pk")
 
     @extend_schema(parameters=[_FORCE], responses={204: None})
     @action(detail=True, methods=["delete"], url_path=f"tags/(?P<tag>{_TARGET})")

@@ -50,7 +50,7 @@ class RepositorySerializer(serializers.ModelSerializer[Repository]):
 class RepositoryChangeSerializer(serializers.Serializer[Any]):
     visibility = serializers.ChoiceField(choices=Repository.Visibility.choices, required=False)
     description = serializers.CharField(max_length=200, required=False, allow_blank=True)
-    readme = serializers.CharField(max_length=100_000, required=False, allow_blank=True)
+    readme = serializers.CharField(max_length=100_000, required=False, allow_blank=True, trim_whitespace=False)
     sparse_indexes = serializers.BooleanField(required=False)
     immutable_tags = serializers.BooleanField(required=False, help_text="No tag is overwritten or deleted.")
     tag_limit = serializers.IntegerField(required=False, min_value=0, help_text="One tag more evicts the oldest; 0: no limit.")
@@ -65,7 +65,7 @@ class TagSerializer(serializers.ModelSerializer[Tag]):
     digest = serializers.CharField(source="manifest.digest")
     media_type = serializers.CharField(source="manifest.media_type")
     artifact_type = serializers.CharField(source="manifest.artifact_type")
-    size = serializers.IntegerField(source="manifest.total_size", help_text="Bytes of config and layers.")
+    size = serializers.IntegerField(source="whole_size", help_text="Bytes of config and layers; of an index, of its images.")
     platforms = serializers.ListField(source="manifest.platforms", child=serializers.CharField())
 
     class Meta:

@@ -10,6 +10,7 @@ from controlplane.cli.session import Failure, Session
 
 app = typer.Typer(add_completion=False, help="Repositories of the trusted registry.", no_args_is_help=True)
 
+Many = list[str] | None
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 
 

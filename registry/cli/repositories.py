@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from controlplane.cli.session import Column, Failure, Session, when
-from registry.cli.frame import app, find, size_text, split
+from registry.cli.frame import Many, app, find, size_text, split
 
 
 def _size(row: Mapping[str, Any]) -> str:
@@ -19,11 +21,22 @@ def _platforms(row: Mapping[str, Any]) -> str:
     return ", ".join(row["platforms"])
 
 
+def _labels(row: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={value}" if value else key for key, value in row["labels"].items())
+
+
+def _pairs(labels: list[str]) -> dict[str, str]:
+    """["team=web", "old"] -> {"team": "web", "old": ""}"""
+    return {key.strip(): value.strip() for key, _, value in (item.partition("=") for item in labels)}
+
+
 @app.command("ls")
 def ls(
     ctx: typer.Context,
-    query: str = typer.Argument("", help="Part of the name."),
+    query: str = typer.Argument("", help="Words of names, descriptions, labels and tags; the beginning of a digest."),
     namespace: str = typer.Option("", help="Only of this user, organisation or namespace."),
+    label: Annotated[Many, typer.Option("--label", "-l", help="KEY=VALUE, or KEY for any value.")] = None,
+    sort: str = typer.Option("", help="name, tags, pulls, pushes, pushed, size or created; -pulls: the most first."),
 ) -> None:
     """List the repositories that you can see."""
     session = Session.of(ctx)
@@ -32,10 +45,14 @@ def ls(
         "Visibility": "visibility",
         "Tags": "tags",
         "Pulls": "pulls",
+        "Pushes": "pushes",
+        "Size": lambda row: size_text(int(row["stored"])),
         "Pushed": when("pushed_at"),
+        "Labels": _labels,
         "Description": "description",
     }
-    session.table(session.pages("/api/v1/repositories", q=query, namespace=namespace), columns)
+    wanted: dict[str, Any] = {"q": query, "namespace": namespace, "label": ",".join(label or ()), "sort": sort}
+    session.table(session.pages("/api/v1/repositories", **wanted), columns)
 
 
 @app.command("create")
@@ -46,10 +63,13 @@ def create(
     ),
     public: bool = typer.Option(False, "--public", help="Everybody may pull, without a login."),
     description: str = typer.Option("", help="One line."),
+    label: Annotated[Many, typer.Option("--label", "-l", help="KEY=VALUE")] = None,
 ) -> None:
     """Create an empty repository."""
     session = Session.of(ctx)
-    body = {"name": name, "visibility": "public" if public else "private", "description": description}
+    body: dict[str, Any] = {"name": name, "visibility": "public" if public else "private", "description": description}
+    if label:
+        body["labels"] = _pairs(label)
     made = session.post("/api/v1/repositories", body)
     session.say(f"Created {name} ({made['visibility']}).", made)
 
@@ -92,19 +112,35 @@ def change(
     name: str,
     public: bool | None = typer.Option(None, "--public/--private"),
     description: str | None = typer.Option(None),
+    readme: str | None = typer.Option(None, help="A file with the long description in Markdown; -: standard input."),
+    label: Annotated[Many, typer.Option("--label", "-l", help="KEY=VALUE to set.")] = None,
+    unlabel: Annotated[Many, typer.Option("--unlabel", help="KEY to remove.")] = None,
 ) -> None:
-    """Change a repository's visibility or description."""
+    """Change a repository's visibility, descriptions or labels."""
     session = Session.of(ctx)
+    row = find(session, name)
     body: dict[str, Any] = {}
     if public is not None:
         body["visibility"] = "public" if public else "private"
     if description is not None:
         body["description"] = description
+    if readme is not None:
+        body["readme"] = _text(readme)
+    if label or unlabel:
+        kept = {key: value for key, value in row["labels"].items() if key not in (unlabel or ())}
+        body["labels"] = {**kept, **_pairs(label or [])}
     if not body:
-        raise Failure("Say --public, --private or --description.", 2)
-    path = f"/api/v1/repositories/{find(session, name)['id']}"
+        raise Failure("Say --public, --private, --description, --readme, --label or --unlabel.", 2)
+    path = f"/api/v1/repositories/{row['id']}"
     answer = session.patch(path, body, etag=session.etag(path))
     session.say(f"{name} is {answer['visibility']}.", answer)
+
+
+def _text(path: str) -> str:
+    try:
+        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure(f"{path} cannot be read: {error}", 2) from None
 
 
 @app.command("rm")

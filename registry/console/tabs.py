@@ -25,6 +25,8 @@ class Tab:
 TABS: list[Tab] = [
     Tab("tags", "Tags", "repository"),
     Tab("info", "Info", "repository-info"),
+    Tab("activity", "Activity", "repository-activity"),
+    Tab("access", "Access", "repository-access", "Repository Access"),
     Tab("settings", "Settings", "repository-settings", "Repository Update"),
 ]
 

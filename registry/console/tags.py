@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from django.core.paginator import Paginator
 from django.urls import reverse
 
 from registry.actions.manifests import delete_tag
 from registry.actions.repositories import delete_repository
+from registry.artifacts import KINDS, kind_of_row, pull_commands
 from registry.console.tabs import RepositoryPage
 from registry.models import Tag, TagChange
+from registry.queries.tags import listed
 
 PER_PAGE = 100
 MOVES = 10
+
+
+def _commands(host: str, name: str, tag: Tag) -> list[dict[str, str]]:
+    kind = kind_of_row(tag.manifest.media_type, tag.manifest.artifact_type, tag.name)
+    return pull_commands(kind, host, name, tag.name)[:1]
 
 
 class Tags(RepositoryPage):
@@ -23,13 +31,21 @@ class Tags(RepositoryPage):
 
     def tab_context(self) -> dict[str, Any]:
         row = self.repository
-        tags = (
-            Tag.objects.filter(repository=row).select_related("manifest").defer("manifest__content").order_by("-pushed_at", "-pk")
-        )
+        text = self.request.GET.get("q", "").strip()
+        tags = listed(row).order_by("-pushed_at", "-pk")
         newest = tags.first()
+        if text:
+            tags = tags.filter(name__icontains=text)
+        page = Paginator(tags, PER_PAGE).get_page(self.request.GET.get("page"))
+        for tag in page:
+            kind = kind_of_row(tag.manifest.media_type, tag.manifest.artifact_type, tag.name)
+            tag.kind_text = "" if kind == "image" else KINDS[kind]
         return {
-            "reference": f"{row.full_name}:{newest.name}" if newest else "",
-            "page": Paginator(tags, PER_PAGE).get_page(self.request.GET.get("page")),
+            "commands": _commands(self.request.get_host(), row.full_name, newest) if newest else [],
+            "page": page,
+            "q": text,
+            "filters": urlencode({"q": text}) + "&" if text else "",
+            "names": [tag.name for tag in page],
             "history": TagChange.objects.filter(repository=row)[:MOVES],
             "may_delete_tags": self.may("Repository Tag Delete", row),
         }

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from django.urls import path, re_path
 
-from registry.console.images import ManifestDetail
+from registry.console.activity import Activity
+from registry.console.images import Compare, ManifestDetail
 from registry.console.info import Info, Settings
 from registry.console.repositories import Repositories
+from registry.console.robots import RobotDetail, Robots
+from registry.console.sharing import Access
+from registry.console.storage import Storage, StorageChart
 from registry.console.tags import Tags
 
 NAME = r"(?P<name>[a-z0-9][a-z0-9._/-]*?)"
@@ -14,8 +18,15 @@ NAME = r"(?P<name>[a-z0-9][a-z0-9._/-]*?)"
 # What follows `/-/` is no part of a repository's name: no component of one may be a single dash.
 urlpatterns = [
     path("repositories", Repositories.as_view(), name="repositories"),
+    path("robots", Robots.as_view(), name="robots"),
+    path("robots/<str:pk>", RobotDetail.as_view(), name="robot"),
+    path("storage", Storage.as_view(), name="storage"),
+    path("storage/chart", StorageChart.as_view(), name="storage-chart"),
     re_path(rf"^repositories/{NAME}/-/(?P<digest>sha(?:256|512):[a-f0-9]+)$", ManifestDetail.as_view(), name="manifest"),
+    re_path(rf"^repositories/{NAME}/-/compare$", Compare.as_view(), name="compare"),
     re_path(rf"^repositories/{NAME}/-/info$", Info.as_view(), name="repository-info"),
+    re_path(rf"^repositories/{NAME}/-/activity$", Activity.as_view(), name="repository-activity"),
+    re_path(rf"^repositories/{NAME}/-/access$", Access.as_view(), name="repository-access"),
     re_path(rf"^repositories/{NAME}/-/settings$", Settings.as_view(), name="repository-settings"),
     re_path(rf"^repositories/{NAME}$", Tags.as_view(), name="repository"),
 ]

@@ -3,7 +3,7 @@ repository; pulls, promotions, mirrors and what else its administrators set up f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from django.db.models import Q, QuerySet
@@ -12,6 +12,7 @@ from controlplane import rbac
 from controlplane.api.actor import Actor
 from controlplane.events.models import Event
 from registry.models import Repository
+from registry.queries.sharing import names_of
 
 OPEN = ("tag.pushed", "tag.deleted", "manifest.pushed", "manifest.deleted", "repository.created", "repository.updated")
 OPEN_PREFIXES = ("scan.",)
@@ -61,6 +62,11 @@ def _manifest_deleted(data: dict[str, Any]) -> str:
     return f"removed image {_short(data.get('digest'))}" + (f" with its tags {', '.join(tags)}" if tags else "")
 
 
+def _subject(data: dict[str, Any]) -> str:
+    kind, _, identifier = str(data.get("subject")).partition("/")
+    return f"{kind} {data.get('subject_name') or identifier}"
+
+
 _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "tag.pushed": _tag_pushed,
     "tag.deleted": lambda data: f"removed tag {data.get('tag')} ({_short(data.get('digest'))})",
@@ -68,9 +74,22 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "manifest.deleted": _manifest_deleted,
     "repository.created": lambda data: f"made the repository, {data.get('visibility', 'private')}",
     "repository.updated": lambda data: f"changed {', '.join(data.get('changed') or ['nothing'])}",
-    "grant.created": lambda data: f"gave {data.get('subject')} the role {data.get('role')}",
-    "grant.deleted": lambda data: f"took the role {data.get('role')} from {data.get('subject')}",
+    "grant.created": lambda data: f"gave {_subject(data)} the role {data.get('role')}",
+    "grant.deleted": lambda data: f"took the role {data.get('role')} from {_subject(data)}",
 }
+
+
+def named(events: Iterable[Event]) -> list[Event]:
+    """The events, those about grants with the name of whom they concern, where that still exists."""
+    found = list(events)
+    grants = {
+        event.pk: str(event.data.get("subject", "")).rpartition("/")[2] for event in found if event.kind.startswith("grant.")
+    }
+    names = names_of(set(grants.values())) if grants else {}
+    for event in found:
+        if name := names.get(grants.get(event.pk, "")):
+            event.data["subject_name"] = name
+    return found
 
 
 def sentence(event: Event) -> str:

@@ -1,5 +1,7 @@
-"""Lists of repositories: what a search finds, by labels, in which order. Quick with ten thousand (tests/bench says nothing of it;
-docs/howto/repositories.md has the figures)."""
+"""Lists of repositories: what a search finds, by labels, in which order.
+
+Quick with ten thousand of them: figures are worked out for the page's rows alone, and nothing is asked once a row.
+"""
 
 from __future__ import annotations
 

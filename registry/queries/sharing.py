@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from controlplane import rbac
@@ -93,7 +93,7 @@ def _by_grants(repository: Repository) -> list[Right]:
     above = [path[: end + 1] for end, character in enumerate(path) if character == "/"]
     rows = list(Grant.objects.filter(collection__path__in=above).select_related("role", "collection"))
     rows = [row for row in rows if row.role.operations.get("Repository")]
-    names = _subjects(rows)
+    names = names_of({row.subject_id for row in rows})
     near = {repository.collection_id, repository.namespace.collection_id}
     found = []
     for row in sorted(rows, key=lambda row: (-len(row.collection.path), row.subject_kind, names.get(row.subject_id, ""))):
@@ -115,9 +115,8 @@ def _by_grants(repository: Repository) -> list[Right]:
     return found
 
 
-def _subjects(rows: Iterable[Grant]) -> dict[str, str]:
-    """id -> name; of teams "org/team"."""
-    ids = {row.subject_id for row in rows}
+def names_of(ids: Collection[str]) -> dict[str, str]:
+    """Ids of users, teams and organisations -> names; of teams "organisation/team"."""
     names: dict[str, str] = dict(User.objects.filter(pk__in=ids).values_list("pk", "username"))
     names.update(Organisation.objects.filter(pk__in=ids).values_list("pk", "name"))
     teams = Team.objects.filter(pk__in=ids).values_list("pk", "organisation__name", "name")

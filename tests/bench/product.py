@@ -57,6 +57,7 @@ class Product:
             **{name: value for name, value in os.environ.items() if not name.startswith(("WHARF_", "DJANGO_"))},
             "WHARF_HOME": str(self.home / "home"),
             "WHARF_ADDRESS": "127.0.0.1",
+            "WHARF_REGISTRY_CREATE_ON_PUSH": "1",
             "PYTHONPATH": str(ROOT),
             "WELCOME": "0",
         }

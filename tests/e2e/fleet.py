@@ -337,7 +337,10 @@ class ControlPlane:
         return len([task for task in self.running(service) if task["node"] in ready]) == replicas
 
     def push(self, layout: Path, name: str) -> None:
-        """A real client pushes an OCI layout."""
+        """A real client pushes an OCI layout into a repository, which is made first."""
+        repository = name.partition(":")[0]
+        if not self.call("GET", "repositories", params={"name": repository}):
+            self.call("POST", "repositories", json={"name": repository})
         target = f"docker://{CONTROL}:8443/{name}"
         credentials = ["--dest-tls-verify=false", "--dest-creds", f"admin:{self.password}"]
         result = subprocess.run(

@@ -130,6 +130,7 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
         made("login", control.url, "-u", "admin", "--password-stdin", "--yes", stdin=control.password.encode())
         tar = images._rootfs({"www/index.html": "hello from the import\n"})
         options = ("--cmd", "httpd -f -vv -p 80 -h /www", "--env", "COLOUR=blue", "--workdir", "/www", "--expose", "80")
+        made("repo", "create", "admin/box")
         pushed = json.loads(made("image", "import", "-", "admin/box:1", *options, "--json", stdin=tar))
         assert pushed["image"] == "admin/box:1"
         yield made
@@ -360,6 +361,8 @@ def test_acts_on_containers(cli: Cli, box: str) -> None:
 
 def test_images_are_pulled_to_and_removed_from_a_node(cli: Cli, tmp_path: Path) -> None:
     layout = images.layout(tmp_path / "layout", command=["sleep", "9"], files={"x": "only here"})
+    assert b"wharf repo create admin/pulled" in cli.run("image", "push", str(layout), "admin/pulled:2").stderr
+    cli("repo", "create", "admin/pulled")
     pushed = cli.json("image", "push", str(layout), "admin/pulled:2")
     index = json.loads((layout / "index.json").read_text())
     assert pushed["digest"] == index["manifests"][0]["digest"], "byte for byte"

@@ -13,6 +13,7 @@ import axe_playwright_python
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.e2e.browser.artifacts import Pusher
 from tests.e2e.browser.product import STORY, Product
 from tests.e2e.browser.visitor import Visitor
 
@@ -43,7 +44,21 @@ PAGES = {
     "repositories": ("/repositories", "[data-dialog=new-repository]"),
     "repositories-none": ("/repositories?q=zzzz", ""),
     "repository": ("/repositories/{repository}", "[data-dialog=remove-tag]"),
+    "repository-info": ("/repositories/admin/full/-/info", ""),
+    "repository-activity": ("/repositories/admin/full/-/activity", ""),
+    "repository-access": ("/repositories/admin/full/-/access?user=admin", "[data-dialog=give]"),
+    "repository-settings": ("/repositories/admin/full/-/settings", ""),
+    "repository-artifacts": ("/repositories/admin/full", ""),
     "manifest": ("/repositories/{repository}/-/{digest}", ""),
+    "manifest-index": ("/repositories/admin/full/-/{index}", ""),
+    "manifest-platform": ("/repositories/admin/full/-/{platform}", ""),
+    "manifest-chart": ("/repositories/admin/full/-/{chart}", ""),
+    "manifest-artifact": ("/repositories/admin/full/-/{artifact}", ""),
+    "compare": ("/repositories/admin/full/-/compare?before=one&after=two", ""),
+    "robots": ("/robots", "[data-dialog=new-robot]"),
+    "robot": ("/robots/{robot}", ""),
+    "robots-none": ("/robots?q=zzzz", ""),
+    "storage": ("/storage", ""),
     "jobs": ("/jobs", ""),
     "jobs-none": ("/jobs?state=error", ""),
     "job": ("/jobs/{job}", ""),
@@ -63,6 +78,7 @@ def world(product: Product) -> dict[str, str]:
     product.push(f"{repository}:{'t' * 100}", "1")
     product.serve(LONG, replicas=1, tag=f"{repository}:{'t' * 100}", placement={"constraints": ["node.labels.zone==moon"]})
     product.serve("picky", placement={"constraints": ["node.labels.zone==moon"]})
+    artifacts = _full(product)
     product.api("POST", "tokens", {"name": "a token", "scopes": ["Service View", "Repository Pull"]})
     product.api("POST", "join-tokens", {"name": "a join token"})
     job = product.api("POST", "jobs", {"kind": "registry.gc"})["id"]
@@ -75,7 +91,42 @@ def world(product: Product) -> dict[str, str]:
         "repository": "admin/web",
         "digest": digest,
         "job": job,
+        **artifacts,
     }
+
+
+README = """# Full
+
+Holds *one of each*; see [the docs](https://docs.example.com).
+
+    docker run full
+
+| a | b |
+|---|---|
+| 1 | 2 |
+"""
+
+
+def _full(product: Product) -> dict[str, str]:
+    """A repository with text, labels, rights, and one of every kind of manifest; a robot; a count."""
+    about = {"name": "admin/full", "description": "One of each", "readme": README, "labels": {"team": "web", "tier": "front"}}
+    made = product.api("POST", "repositories", about)
+    product.api("POST", f"repositories/{made['id']}/access", {"kind": "user", "name": "admin", "role": "read-write"})
+    with Pusher(product.url, "admin/full", "admin", product.password) as into:
+        index, platform = into.index("multi")
+        bundle = "application/vnd.dev.sigstore.bundle.v0.3+json"
+        into.refer(platform, bundle, b"{}", bundle, "bundle.json")
+        artifact = into.refer(platform, "application/spdx+json", b"{ }", "application/spdx+json", "sbom.spdx.json")
+        into.image("amd64", "FROM scratch", "COPY app /app", tag="one")
+        into.image("amd64", "FROM scratch", "COPY app2 /app", "RUN x", tag="two", env="A=2")
+        chart = into.chart("1.2.3")
+        into.module("filter")
+    right = {"repositories": "admin/*", "actions": ["pull", "push"]}
+    robot = product.api("POST", "robots", {"name": "ci", "namespace": "admin", "rights": [right], "cidrs": ["10.0.0.0/8"]})
+    job = product.api("POST", "jobs", {"kind": "registry.usage"})["id"]
+    product.until(lambda: product.api("GET", f"jobs/{job}")["state"] == "done", "storage is counted")
+    found = {"index": index, "platform": platform, "chart": chart, "artifact": artifact}
+    return {"robot": robot["id"], **{name: descriptor["digest"] for name, descriptor in found.items()}}
 
 
 def _violations(page: Page, where: str) -> list[str]:

@@ -14,8 +14,11 @@ from agent.protocol.oci import MEDIA_OCI_CONFIG, MEDIA_OCI_MANIFEST
 from agent.protocol.spec import Placement
 from controlplane.api.actor import actor_of_user
 from controlplane.jobs import enqueue
+from controlplane.jobs.models import Job
+from controlplane.rbac.models import Grant
 from nodes import actions
 from nodes.models import Container, Node, Service
+from registry.models import Robot, Setting
 from tests.cast import PASSWORD, Cast
 from tests.integration.nodes import fleet
 
@@ -64,7 +67,10 @@ PAGES = [
     "/containers/{container}/terminal", "/containers/{container}/chart/cpu", "/containers/{container}/chart/memory", "/nodes",
     "/nodes/{node}", "/nodes/{node}/chart/cpu", "/nodes/{node}/chart/memory", "/nodes/{node}/chart/network", "/nodes/chart/cpu",
     "/nodes/chart/memory", "/repositories", "/repositories/{repository}",
-    "/repositories/{repository}/-/info", "/repositories/{repository}/-/settings", "/repositories/{repository}/-/{digest}",
+    "/repositories/{repository}/-/info", "/repositories/{repository}/-/settings", "/repositories/{repository}/-/activity",
+    "/repositories/{repository}/-/access", "/repositories/{repository}/-/access?user=bob", "/robots", "/storage",
+    "/storage/chart", "/repositories/{repository}/-/compare?before={digest}&after={digest}",
+    "/repositories?sort=-size&label=a&q=b", "/repositories/{repository}/-/{digest}",
 ]  # fmt: skip
 # Not nodes, which everybody sees below /Shared, and not the repository, which is public.
 OBJECTS = [page for page in PAGES if "{container}" in page or "{job}" in page or "by-name" in page]
@@ -83,6 +89,87 @@ def test_an_administrator_sees_every_page(world: dict[str, str], page: str) -> N
     assert answer.status_code == 200
     if "chart" not in page:
         assert b"<h1" in answer.content
+
+
+@pytest.mark.parametrize("page", ["/", "/search?q=web", "/nodes/{node}", "/repositories/{repository}/-/{digest}", "/robots"])
+def test_who_holds_grants_but_is_no_administrator_sees_it_too(world: dict[str, str], page: str) -> None:
+    answer = browser("bob").get(page.format(**world), secure=True)
+    assert answer.status_code == 200, answer.content
+
+
+@pytest.mark.parametrize(
+    "page", ["/storage", "/storage/chart", "/repositories/{repository}/-/access", "/repositories/{repository}/-/settings"]
+)
+def test_what_is_for_administrators_is_refused_with_its_reason(world: dict[str, str], page: str) -> None:
+    answer = browser("bob").get(page.format(**world), secure=True)
+    assert answer.status_code == 403
+    assert b"Missing:" in answer.content
+
+
+def test_a_robots_secret_is_shown_once(people: Cast) -> None:
+    client = browser("alice")
+    right = {"repositories": "harbour/*", "actions": ["pull", "push"]}
+    client.post("/robots", {"act": "create", "name": "ci", "namespace": "harbour", "days": "30", **right}, secure=True)
+    text = client.get("/robots", secure=True).content.decode()
+    found = re.search(r"wharfbot_[\w-]+", text)
+    assert found
+    assert "harbour+ci" in text
+    assert found[0] not in client.get("/robots", secure=True).content.decode()
+    robot = Robot.objects.get()
+    for name in ("bob", "charlie"):
+        for act in ("rotate", "disable", "remove"):
+            assert browser(name).post("/robots", {"act": act, "id": robot.pk}, secure=True).status_code == 404
+        assert browser(name).get(f"/robots/{robot.pk}", secure=True).status_code == 404
+        assert browser(name).post(f"/robots/{robot.pk}", {"act": "save"}, secure=True).status_code == 404
+    assert b"harbour/*=pull" in client.get(f"/robots/{robot.pk}", secure=True).content
+    changed = {
+        "act": "save",
+        "rights": "harbour/web=pull\nharbour/b=pull,push",
+        "cidrs": "10.0.0.0/8",
+        "days": "",
+        "description": "d",
+    }
+    client.post(f"/robots/{robot.pk}", changed, secure=True)
+    robot.refresh_from_db()
+    assert [right["actions"] for right in robot.rights] == [["pull"], ["pull", "push"]]
+    assert (robot.cidrs, robot.expires_at, robot.description) == (["10.0.0.0/8"], None, "d")
+    client.post(f"/robots/{robot.pk}", {**changed, "rights": "alice/x=pull", "days": "keep"}, secure=True)
+    assert len(Robot.objects.get().rights) == 2, "not beyond its namespace"
+    client.post("/robots", {"act": "disable", "id": robot.pk}, secure=True)
+    assert Robot.objects.get().disabled
+    client.post("/robots", {"act": "remove", "id": robot.pk}, secure=True)
+    assert not Robot.objects.exists()
+
+
+def test_rights_are_given_and_taken_on_the_page_by_who_may(world: dict[str, str], people: Cast) -> None:
+    page = f"/repositories/{world['repository']}/-/access"
+    form = {"act": "give", "kind": "team", "name": "harbour/crane", "role": "read-write", "where": "repository"}
+    assert browser("bob").post(page, form, secure=True).status_code == 302
+    assert not Grant.objects.filter(subject_kind="team").exists()
+    client = browser("admin")
+    client.post(page, form, secure=True)
+    grant = Grant.objects.get(subject_kind="team")
+    assert "harbour/crane" in client.get(page, secure=True).content.decode()
+    browser("bob").post(page, {"act": "take", "grant": grant.pk}, secure=True)
+    assert Grant.objects.filter(pk=grant.pk).exists()
+    client.post(page, {"act": "take", "grant": grant.pk}, secure=True)
+    assert not Grant.objects.filter(pk=grant.pk).exists()
+
+
+def test_upkeep_is_run_and_switched_by_administrators_alone(world: dict[str, str]) -> None:
+    browser("bob").post("/storage", {"act": "run", "kind": "registry.gc"}, secure=True)
+    browser("bob").post("/storage", {"act": "switch", "name": "create_on_push", "on": "0"}, secure=True)
+    assert not Job.objects.filter(kind="registry.gc").exists()
+    assert not Setting.objects.exists()
+    client = browser("admin")
+    answer = client.post("/storage", {"act": "run", "kind": "registry.gc", "dry": "1"}, secure=True)
+    job = Job.objects.get(kind="registry.gc")
+    assert answer["Location"] == f"/jobs/{job.pk}"
+    assert job.payload == {"dry_run": True}
+    client.post("/storage", {"act": "run", "kind": "jobs.sleep"}, secure=True)
+    assert not Job.objects.filter(kind="jobs.sleep", actor_name="admin", payload={}).exists()
+    client.post("/storage", {"act": "switch", "name": "create_on_push", "on": "0"}, secure=True)
+    assert Setting.objects.get().value is False
 
 
 @pytest.mark.parametrize("page", PAGES)

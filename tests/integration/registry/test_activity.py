@@ -42,7 +42,7 @@ def test_its_administrators_see_everything_newest_first(crowd: Crowd, story: str
         "mirror pushed",
         "changed description",
         f"removed image {short}",
-        f"gave team/{crowd.cast.crane.pk} the role Registry Read",
+        "gave team harbour/crane the role Registry Read",
     ]
     assert texts(rows)[-1] == "made the repository, private"
     assert f"before {short}" in " ".join(texts(rows))

@@ -14,6 +14,7 @@ from tests.conformance.distribution.cases.manifests import push
 from tests.conformance.distribution.client import Registry
 from tests.conformance.distribution.content import image
 from tests.integration.registry.server import ROOT, RegistryServer
+from tests.integration.registry.test_tokens import basic
 
 
 @pytest.fixture
@@ -71,3 +72,56 @@ def test_repo_commands(wharf: Any, alice: Registry) -> None:
 
 def test_collection_is_for_administrators(wharf: Any) -> None:
     assert "You lack Job Run" in wharf("repo", "gc", code=4)
+
+
+def test_people_commands(wharf: Any, alice: Registry, server: RegistryServer, tmp_path: Path) -> None:
+    name, first, second = alice.repository(), image(), image()
+    wharf("repo", "create", name, "--label", "team=web", "--label", "old=1")
+    push(alice, name, first, "v1")
+    push(alice, name, second, "v2")
+    readme = tmp_path / "README.md"
+    readme.write_text("# Shop\n")
+    wharf("repo", "set", name, "--label", "tier=front", "--unlabel", "old", "--readme", str(readme))
+    rows = json.loads(wharf("--json", "repo", "ls", "--label", "team=web", "--label", "tier", "--sort", "-pushes"))
+    assert [(row["name"], row["labels"], row["readme"]) for row in rows] == [(name, {"team": "web", "tier": "front"}, "# Shop\n")]
+    assert "team=web tier=front" in wharf("repo", "ls", name.partition("/")[2])
+
+    assert "has read-write" in wharf("repo", "give", name, "read-write", "--user", "bob")
+    shown = json.loads(wharf("--json", "repo", "access", name))
+    grant = next(row["grant_id"] for row in shown if row["who"] == "bob")
+    assert grant in wharf("repo", "access", name)
+    assert "Repository Push" in wharf("repo", "access", name, "--user", "bob")
+    wharf("repo", "take", name, grant)
+    assert "bob" not in wharf("repo", "access", name)
+    assert "Say one of" in wharf("repo", "give", name, "read", code=2)
+
+    activity = wharf("repo", "activity", name)
+    assert "gave user bob" in activity
+    assert "pushed tag v2" in activity
+    difference = wharf("repo", "diff", name, "v1", "v2")
+    assert "to pull for who has v1" in difference
+    assert "0" in wharf("--json", "repo", "where", f"{name}:v1")
+    assert name in wharf("repo", "usage") or "Stored" in wharf("repo", "usage")
+    assert "Registry View" in wharf("repo", "settings", code=4)
+
+
+def test_robot_commands(wharf: Any, alice: Registry, server: RegistryServer) -> None:
+    name = alice.repository()
+    alice.push_blob(name, b"something")
+    made = wharf("robot", "create", "ci", "--namespace", "alice", "--right", "alice/*=pull,push", "--days", "7").split()
+    assert made[0] == "alice+ci"
+    robot = Registry(server.url, made[0], made[1], prefix="alice")
+    push(robot, name, image(), "by-robot")
+    assert "usable" in wharf("robot", "ls")
+    turned = wharf("robot", "rotate", "alice+ci").split()[1]
+    assert turned != made[1]
+
+    def tags(secret: str) -> int:
+        return Registry(server.url).call("GET", f"/v2/{name}/tags/list", headers=basic("alice+ci", secret)).status
+
+    assert (tags(made[1]), tags(turned)) == (401, 200)
+    assert "disabled" in wharf("robot", "set", "alice+ci", "--disable")
+    assert tags(turned) == 401
+    wharf("robot", "rm", "alice+ci")
+    assert "There is no robot" in wharf("robot", "rm", "alice+ci", code=3)
+    assert "is no right" in wharf("robot", "create", "x", "--right", "alice", code=2)

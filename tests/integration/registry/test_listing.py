@@ -100,7 +100,7 @@ def order(crowd: Crowd, sort: str) -> list[str]:
     names, path = [], f"repositories?sort={sort}&limit=1"
     while path:
         names += [row["name"].partition("/")[2] for row in crowd.admin.call("get", path)]
-        following = re.search(r'</api/v1/([^>]*)>; rel="next"', crowd.admin.headers.get("Link", ""))
+        following = re.search(r'/api/v1/([^>]*)>; rel="next"', crowd.admin.headers.get("Link", ""))
         path = following[1] if following else ""
     return names
 
@@ -132,3 +132,19 @@ def test_pushes_are_counted(crowd: Crowd, push: Any) -> None:
 def test_a_search_finds_nothing_of_others(crowd: Crowd) -> None:
     assert crowd.charlie.call("get", "repositories?q=harbour") == []
     assert [row["name"] for row in crowd.charlie.call("get", "repositories?q=team")] == ["charlie/diary"]
+
+
+def test_a_list_asks_nothing_once_a_row(crowd: Crowd) -> None:
+    from django.db import connection
+    from django.test.utils import CaptureQueriesContext
+
+    def cost() -> int:
+        with CaptureQueriesContext(connection) as asked:
+            crowd.alice.call("get", "repositories?sort=-size&q=harbour&limit=100")
+        return len(asked)
+
+    cost()  # the first use of the token is noted
+    few = cost()
+    for number in range(20):
+        create_repository(SYSTEM, f"harbour/more-{number}", labels={"n": str(number)})
+    assert cost() == few

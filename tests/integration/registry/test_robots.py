@@ -10,13 +10,14 @@ import pytest
 from django.utils import timezone
 
 from agent.protocol.errors import Denied, InvalidInput, Unauthenticated
+from controlplane.api.access import visible
 from controlplane.api.actor import SYSTEM, Actor
 from controlplane.events.models import Event
 from controlplane.rbac.actions.grants import create_grant
 from controlplane.rbac.models import Role
 from registry.actions import robots
 from registry.actions.repositories import create_repository
-from registry.models import RefreshToken, Robot
+from registry.models import RefreshToken, Repository, Robot
 from registry.queries import access, content, policy
 from registry.v2 import auth, token
 from registry.v2.auth import Credentials
@@ -83,6 +84,13 @@ def test_a_grant_to_everyone_gives_a_robot_nothing(crowd: Crowd) -> None:
     _, secret = make(crowd.alice.actor)
     assert actions_of(basic("harbour+ci", secret), "alice/own") == frozenset()
     assert access.allowed_actions(crowd.charlie.actor, "alice/own") == {"pull", "push", "delete"}
+
+
+def test_a_robot_sees_what_it_may_pull_and_what_is_public(crowd: Crowd) -> None:
+    create_repository(SYSTEM, "alice/open", visibility="public")
+    row, _ = make(crowd.alice.actor, rights=[{"repositories": "harbour/w?b", "actions": ["pull"]}])
+    seen = visible(Actor("robot", row.pk, row.full_name), Repository.objects.order_by("full_name"), "Repository Pull")
+    assert list(seen.values_list("full_name", flat=True)) == ["alice/open", "harbour/web"]
 
 
 def test_create_is_a_right_of_its_own(crowd: Crowd, settings: Any) -> None:

@@ -22,7 +22,7 @@ class Place:
     url: str
 
 
-def places(actor: Actor, digests: Sequence[str]) -> tuple[list[dict[str, Any]], int]:
+def running(actor: Actor, digests: Sequence[str]) -> tuple[list[dict[str, Any]], int]:
     """(what runs any of the digests and `actor` may see, how much more runs that they may not see)."""
     shown: list[dict[str, Any]] = []
     hidden = 0

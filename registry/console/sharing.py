@@ -1,0 +1,64 @@
+"""The tab Access: who may do what in a repository and why; giving, taking, and explaining it for one person."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.urls import reverse
+
+from controlplane.rbac.models import Role
+from controlplane.users.models import User
+from registry.actions.access import SUBJECTS, give, take
+from registry.console.tabs import RepositoryPage
+from registry.queries import sharing
+
+_BEYOND = ("None",)
+
+
+class Access(RepositoryPage):
+    operation = "Repository Access"
+    template = "registry/access.html"
+    tab = "access"
+
+    def tab_context(self) -> dict[str, Any]:
+        name = self.request.GET.get("user", "").strip().lower()
+        user = User.objects.filter(username=name).first() if name else None
+        return {
+            "rights": sharing.rights(self.repository),
+            "levels": list(sharing.LEVELS),
+            "roles": self._roles(),
+            "kinds": SUBJECTS,
+            "asked": name,
+            "unknown": bool(name) and user is None,
+            "answers": sharing.explained(self.repository, user) if user else [],
+            "everything": self.actor.is_admin,
+        }
+
+    def _roles(self) -> list[str]:
+        """What may be given besides the levels: to whoever is no administrator, roles about repositories alone."""
+        rows = Role.objects.exclude(name__in=[*sharing.LEVELS.values(), *_BEYOND]).order_by("name")
+        wide = self.actor.is_admin
+        return [
+            row.name
+            for row in rows
+            if row.operations.get("Repository") and (wide or set(row.operations) <= {"Repository", "Robot"})
+        ]
+
+    def act_give(self) -> str:
+        self.require(self.repository)
+        data = self.request.POST
+        kind, name, role = data.get("kind", ""), data.get("name", "").strip(), data.get("role", "")
+        give(self.actor, self.repository, kind, name, role, whole_namespace=data.get("where") == "namespace")
+        self.done(f"{name} has {role} here from now on.")
+        return self._here()
+
+    def act_take(self) -> str:
+        self.require(self.repository)
+        take(self.actor, self.repository, self.request.POST.get("grant", ""))
+        self.done("The right was taken away; it counts no more from the next request on.")
+        return self._here()
+
+    def _here(self) -> str:
+        if not self.may("Repository Access", self.repository):  # one may take one's own away
+            return reverse("repositories")
+        return reverse("repository-access", args=[self.repository.full_name])
