@@ -4,12 +4,15 @@ WharfError
   ├── NotFound ── RepositoryUnknown, BlobUnknown, ManifestUnknown, UploadUnknown
   ├── InvalidInput ── ManifestBlobUnknown, DigestAlgorithmUnknown
   ├── RangeInvalid (416)
-  └── Unsupported (405)
+  ├── Unsupported (405) ── RegistryReadOnly
+  ├── TagImmutable (412)
+  ├── Conflict ── ImageInUse, TagLimitReached
+  └── Denied ── QuotaExceeded
 """
 
 from __future__ import annotations
 
-from agent.protocol.errors import InvalidInput, NotFound, WharfError
+from agent.protocol.errors import Conflict, Denied, InvalidInput, NotFound, WharfError
 
 
 class RepositoryUnknown(NotFound):
@@ -48,3 +51,32 @@ class RangeInvalid(WharfError):
 class Unsupported(WharfError):
     code = "unsupported"
     status = 405
+
+
+class RegistryReadOnly(Unsupported):
+    """An administrator made the registry read-only; the detail says why."""
+
+    code = "registry_read_only"
+
+
+class TagImmutable(WharfError):
+    """412 as Harbor answers it, with the rule in the detail."""
+
+    code = "tag_immutable"
+    status = 412
+
+
+class ImageInUse(Conflict):
+    """A node runs the image or a service names it; `extra.holders` says who."""
+
+    code = "image_in_use"
+
+
+class TagLimitReached(Conflict):
+    """No tag may go to make room for one more."""
+
+    code = "tag_limit_reached"
+
+
+class QuotaExceeded(Denied):
+    code = "quota_exceeded"

@@ -10,6 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 _DEFAULTS = {
     "GC_GRACE": 2 * 3600,  # a blob without references lives this long: the time a client may take between blob and manifest
     "TRASH_WINDOW": 24 * 3600,  # a collected blob can be brought back this long
+    "UNDO_WINDOW": 7 * 24 * 3600,  # deleted tags, manifests and repositories can be brought back this long
     "UPLOAD_TTL": 24 * 3600,  # an upload that nobody continues
     "REFRESH_TTL": 90 * 24 * 3600,  # refresh tokens
     "CREATE_ON_PUSH": 0,  # may a push create a repository where its pusher may create one? queries/switches.py goes before this

@@ -13,8 +13,10 @@ from agent.protocol.errors import Internal
 from agent.protocol.oci import Digest
 from controlplane import rbac
 from controlplane.api.actor import Actor
+from registry.actions import quotas
 from registry.errors import BlobUnknown, Unsupported
-from registry.models import Blob, ManifestBlob, Repository, RepositoryBlob
+from registry.models import Blob, ManifestBlob, Repository, RepositoryBlob, Upload
+from registry.queries import standing
 from registry.queries.content import BlobRow
 from registry.storage.store import BlobStore
 
@@ -52,14 +54,27 @@ def bring_back(store: BlobStore, repository_id: str, digest: Digest, size: int, 
     return True
 
 
-def link_live(repository_id: str, blob: Blob, pusher: str) -> None:
-    """Put the locked, live `blob` into the repository, or touch the link that is there."""
+def link_live(repository_id: str, blob: Blob, pusher: str, session: str = "") -> None:
+    """Put the locked, live `blob` into the repository, or touch the link that is there; ends the upload `session`.
+
+    Raises QuotaExceeded.
+    """
+    namespace = quotas.limited(repository_id)
+    size = reserved = 0
+    if namespace is not None:
+        known = RepositoryBlob.objects.filter(blob=blob, repository__namespace=namespace).exists()
+        size = 0 if known else blob.size
+        reserved = Upload.objects.filter(pk=session).values_list("reserved", flat=True).first() or 0 if session else 0
     RepositoryBlob.objects.bulk_create(
         [RepositoryBlob(repository_id=repository_id, blob=blob, pushed_by=pusher, touched_at=timezone.now())],
         update_conflicts=True,
         unique_fields=["repository", "blob"],
         update_fields=["touched_at"],
     )
+    if session:
+        Upload.objects.filter(pk=session).delete()
+    if namespace is not None:
+        quotas.settle(namespace, size, reserved)
 
 
 def touch(row: BlobRow) -> bool:
@@ -87,9 +102,10 @@ def mount(actor: Actor, repository: Repository, digest: Digest, source: str) -> 
 
 def delete_blob(full_name: str, digest: Digest) -> None:
     """Take a blob out of a repository. Raises BlobUnknown, Unsupported while a manifest of the repository needs it."""
+    standing.refuse_writes()
     with transaction.atomic():
         blob = Blob.objects.select_for_update(no_key=True).filter(digest=str(digest), state=Blob.State.LIVE).first()
-        links = RepositoryBlob.objects.select_for_update(of=("self",), no_key=True)
+        links = RepositoryBlob.objects.select_for_update(of=("self",), no_key=True).select_related("repository")
         link = links.filter(repository__full_name=full_name, blob=blob).first() if blob is not None else None
         if link is None:
             raise BlobUnknown(f"{full_name} holds no blob {digest}")
@@ -106,3 +122,4 @@ def drop_links(links: list[RepositoryBlob]) -> None:
     """Remove links that are locked, with their blobs, and touch the blobs, so that the grace begins now."""
     Blob.objects.filter(pk__in=[link.blob_id for link in links]).update(last_touched=timezone.now(), ver=F("ver") + 1)
     RepositoryBlob.objects.filter(pk__in=[link.pk for link in links]).delete()
+    quotas.unlinked([(link.repository.namespace_id, link.blob_id) for link in links])

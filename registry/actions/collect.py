@@ -23,7 +23,7 @@ from django.db.models import Exists, F, OuterRef, Q, QuerySet, Sum
 from django.utils import timezone
 
 from agent.protocol.oci import Digest
-from registry.actions import uploads
+from registry.actions import quotas, trash, uploads
 from registry.limits import limit
 from registry.models import Blob, Lease, ManifestBlob, RepositoryBlob
 from registry.storage.store import BlobStore
@@ -91,6 +91,7 @@ class _Run:
         self.total = 0
 
     def go(self, trash_window: float) -> None:
+        trash.forget(trash.window_start())
         self.done.uploads = uploads.sweep(self.store)
         self.total = candidates(self.grace).blobs
         for count in _unlink(self.grace):
@@ -148,10 +149,11 @@ def _unlink_picked(picked: list[int], cutoff: datetime, grace: float) -> int:
         held = list(_lock(Blob.objects.filter(pk__in=blobs.values("pk"))).values_list("id", flat=True))
         locked = list(_lock(RepositoryBlob.objects.filter(pk__in=picked, blob_id__in=held)).values_list("id", flat=True))
         unused = _unused_links(cutoff).filter(pk__in=locked)
-        rows = list(unused.values_list("id", "blob_id"))
+        rows = list(unused.values_list("id", "blob_id", "repository__namespace_id"))
         # A dropped reference touches the blob: its own grace begins now, unless it is zero.
-        Blob.objects.filter(pk__in=[blob for _, blob in rows]).update(last_touched=_begin(grace), ver=F("ver") + 1)
-        RepositoryBlob.objects.filter(pk__in=[link for link, _ in rows]).delete()
+        Blob.objects.filter(pk__in=[blob for _, blob, _ in rows]).update(last_touched=_begin(grace), ver=F("ver") + 1)
+        RepositoryBlob.objects.filter(pk__in=[link for link, _, _ in rows]).delete()
+        quotas.unlinked([(namespace, blob) for _, blob, namespace in rows])
     return len(rows)
 
 

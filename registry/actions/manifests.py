@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from django.db import transaction
 from django.db.models import F
@@ -16,19 +15,27 @@ from django.utils import timezone
 
 from agent.protocol.oci import Descriptor, Digest
 from agent.protocol.oci import Manifest as Document
-from controlplane import events
 from controlplane.api.actor import Actor
-from registry.actions.readonly import refuse_users
+from controlplane.api.ids import new_id
+from registry.actions import quotas, trash
+from registry.actions.mirrored import refuse_users
 from registry.actions.repositories import ensure_repository
+from registry.actions.tags import delete_tag, make_room, point, record, refuse_if_held, refuse_if_immutable
 from registry.errors import ManifestBlobUnknown, ManifestUnknown, RepositoryUnknown, SizeInvalid
 from registry.models import Blob, Manifest, ManifestBlob, ManifestChild, Repository, RepositoryBlob, Tag, TagChange
+from registry.queries import standing
 from registry.queries.content import stale_before
+
+__all__ = ["Stored", "delete_manifest", "delete_tag", "needs", "put_manifest", "remove"]
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
+    """`warnings` are sentences for the pusher: what was evicted, how full the quota is."""
+
     digest: str
     created: bool
+    warnings: tuple[str, ...] = ()
 
 
 def put_manifest(
@@ -36,7 +43,7 @@ def put_manifest(
 ) -> Stored:
     """Store the manifest under `digest` (the caller checked it) and point `tags` at it.
 
-    Raises RepositoryUnknown, ManifestBlobUnknown, SizeInvalid.
+    Raises RepositoryUnknown, ManifestBlobUnknown, SizeInvalid, TagImmutable, TagLimitReached.
     """
     ensure_repository(actor, full_name)  # an index without children may be the first thing that is pushed
     with transaction.atomic():
@@ -54,27 +61,26 @@ def put_manifest(
             )
             children = {str(child.digest) for child in document.manifests}
             ManifestChild.objects.bulk_create([ManifestChild(manifest=row, digest=child) for child in sorted(children)])
+        elif not blobs and not Manifest.objects.select_for_update(no_key=True).filter(pk=row.pk, repository=repository).exists():
+            # Without blobs no lock of ours kept a delete out: it may have moved the row away.
+            raise ManifestUnknown(f"{digest} was deleted from {full_name} while it was pushed; push it again")
         now = timezone.now()
         # All row locks come before the events: the audit chain's lock is the one that everybody waits for.
-        moved = [(tag, before) for tag in tags if (before := _point(actor, repository, tag, row, now)) != row.digest]
+        moved = [(tag, before) for tag in tags if (before := point(actor, repository, tag, row, now)) != row.digest]
+        evicted = []
+        if repository.tag_limit and any(not before for _, before in moved):
+            evicted = make_room(actor, repository, tags, now)
         Repository.objects.filter(pk=repository.pk).update(pushed_at=now, pushes=F("pushes") + 1)
+        warnings = quotas.warnings(actor, repository)
         for tag, before in moved:
-            events.record(
-                "tag.pushed",
-                actor=actor,
-                target=f"repository/{repository.pk}",
-                collection_path=repository.collection.path,
-                data={"name": full_name, "tag": tag, "digest": row.digest, "before": before},
-            )
+            record(actor, repository, "tag.pushed", tag=tag, digest=row.digest, before=before)
+        for gone in evicted:
+            record(actor, repository, "tag.evicted", tag=gone.tag, digest=gone.digest, limit=repository.tag_limit)
+            warnings.append(f"tag {gone.tag} was evicted: {full_name} is limited to {repository.tag_limit} tags")
         if created or not tags:
-            events.record(
-                "manifest.pushed",
-                actor=actor,
-                target=f"repository/{repository.pk}",
-                collection_path=repository.collection.path,
-                data={"name": full_name, "digest": str(digest), "media_type": document.media_type, "size": len(document.raw)},
-            )
-    return Stored(str(digest), created)
+            media_type, size = document.media_type, len(document.raw)
+            record(actor, repository, "manifest.pushed", digest=str(digest), media_type=media_type, size=size)
+    return Stored(str(digest), created, tuple(warnings))
 
 
 def _columns(actor: Actor, document: Document, platforms: Sequence[str]) -> dict[str, object]:
@@ -82,7 +88,7 @@ def _columns(actor: Actor, document: Document, platforms: Sequence[str]) -> dict
         "media_type": document.media_type,
         "content": document.raw,
         "size": len(document.raw),
-        "total_size": sum(item.size for item in _needs(document)),
+        "total_size": sum(item.size for item in needs(document)),
         "artifact_type": document.referrer_type,
         "annotations": dict(document.annotations) if document.subject else {},
         "subject": str(document.subject.digest) if document.subject else "",
@@ -91,22 +97,22 @@ def _columns(actor: Actor, document: Document, platforms: Sequence[str]) -> dict
     }
 
 
-def _needs(document: Document) -> list[Descriptor]:
+def needs(document: Document) -> list[Descriptor]:
     """The blobs that must be in the repository."""
     own = [document.config] if document.config else []
     return [item for item in (*own, *document.layers) if item.distributable]
 
 
 def _lock_blobs(repository: Repository, document: Document) -> set[int]:
-    needs = {str(item.digest): item.size for item in _needs(document)}
+    sizes = {str(item.digest): item.size for item in needs(document)}
     links = list(
         RepositoryBlob.objects.select_for_update(of=("self",), no_key=True)
         .select_related("blob")
-        .filter(repository=repository, blob__digest__in=needs, blob__state=Blob.State.LIVE)
+        .filter(repository=repository, blob__digest__in=sizes, blob__state=Blob.State.LIVE)
         .order_by("id")
     )
     found = {link.blob.digest: link.blob.size for link in links}
-    for digest, size in needs.items():
+    for digest, size in sizes.items():
         if digest not in found:
             raise ManifestBlobUnknown(
                 f"{repository.full_name} holds no blob {digest}; push it before the manifest", digest=digest
@@ -133,82 +139,45 @@ def _check_children(repository: Repository, document: Document) -> None:
         )
 
 
-def _point(actor: Actor, repository: Repository, name: str, manifest: Manifest, now: datetime) -> str:
-    """Point the tag at the manifest; returns the digest it had before, "" for none."""
-    tags = Tag.objects.select_for_update(of=("self",), no_key=True)
-    tag = tags.select_related("manifest").filter(repository=repository, name=name).first()
-    before = ""
-    if tag is not None:
-        before = tag.manifest.digest
-        Tag.objects.filter(pk=tag.pk).update(manifest=manifest, pushed_by=actor.name, pushed_at=now)
-    else:
-        # Two first pushes of one tag: the unique row decides who was first, the later one wins as if it came after.
-        Tag.objects.update_or_create(
-            repository=repository, name=name, defaults={"manifest": manifest, "pushed_by": actor.name, "pushed_at": now}
-        )
-    if before != manifest.digest:
-        TagChange.objects.create(
-            repository=repository, tag=name, before=before, after=manifest.digest, actor_name=actor.name, at=now
-        )
-    return before
+def delete_manifest(actor: Actor, full_name: str, digest: str, *, force: bool = False) -> None:
+    """The manifest and its tags; they can be brought back within the undo window (registry.actions.trash).
 
-
-def delete_manifest(actor: Actor, full_name: str, digest: str) -> None:
-    """The manifest and its tags. Its blobs stay until the collector finds them unused. Raises ManifestUnknown."""
+    Raises ManifestUnknown, TagImmutable, and without `force` ImageInUse for what a node runs or a service names.
+    """
+    standing.refuse_writes(fresh=True)
     with transaction.atomic():
-        # The links of its blobs begin their grace now: a client may be about to push another manifest with them.
-        needed = ManifestBlob.objects.filter(manifest__digest=digest, repository__full_name=full_name).values("blob_id")
-        links = RepositoryBlob.objects.filter(repository__full_name=full_name, blob_id__in=needed)
-        locked = list(links.select_for_update(of=("self",), no_key=True).order_by("id").values_list("id", flat=True))
-        row = (
-            Manifest.objects.select_for_update(of=("self",))
-            .select_related("repository__collection")
-            .filter(repository__full_name=full_name, digest=digest)
-            .first()
-        )
-        if row is None:
+        found = Manifest.objects.filter(repository__full_name=full_name, digest=digest).values_list("id", flat=True).first()
+        if found is None:
+            raise ManifestUnknown(f"{full_name} has no manifest {digest}")
+        trash.lock_blobs([found])
+        trash.lock_links([found])
+        row = _locked(found)
+        if row is None or row.repository.full_name != full_name:
             raise ManifestUnknown(f"{full_name} has no manifest {digest}")
         refuse_users(actor, row.repository)
-        now = timezone.now()
         tags = list(row.tags.order_by("name").values_list("name", flat=True))
-        TagChange.objects.bulk_create(
-            [
-                TagChange(repository=row.repository, tag=tag, before=digest, after="", actor_name=actor.name, at=now)
-                for tag in tags
-            ]
-        )
-        RepositoryBlob.objects.filter(pk__in=locked, touched_at__lt=stale_before()).update(touched_at=now)
-        row.delete()
-        events.record(
-            "manifest.deleted",
-            actor=actor,
-            target=f"repository/{row.repository.pk}",
-            collection_path=row.repository.collection.path,
-            data={"name": full_name, "digest": digest, "tags": tags},
-        )
+        for tag in tags:
+            refuse_if_immutable(row.repository, tag, "deleted")
+        if not force:
+            refuse_if_held(row.repository, digest, digest)
+        remove(actor, row, tags, new_id())
 
 
-def delete_tag(actor: Actor, full_name: str, name: str) -> None:
-    """The name alone; the manifest stays (distribution-spec, "Deleting tags"). Raises ManifestUnknown."""
-    with transaction.atomic():
-        tag = (
-            Tag.objects.select_for_update(of=("self",))
-            .select_related("repository__collection", "manifest")
-            .filter(repository__full_name=full_name, name=name)
-            .first()
-        )
-        if tag is None:
-            raise ManifestUnknown(f"{full_name} has no tag {name}")
-        refuse_users(actor, tag.repository)
-        digest = tag.manifest.digest
-        TagChange.objects.create(
-            repository=tag.repository, tag=name, before=digest, after="", actor_name=actor.name, at=timezone.now()
-        )
-        Tag.objects.filter(pk=tag.pk).delete()
-        events.record(
-            "tag.deleted",
-            actor=actor,
-            target=f"repository/{tag.repository.pk}",
-            collection_path=tag.repository.collection.path,
-            data={"name": full_name, "tag": name, "digest": digest},
-        )
+def _locked(key: int) -> Manifest | None:
+    rows = Manifest.objects.select_for_update(of=("self",)).select_related("repository__collection")
+    return rows.select_related("repository__namespace__collection").filter(pk=key).first()
+
+
+def remove(actor: Actor, row: Manifest, tags: list[str], act: str) -> None:
+    """Put a manifest away that is locked, like its blobs and links, and may go: with its tags, their history and one event."""
+    now, repository = timezone.now(), row.repository
+    TagChange.objects.bulk_create(
+        [TagChange(repository=repository, tag=tag, before=row.digest, after="", actor_name=actor.name, at=now) for tag in tags]
+    )
+    Tag.objects.filter(manifest=row).delete()
+    # The links of its blobs begin their grace now: a client may be about to push another manifest with them.
+    needed = ManifestBlob.objects.filter(manifest=row).values("blob_id")
+    links = RepositoryBlob.objects.filter(repository=repository, blob_id__in=needed)
+    links.filter(touched_at__lt=stale_before()).update(touched_at=now)
+    trash.put_away(actor, repository, row, tags, act)
+    record(actor, repository, "manifest.deleted", digest=row.digest, tags=tags)

@@ -38,6 +38,7 @@ log = structlog.get_logger(__name__)
 MODULES: tuple[str, ...] = (
     "registry.actions.deliveries",
     "registry.actions.mirror_runs",
+    "registry.actions.promotion",
 )
 JOB = "registry.react"
 BATCH = 100

@@ -1,20 +1,32 @@
-"""Repositories that a mirror or a proxy fills: nobody else writes there."""
+"""Read-only mode: an administrator's switch, with a reason that every refused pusher reads. Collection goes on."""
 
 from __future__ import annotations
 
-from agent.protocol.errors import Denied
+from django.db import transaction
+from django.utils import timezone
+
+from agent.protocol.errors import InvalidInput
+from controlplane import events
 from controlplane.api.actor import Actor
-from registry.models import Repository
+from registry.models import ReadOnly
+from registry.queries import standing
 
 
-class TargetReadOnly(Denied):
-    code = "mirror_target_read_only"
+def enable(actor: Actor, reason: str) -> ReadOnly:
+    """Refuse pushes and deletes from now on; pulls go on. Raises InvalidInput."""
+    reason = reason.strip()
+    if not 1 <= len(reason) <= 500:
+        raise InvalidInput("say in 1 to 500 characters why the registry is read-only: pushers will read it", field="reason")
+    with transaction.atomic():
+        row, _ = ReadOnly.objects.update_or_create(pk=1, defaults={"reason": reason, "since": timezone.now(), "by": actor.name})
+        standing.changed()
+        events.record("read_only.enabled", actor=actor, target="registry", data={"reason": reason})
+    return row
 
 
-def refuse_users(actor: Actor, repository: Repository) -> None:
-    """Raises TargetReadOnly for people where another registry decides what is there; jobs of ours may write."""
-    if repository.mirrored_from and actor.kind != "system":
-        raise TargetReadOnly(
-            f"{repository.full_name} shows what {repository.mirrored_from} has, and nobody else writes to it; push there, or have"
-            " the mirror or proxy of this repository removed"
-        )
+def disable(actor: Actor) -> None:
+    """Take pushes and deletes again."""
+    with transaction.atomic():
+        if ReadOnly.objects.all().delete()[0]:
+            standing.changed()
+            events.record("read_only.disabled", actor=actor, target="registry")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from agent.protocol.errors import Conflict, Denied, InvalidInput, PreconditionFailed
@@ -14,14 +16,18 @@ from agent.protocol.oci import check_name
 from controlplane import events
 from controlplane.api.actor import Actor
 from controlplane.rbac.models import Collection
-from registry.actions.readonly import refuse_users
-from registry.errors import RepositoryUnknown
-from registry.models import Blob, Label, Namespace, Repository, RepositoryBlob
-from registry.queries import access, switches
+from registry.actions import quotas, trash
+from registry.actions.mirrored import refuse_users
+from registry.errors import ImageInUse, RepositoryUnknown
+from registry.limits import limit
+from registry.models import Blob, Label, Manifest, Namespace, Repository, RepositoryBlob, Upload
+from registry.queries import access, standing, switches
+from registry.queries.holders import holders
 from registry.queries.labels import checked_labels
 from registry.seed import COLLECTION
 
-EDITABLE = frozenset({"visibility", "description", "readme", "sparse_indexes", "labels"})
+EDITABLE = frozenset({"visibility", "description", "readme", "sparse_indexes", "labels", "immutable_tags", "tag_limit"})
+MAX_TAG_LIMIT = 100_000
 
 
 class RepositoryExists(Conflict):
@@ -40,17 +46,27 @@ def create_repository(
     description: str = "",
     readme: str = "",
     sparse_indexes: bool = False,
+    immutable_tags: bool = False,
+    tag_limit: int = 0,
     labels: Mapping[str, str] | None = None,
 ) -> Repository:
     """A new, empty repository. Raises NameInvalid, Denied, RepositoryExists."""
     check_name(full_name)
+    standing.refuse_writes(fresh=True)
     if not access.may_create(actor, full_name):
         raise Denied(
             f"you may not create repositories in {full_name.partition('/')[0]!r}: it is neither your name nor that of an"
             " organisation you own; a grant with Repository Create on its collection, or an administrator, can",
             operation="Repository Create",
         )
-    fields = {"visibility": visibility, "description": description, "readme": readme, "sparse_indexes": sparse_indexes}
+    fields = {
+        "visibility": visibility,
+        "description": description,
+        "readme": readme,
+        "sparse_indexes": sparse_indexes,
+        "immutable_tags": immutable_tags,
+        "tag_limit": tag_limit,
+    }
     _check(fields)
     wanted = checked_labels(labels or {})
     with transaction.atomic():
@@ -197,18 +213,26 @@ def _set_labels(row: Repository, labels: Mapping[str, str]) -> bool:
     return True
 
 
-def delete_repository(actor: Actor, repository: Repository, version: int | None = None) -> None:
-    """The repository with its tags, manifests and uploads. Its blobs go at the next collection, unless others use them."""
+def delete_repository(actor: Actor, repository: Repository, version: int | None = None, *, force: bool = False) -> None:
+    """The repository with its tags, manifests and uploads; it can be brought back within the undo window.
+
+    Raises RepositoryChanged, and without `force` ImageInUse while a node runs or a service names one of its images.
+    """
+    standing.refuse_writes(fresh=True)
     with transaction.atomic():
-        row = Repository.objects.select_for_update(of=("self",)).select_related("collection").get(pk=repository.pk)
+        row = Repository.objects.select_for_update(of=("self",)).select_related("collection", "namespace").get(pk=repository.pk)
         _check_version(row, version)
-        now = timezone.now()
-        # Dropping a reference touches the blob: the grace begins when the last one goes.
-        Blob.objects.filter(pk__in=RepositoryBlob.objects.filter(repository=row).values("blob_id")).update(last_touched=now)
+        if not force:
+            _refuse_if_held(row)
         tags = row.tags.count()
         collection = row.collection
-        row.delete()
+        quotas.end_uploads(Upload.objects.filter(repository=row), fresh=True)
+        row.deleted_at, row.deleted_by, row.former_name = timezone.now(), actor.name, row.full_name
+        row.full_name, row.collection_id = f"~{row.pk}", row.namespace.collection_id
+        row.save()
         _prune(collection)
+        if limit("UNDO_WINDOW") <= 0:
+            _forget(row)
         events.record(
             "repository.deleted",
             actor=actor,
@@ -216,6 +240,80 @@ def delete_repository(actor: Actor, repository: Repository, version: int | None 
             collection_path=collection.path,
             data={"name": repository.full_name, "tags": tags},
         )
+
+
+def _refuse_if_held(row: Repository) -> None:
+    held = holders(Manifest.objects.filter(repository=row).values_list("digest", flat=True))
+    if held:
+        names = sorted({name for digest in held for name in held[digest]})
+        raise ImageInUse(
+            f"images of {row.full_name} are in use by {', '.join(names[:5])}{' and others' if len(names) > 5 else ''}: stop what"
+            " runs them, or delete with force",
+            holders=names,
+        )
+
+
+def restore_repository(actor: Actor, key: str) -> Repository:
+    """Bring a deleted repository back under its name, without the grants it had. Raises RepositoryUnknown, RepositoryExists."""
+    standing.refuse_writes(fresh=True)
+    with transaction.atomic():
+        rows = Repository.everything.select_for_update(of=("self",)).select_related("namespace__collection")
+        row = rows.filter(pk=key, deleted_at__gt=trash.window_start()).first()
+        if row is None:
+            raise RepositoryUnknown("there is no such deleted repository; its undo window may be over")
+        if Repository.objects.filter(full_name=row.former_name).exists():
+            raise RepositoryExists(
+                f"there is a new repository {row.former_name}; delete it first, then the old one can come back"
+            )
+        collection = row.namespace.collection
+        for component in row.name.split("/") if row.name else ():
+            collection = _child(collection, component)
+        row.full_name, row.former_name, row.deleted_by, row.deleted_at = row.former_name, "", "", None
+        row.collection, row.version = collection, row.version + 1
+        row.save()
+        events.record(
+            "repository.restored",
+            actor=actor,
+            target=f"repository/{row.pk}",
+            collection_path=collection.path,
+            data={"name": row.full_name},
+        )
+    return row
+
+
+def forget_repository(actor: Actor, key: str) -> None:
+    """End the undo window of a deleted repository now. Raises RepositoryUnknown."""
+    with transaction.atomic():
+        rows = Repository.everything.select_for_update(of=("self",)).select_related("namespace__collection")
+        row = rows.filter(pk=key, deleted_at__isnull=False).first()
+        if row is None:
+            raise RepositoryUnknown("there is no such deleted repository")
+        path, name = row.namespace.collection.path, row.former_name
+        _forget(row)
+        events.record("repository.forgotten", actor=actor, target=f"repository/{key}", collection_path=path, data={"name": name})
+
+
+def forget_repositories(before: datetime) -> int:
+    """Forget what was deleted before `before`; returns how many."""
+    count = 0
+    for key in list(Repository.everything.filter(deleted_at__lt=before).values_list("id", flat=True)):
+        with transaction.atomic():
+            row = Repository.everything.select_for_update(of=("self",)).filter(pk=key, deleted_at__lt=before).first()
+            if row is not None:
+                _forget(row)
+                count += 1
+    return count
+
+
+def _forget(row: Repository) -> None:
+    rooms = Repository.everything.filter(Q(pk=row.pk) | Q(trash_of=row))
+    links = RepositoryBlob.objects.filter(repository__in=rooms)
+    blobs = list(links.values_list("blob_id", flat=True))
+    locked = Blob.objects.filter(pk__in=blobs).select_for_update(no_key=True).order_by("id")
+    # Dropping a reference touches the blob: the grace begins when the last one goes.
+    Blob.objects.filter(pk__in=list(locked.values_list("id", flat=True))).update(last_touched=timezone.now())
+    row.delete()
+    quotas.unlinked([(row.namespace_id, blob) for blob in blobs])
 
 
 def _prune(collection: Collection) -> None:
@@ -241,5 +339,7 @@ def _check(fields: dict[str, Any]) -> None:
     visibility = fields.get("visibility")
     if visibility is not None and visibility not in Repository.Visibility.values:
         raise InvalidInput(f"visibility {visibility!r} is neither 'public' nor 'private'", field="visibility")
+    if not 0 <= (fields.get("tag_limit") or 0) <= MAX_TAG_LIMIT:
+        raise InvalidInput(f"a tag limit is a number from 1 to {MAX_TAG_LIMIT}, or 0 for none", field="tag_limit")
     if len(fields.get("description") or "") > 200:
         raise InvalidInput("the description has more than 200 characters; the readme has room", field="description")

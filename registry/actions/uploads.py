@@ -11,9 +11,10 @@ from django.utils import timezone
 
 from agent.protocol.oci import Digest
 from controlplane.api.actor import Actor
+from registry.actions import quotas
 from registry.actions.blobs import link_live, revive_or_create
 from registry.actions.repositories import ensure_repository
-from registry.errors import RangeInvalid, UploadUnknown
+from registry.errors import QuotaExceeded, RangeInvalid, UploadUnknown
 from registry.limits import limit
 from registry.models import Blob, Upload
 from registry.storage.store import BlobStore
@@ -33,19 +34,22 @@ class Claim:
     state: bytes | None
     epoch: int
     pusher: str
+    reserved: int = -1  # bytes of a quota; -1 = there is none
 
 
 def open_upload(actor: Actor, full_name: str, algorithm: str) -> Upload:
-    """A new session, and the repository when it is missing. Raises RepositoryUnknown."""
+    """A new session, and the repository when it is missing. Raises RepositoryUnknown, QuotaExceeded."""
     repository = ensure_repository(actor, full_name)
+    quotas.admit(repository.pk, 0)
     return Upload.objects.create(repository=repository, algorithm=algorithm, started_by=actor.name, expires_at=_expiry())
 
 
-def claim(full_name: str, session: str, first: int | None, algorithm: str = "") -> Claim:
-    """Become the one writer of bytes from `first` on (None = wherever it ends).
+def claim(full_name: str, session: str, first: int | None, algorithm: str = "", length: int = 0) -> Claim:
+    """Become the one writer of bytes from `first` on (None = wherever it ends); `length` of them are announced.
 
     `algorithm` replaces the session's while it is empty: clients often name it only at the end.
-    Raises UploadUnknown, or RangeInvalid (416, `extra.offset`) for another place or while another request writes.
+    Raises UploadUnknown, QuotaExceeded (the session has ended then), or RangeInvalid (416, `extra.offset`) for another place or
+    while another request writes.
     """
     now = timezone.now()
     row = Upload.objects.filter(pk=session, repository__full_name=full_name).first()
@@ -63,7 +67,30 @@ def claim(full_name: str, session: str, first: int | None, algorithm: str = "") 
         raise RangeInvalid("another request is writing this upload", offset=row.offset)
     state = None if row.state is None else bytes(row.state)
     used = algorithm or row.algorithm if row.offset == 0 else row.algorithm
-    return Claim(row.pk, row.repository_id, row.offset, used, state, row.epoch + 1, row.started_by)
+    try:
+        reserved = quotas.reserve(row.pk, row.repository_id, row.offset + length)
+    except QuotaExceeded:
+        forget(row.pk)
+        raise
+    return Claim(row.pk, row.repository_id, row.offset, used, state, row.epoch + 1, row.started_by, reserved)
+
+
+def reserve_whole(repository_id: str, size: int, pusher: str) -> str:
+    """A session that only holds a reservation, for a blob that comes in one request; "" where there is no quota."""
+    if quotas.limited(repository_id) is None:
+        return ""
+    row = Upload.objects.create(repository_id=repository_id, started_by=pusher, expires_at=_expiry())
+    try:
+        quotas.reserve(row.pk, repository_id, size)
+    except QuotaExceeded:
+        forget(row.pk)
+        raise
+    return row.pk
+
+
+def reserve_more(held: Claim, offset: int) -> int:
+    """The body that `held` writes grows to `offset` bytes without having said so; returns what is reserved then."""
+    return quotas.reserve(held.session, held.repository_id, offset, offset + quotas.STEP)
 
 
 def renew(held: Claim) -> bool:
@@ -85,9 +112,7 @@ def finish(store: BlobStore, repository_id: str, digest: Digest, size: int, push
     """The blob's file is durable: make it live, link it and end the session, in one transaction."""
     with transaction.atomic():
         blob = revive_or_create(store, digest, size)
-        link_live(repository_id, blob, pusher)
-        if session:
-            Upload.objects.filter(pk=session).delete()
+        link_live(repository_id, blob, pusher, session)
 
 
 def adopt(repository_id: str, digest: Digest, size: int, pusher: str, session: str = "") -> bool:
@@ -98,28 +123,26 @@ def adopt(repository_id: str, digest: Digest, size: int, pusher: str, session: s
         blob = Blob.objects.select_for_update(no_key=True).filter(digest=str(digest), size=size, state=Blob.State.LIVE).first()
         if blob is None:
             return False
-        link_live(repository_id, blob, pusher)
-        if session:
-            Upload.objects.filter(pk=session).delete()
+        link_live(repository_id, blob, pusher, session)
     return True
 
 
 def cancel(full_name: str, session: str) -> None:
     """Forget the session. Its writer, if any, finds its claim gone. Raises UploadUnknown."""
-    gone, _ = Upload.objects.filter(pk=session, repository__full_name=full_name).delete()
-    if not gone:
+    if not quotas.end_uploads(Upload.objects.filter(pk=session, repository__full_name=full_name)):
         raise UploadUnknown(f"there is no upload {session[:64]} in {full_name}")
 
 
 def forget(session: str) -> None:
     """The store dropped the bytes: they did not match their digest, or did not fit."""
-    Upload.objects.filter(pk=session).delete()
+    quotas.end_uploads(Upload.objects.filter(pk=session))
 
 
 def sweep(store: BlobStore) -> int:
     """End expired sessions, then drop files without a session that nobody wrote to within the TTL; returns how many files."""
     now = timezone.now()
-    Upload.objects.filter(expires_at__lt=now).filter(Q(busy_until__isnull=True) | Q(busy_until__lt=now)).delete()
+    free = Q(busy_until__isnull=True) | Q(busy_until__lt=now)
+    quotas.end_uploads(Upload.objects.filter(free, expires_at__lt=now), fresh=True)
     count = 0
     for session, age in list(store.uploads()):
         if age > limit("UPLOAD_TTL") and not Upload.objects.filter(pk=session).exists():

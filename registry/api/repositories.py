@@ -29,6 +29,7 @@ from registry.queries import listing
 from registry.queries.tags import listed
 
 _TARGET = "[A-Za-z0-9_.:-]+"
+_FORCE = OpenApiParameter("force", bool, description="Also what a node runs or a service names.")
 _MANIFEST = f"manifests/(?P<target>{_TARGET})"
 
 
@@ -49,7 +50,7 @@ class RepositoryFilter(filters.FilterSet):  # type: ignore[misc]  # django-filte
 class Repositories(ModelRoutes):
     queryset = listing.listed()
     filterset_class = RepositoryFilter
-    query = frozenset({"sort"})
+    query = frozenset({"sort", "force"})
     ordering: tuple[str, ...] = ("full_name",)
     allow_anonymous = True  # public repositories are for everybody; `visible` and `require` decide
     operations = {
@@ -95,9 +96,13 @@ class Repositories(ModelRoutes):
         row = repositories.update_repository(self.actor, self.get_object(), self.expected(), **self.validated())
         return self.tagged(row, self._shown(row))
 
+    @extend_schema(parameters=[_FORCE])
     def destroy(self, request: Request, pk: str) -> Response:
-        repositories.delete_repository(self.actor, self.get_object(), self.expected())
+        repositories.delete_repository(self.actor, self.get_object(), self.expected(), force=self._forced())
         return Response(status=status.HTTP_204_NO_CONTENT)
+
+    def _forced(self) -> bool:
+        return bool(self.request.query_params.get("force", "") == "true")
 
     def _page(self, rows: QuerySet[Any], *ordering: str) -> Response:
         self.ordering = ordering
@@ -109,11 +114,11 @@ class Repositories(ModelRoutes):
         """Newest first."""
         return self._page(listed(self.get_object()), "-pushed_at", "-pk")
 
-    @extend_schema(responses={204: None})
+    @extend_schema(parameters=[_FORCE], responses={204: None})
     @action(detail=True, methods=["delete"], url_path=f"tags/(?P<tag>{_TARGET})")
     def delete_tag(self, request: Request, pk: str, tag: str) -> Response:
         """The name only; the manifest stays."""
-        manifests.delete_tag(self.actor, self.get_object().full_name, check_tag(tag))
+        manifests.delete_tag(self.actor, self.get_object().full_name, check_tag(tag), force=self._forced())
         return Response(status=status.HTTP_204_NO_CONTENT)
 
     @extend_schema(responses=TagChangeSerializer(many=True))
@@ -130,9 +135,9 @@ class Repositories(ModelRoutes):
         """By tag or digest: layers, config, history, images of an index."""
         return Response(ManifestSerializer(describe(find_manifest(self.get_object(), target))).data)
 
-    @extend_schema(responses={204: None})
+    @extend_schema(parameters=[_FORCE], responses={204: None})
     @manifest.mapping.delete
     def delete_manifest(self, request: Request, pk: str, target: str) -> Response:
         """By digest: the manifest and every tag that points at it."""
-        manifests.delete_manifest(self.actor, self.get_object().full_name, target)
+        manifests.delete_manifest(self.actor, self.get_object().full_name, target, force=self._forced())
         return Response(status=status.HTTP_204_NO_CONTENT)

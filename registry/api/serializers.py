@@ -30,6 +30,8 @@ class RepositorySerializer(serializers.ModelSerializer[Repository]):
             "readme",
             "labels",
             "sparse_indexes",
+            "immutable_tags",
+            "tag_limit",
             "tags",
             "stored",
             "pulls",
@@ -50,6 +52,8 @@ class RepositoryChangeSerializer(serializers.Serializer[Any]):
     description = serializers.CharField(max_length=200, required=False, allow_blank=True)
     readme = serializers.CharField(max_length=100_000, required=False, allow_blank=True, trim_whitespace=False)
     sparse_indexes = serializers.BooleanField(required=False)
+    immutable_tags = serializers.BooleanField(required=False, help_text="No tag is overwritten or deleted.")
+    tag_limit = serializers.IntegerField(required=False, min_value=0, help_text="One tag more evicts the oldest; 0: no limit.")
     labels = serializers.DictField(child=serializers.CharField(max_length=200, allow_blank=True), required=False)
 
 

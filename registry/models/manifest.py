@@ -26,6 +26,7 @@ class Manifest(models.Model):
     platforms = models.JSONField(default=list)  # ["linux/amd64", ...]; of an image: from its config
     pushed_by = models.CharField(max_length=150, blank=True)
     pushed_at = models.DateTimeField(auto_now_add=True)
+    pulled_at = models.DateTimeField(null=True, blank=True)  # in batches by registry.actions.pulls alone; null = never
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["repository", "digest"], name="registry_manifest_once")]

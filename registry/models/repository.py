@@ -32,8 +32,19 @@ class Namespace(models.Model):
         return self.name
 
 
+class RepositoryManager(models.Manager["Repository"]):
+    """What is there. Deleted repositories and the rooms for deleted manifests are rows too, for the collector's sake."""
+
+    def get_queryset(self) -> models.QuerySet[Repository]:
+        return super().get_queryset().filter(deleted_at=None, trash_of=None)
+
+
 class Repository(Versioned):
-    """A named set of manifests, tags and blobs; a leaf of the resource tree, so that grants may name it alone."""
+    """A named set of manifests, tags and blobs; a leaf of the resource tree, so that grants may name it alone.
+
+    A deleted one stays for the undo window under a name that nobody can ask for ("~<id>"), with everything that it holds: to the
+    collector its references are references. So do deleted manifests: they move to a repository of their own (`trash_of`).
+    """
 
     class Visibility(models.TextChoices):
         PUBLIC = "public"
@@ -53,6 +64,16 @@ class Repository(Versioned):
     pulls = models.BigIntegerField(default=0)  # written in batches by registry.actions.pulls alone
     pushes = models.BigIntegerField(default=0)  # of manifests, by registry.actions.manifests alone
     pushed_at = models.DateTimeField(null=True, blank=True)  # last manifest push
+    immutable_tags = models.BooleanField(default=False)  # no tag of it is overwritten or deleted
+    tag_limit = models.PositiveIntegerField(default=0)  # tag n + 1 evicts the oldest; 0 = none
+    deleted_at = models.DateTimeField(null=True, blank=True, db_index=True)  # by registry.actions.repositories alone
+    deleted_by = models.CharField(max_length=150, blank=True)
+    former_name = models.CharField(max_length=255, blank=True)  # of a deleted one: its full name
+    # by registry.actions.trash alone: this row holds the deleted manifests of that one
+    trash_of = models.OneToOneField("self", on_delete=models.CASCADE, null=True, blank=True, related_name="trash_room")
+
+    objects = RepositoryManager()
+    everything = models.Manager()
 
     class Meta:
         ordering = ["full_name"]

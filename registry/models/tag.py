@@ -21,6 +21,7 @@ class Tag(models.Model):
     manifest = models.ForeignKey(Manifest, on_delete=models.CASCADE, related_name="tags")
     pushed_by = models.CharField(max_length=150, blank=True)
     pushed_at = models.DateTimeField()
+    pulled_at = models.DateTimeField(null=True, blank=True)  # in batches by registry.actions.pulls alone; null = never
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["repository", "name"], name="registry_tag_once")]

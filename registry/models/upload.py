@@ -23,6 +23,7 @@ class Upload(models.Model):
     offset = models.BigIntegerField(default=0)  # by the writer
     state: Any = models.BinaryField(null=True)  # by the writer; null = hash again from the stored bytes
     epoch = models.PositiveIntegerField(default=0)  # by whoever becomes the writer
+    reserved = models.BigIntegerField(default=0)  # bytes of the namespace's quota, by registry.actions.quotas alone
     busy_until = models.DateTimeField(null=True)  # by the writer; null = nobody writes
     started_by = models.CharField(max_length=150, blank=True)
     expires_at = models.DateTimeField(db_index=True)

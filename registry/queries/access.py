@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from django.db.models import Q, QuerySet
+
 from agent.protocol.errors import Denied, NotFound
 from agent.protocol.oci import NameInvalid, check_name
 from controlplane import rbac
@@ -58,6 +60,17 @@ def owns_namespace(actor: Actor, name: str) -> bool:
     if kind == Namespace.Kind.ORGANISATION:
         return Membership.objects.filter(user_id=actor.id, organisation_id=owner_id, is_owner=True).exists()
     return False
+
+
+def owned_namespaces(actor: Actor, rows: QuerySet[Namespace]) -> QuerySet[Namespace]:
+    """Those of `rows` that are the actor's: all for administrators."""
+    if actor.is_admin:
+        return rows
+    if actor.kind != "user":
+        return rows.none()
+    owned = Membership.objects.filter(user_id=actor.id, is_owner=True).values("organisation_id")
+    mine = Q(kind=Namespace.Kind.USER, owner_id=actor.id) | Q(kind=Namespace.Kind.ORGANISATION, owner_id__in=owned)
+    return rows.filter(mine)
 
 
 def owner_of(name: str) -> tuple[str, str]:

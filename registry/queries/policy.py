@@ -13,6 +13,7 @@ from django.db.models import Q
 from controlplane.events.models import Event
 from registry.queries import statements
 
+_STANDING = ("policy", "quota", "read_only")  # registry.queries.standing
 _SUBJECTS = (
     "user",
     "organisation",
@@ -35,6 +36,7 @@ class _Clock:
         self._lock = threading.Lock()
         self._seen: int | None = None
         self._version = 0
+        self._standing = 0
 
     def version(self) -> int:
         if self._seen is None:
@@ -46,7 +48,14 @@ class _Clock:
             self._seen = max(self._seen, found[-1][0])
             changed = [number for number, kind in found if kind.partition(".")[0] in _SUBJECTS]
             self._version = max([self._version, *changed])
+            self._standing = max([self._standing, *(number for number, kind in found if kind.partition(".")[0] in _STANDING)])
             return self._version
+
+    def standing(self, *, fresh: bool) -> int:
+        """The last event seen that changed a policy, a quota or read-only mode. Asks the database when `fresh` or at first."""
+        if fresh or self._seen is None:
+            self.version()
+        return self._standing
 
     def _start(self) -> int:
         kinds = Q()
@@ -57,12 +66,13 @@ class _Clock:
         with self._lock:
             self._seen = max(self._seen or 0, last)
             self._version = max(self._version, version)
+            self._standing = max(self._standing, last)
             return self._version
 
     def forget(self) -> None:
         """For tests that empty the table."""
         with self._lock:
-            self._seen, self._version = None, 0
+            self._seen, self._version, self._standing = None, 0, 0
 
 
 clock = _Clock()

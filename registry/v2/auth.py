@@ -35,7 +35,7 @@ from registry import token
 from registry.actions import robot_login
 from registry.actions.robot_login import authenticate_basic
 from registry.errors import RepositoryUnknown
-from registry.queries import access, policy, robots
+from registry.queries import access, policy, robots, standing
 from registry.token import Claims
 from registry.v2.errors import Challenge
 from registry.v2.request import Request
@@ -93,6 +93,11 @@ class Caller:
     @cached_property
     def actor(self) -> Actor:
         return self.known or _actor_of_claims(self.claims) or ANONYMOUS
+
+    @property
+    def name(self) -> str:
+        """For counters: costs no query."""
+        return self.known.name if self.known else self.claims.name if self.claims else "anonymous"
 
     @property
     def presented(self) -> bool:
@@ -210,11 +215,16 @@ def _actor_of_claims(claims: Claims | None) -> Actor | None:
 
 
 def admit(credentials: Credentials, name: str, *needed: str) -> Caller:
-    """The caller, who has all of `needed` in repository `name`. Raises Challenge, Denied, RepositoryUnknown, NameInvalid."""
+    """The caller, who has all of `needed` in repository `name`.
+
+    Raises Challenge, Denied, RepositoryUnknown, NameInvalid, and RegistryReadOnly for all but pulls.
+    """
     check_name(name)
     caller = authenticate(credentials)
     actions = caller.actions(name)
     if actions.issuperset(needed):
+        if needed != ("pull",):
+            standing.refuse_writes()
         return caller
     scope = f"repository:{name}:{','.join(dict.fromkeys(['pull', *needed]))}"
     if not caller.presented:

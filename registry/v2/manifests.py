@@ -14,6 +14,7 @@ from agent.protocol.oci import (
     parse_manifest,
 )
 from registry.actions import manifests, pulled, pulls
+from registry.actions.manifests import Stored
 from registry.details import platforms_of
 from registry.errors import ManifestUnknown
 from registry.queries import content
@@ -48,14 +49,24 @@ async def head(request: Request, name: str, target: str) -> Response:
 
 async def get(request: Request, name: str, target: str) -> Response:
     # Whatever Accept says: a stored manifest is never converted and never refused.
-    row = await rows(_find, Credentials.of(request), name, _target(target))
-    pulls.count(name)
+    row = await rows(_pull, Credentials.of(request), name, _target(target))
     pulled.note(name, target, row.digest)
     return Response(200, _headers(row), row.content)
 
 
+def _pull(credentials: Credentials, name: str, target: str) -> ManifestRow:
+    caller = admit(credentials, name, "pull")
+    row = _read(name, target)
+    pulls.count(name, target, caller.name)
+    return row
+
+
 def _find(credentials: Credentials, name: str, target: str) -> ManifestRow:
     admit(credentials, name, "pull")
+    return _read(name, target)
+
+
+def _read(name: str, target: str) -> ManifestRow:
     row = content.manifest(name, target)
     if row is None:
         raise ManifestUnknown(f"{name} has no manifest {target}", target=target)
@@ -74,11 +85,11 @@ async def put(request: Request, name: str, target: str) -> Response:
     if named is not None and digest != named:
         raise DigestMismatch(f"the manifest hashes to {digest}, not to {named}")
     platforms = await files(platforms_of, document)
-    await writes(_put, credentials, name, document, digest, tags, platforms)
+    stored = await writes(_put, credentials, name, document, digest, tags, platforms)
     headers = {"location": f"/v2/{name}/manifests/{target}", "docker-content-digest": str(digest)}
     if document.subject is not None:
         headers["oci-subject"] = str(document.subject.digest)
-    return Response(201, headers, tags=tuple(tags) if named else ())
+    return Response(201, headers, tags=tuple(tags) if named else (), warnings=stored.warnings)
 
 
 def _names(request: Request, target: str) -> tuple[list[str], Digest | None]:
@@ -95,10 +106,10 @@ def _names(request: Request, target: str) -> tuple[list[str], Digest | None]:
 
 def _put(
     credentials: Credentials, name: str, document: Manifest, digest: Digest, tags: Sequence[str], platforms: Sequence[str]
-) -> None:
+) -> Stored:
     # Judged again, for the body may have been long in coming; the decision is cached.
     caller = admit(credentials, name, "pull", "push")
-    manifests.put_manifest(caller.actor, name, document, digest, tags, platforms)
+    return manifests.put_manifest(caller.actor, name, document, digest, tags, platforms)
 
 
 async def delete(request: Request, name: str, target: str) -> Response:

@@ -15,10 +15,10 @@ from collections.abc import AsyncIterator
 from agent.protocol.errors import InvalidInput, PreconditionFailed
 from agent.protocol.oci import Digest, DigestInvalid
 from controlplane.api.ids import new_id
-from registry.actions import blobs, uploads
+from registry.actions import blobs, quotas, uploads
 from registry.actions.repositories import ensure_repository
 from registry.actions.uploads import Claim
-from registry.errors import RangeInvalid, UploadUnknown
+from registry.errors import QuotaExceeded, RangeInvalid, UploadUnknown
 from registry.queries import content
 from registry.storage import open_store
 from registry.storage.hashing import ALGORITHMS
@@ -81,7 +81,7 @@ def _open(credentials: Credentials, name: str, algorithm: str) -> str:
 
 async def _whole(request: Request, credentials: Credentials, name: str, digest: Digest) -> Response:
     """POST ?digest=: the whole blob in one request, without a session's row."""
-    repository, pusher = await writes(_target, credentials, name)
+    repository, pusher = await writes(_target, credentials, name, request.length or 0)
     store = open_store()
     if (request.length or BATCH) <= SMALL:
         data = await request.body(SMALL, InvalidInput("the body is longer than its Content-Length"))
@@ -89,23 +89,28 @@ async def _whole(request: Request, credentials: Credentials, name: str, digest: 
             await files(store.put, digest, data)
             await writes(uploads.finish, store, repository, digest, len(data), pusher)
         return _stored(name, digest)
-    session = new_id()
+    held = await writes(uploads.reserve_whole, repository, request.length or 0, pusher)
+    session = held or new_id()
     writer = await files(store.writer, session, 0, digest.algorithm, None)
     try:
         async for batch in request.batches():
             await files(writer.write, batch)
         size = writer.offset
         await files(store.commit, session, writer, digest)
+        await writes(uploads.finish, store, repository, digest, size, pusher, held)
     except BaseException:
         await asyncio.shield(files(_drop, writer, session))
+        if held:
+            await asyncio.shield(writes(uploads.forget, held))
         raise
-    await writes(uploads.finish, store, repository, digest, size, pusher)
     return _stored(name, digest)
 
 
-def _target(credentials: Credentials, name: str) -> tuple[str, str]:
+def _target(credentials: Credentials, name: str, length: int) -> tuple[str, str]:
     caller = _admit(credentials, name)
-    return ensure_repository(caller.actor, name).pk, caller.actor.name
+    repository = ensure_repository(caller.actor, name).pk
+    quotas.admit(repository, length)
+    return repository, caller.actor.name
 
 
 def _adopt_checked(repository: str, digest: Digest, data: bytes, pusher: str) -> bool:
@@ -122,7 +127,7 @@ def _drop(writer: UploadWriter, session: str) -> None:
 
 async def patch(request: Request, name: str, session: str) -> Response:
     first = _chunk_start(request)
-    held = await writes(_claim, Credentials.of(request), name, session, first)
+    held = await writes(_claim, Credentials.of(request), name, session, first, "", request.length or 0)
     async with _given_up_when_full(session):
         if 0 < (request.length or 0) <= SMALL:
             return Response(202, _progress(name, session, await _append_small(request, held, name)))
@@ -141,7 +146,7 @@ async def put(request: Request, name: str, session: str) -> Response:
         raise DigestInvalid("the digest parameter is missing: PUT closes an upload by naming what it must be")
     digest = Digest.parse(text)
     first = _chunk_start(request)
-    held = await writes(_claim, Credentials.of(request), name, session, first, digest.algorithm)
+    held = await writes(_claim, Credentials.of(request), name, session, first, digest.algorithm, request.length or 0)
     async with _given_up_when_full(session):
         writer = await _open_writer(held, name)
         committed = False
@@ -156,10 +161,10 @@ async def put(request: Request, name: str, session: str) -> Response:
 
 @contextlib.asynccontextmanager
 async def _given_up_when_full(session: str) -> AsyncIterator[None]:
-    """What arrived would keep the disk full until the upload expires, and the pushes of everybody out."""
+    """What arrived would keep the disk or the quota full until the upload expires, and the pushes of everybody out."""
     try:
         yield
-    except StoreFull:
+    except (StoreFull, QuotaExceeded):
         await asyncio.shield(_give_up(session))
         raise
 
@@ -192,10 +197,13 @@ def _chunk_start(request: Request) -> int | None:
     return first
 
 
-def _claim(credentials: Credentials, name: str, session: str, first: int | None, algorithm: str = "") -> Claim:
+def _claim(credentials: Credentials, name: str, session: str, first: int | None, algorithm: str = "", length: int = 0) -> Claim:
     _admit(credentials, name)
     try:
-        return uploads.claim(name, session, first, algorithm)
+        return uploads.claim(name, session, first, algorithm, length)
+    except QuotaExceeded:
+        open_store().discard(session)
+        raise
     except RangeInvalid as error:
         offset = int(error.extra.get("offset", 0))
         raise RangeInvalid(error.detail, **_progress(name, session, offset)) from error
@@ -214,12 +222,14 @@ async def _open_writer(held: Claim, name: str) -> UploadWriter:
 
 
 async def _append(request: Request, held: Claim, writer: UploadWriter) -> None:
-    renewed = time.monotonic()
+    renewed, reserved = time.monotonic(), held.reserved
     async for batch in request.batches():
         if time.monotonic() - renewed > uploads.RENEW_SECONDS:
             if not await writes(uploads.renew, held):
                 raise ClaimLost("another request took this upload over; ask for its offset and go on from there")
             renewed = time.monotonic()
+        if 0 <= reserved < writer.offset + len(batch):  # a body that did not say its length
+            reserved = await writes(uploads.reserve_more, held, writer.offset + len(batch))
         await files(writer.write, batch)
 
 

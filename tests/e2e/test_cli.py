@@ -361,7 +361,7 @@ def test_acts_on_containers(cli: Cli, box: str) -> None:
 
 def test_images_are_pulled_to_and_removed_from_a_node(cli: Cli, tmp_path: Path) -> None:
     layout = images.layout(tmp_path / "layout", command=["sleep", "9"], files={"x": "only here"})
-    assert "wharf repo create admin/pulled" in cli.run("image", "push", str(layout), "admin/pulled:2").stderr
+    assert b"wharf repo create admin/pulled" in cli.run("image", "push", str(layout), "admin/pulled:2").stderr
     cli("repo", "create", "admin/pulled")
     pushed = cli.json("image", "push", str(layout), "admin/pulled:2")
     index = json.loads((layout / "index.json").read_text())

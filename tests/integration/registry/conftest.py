@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from registry.queries import standing
 from tests.conformance.distribution.client import Registry
 from tests.integration.registry.crowd import crowd, push, store  # noqa: F401  # fixtures of the tests about people
 from tests.integration.registry.server import RegistryServer, registry_server
+
+
+@pytest.fixture(autouse=True)
+def no_undo(settings: Any) -> None:
+    """What is deleted is collected at once; the undo window has tests of its own."""
+    settings.REGISTRY_UNDO_WINDOW = 0
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> None:
+    """What another test's tables held."""
+    standing.forget()
 
 
 @pytest.fixture(scope="module")

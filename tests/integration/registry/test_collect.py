@@ -100,7 +100,7 @@ def test_a_lease_keeps_an_image_whose_repository_is_gone(store: FilesystemStore,
     digest, parts = image(store, "admin/a", 1)
     assert leases.lease(digest, "task/t1") == 3
     assert leases.lease(digest, "task/t1") == 3, "idempotent"
-    delete_repository(SYSTEM, Repository.objects.get(full_name="admin/a"))
+    delete_repository(SYSTEM, Repository.objects.get(full_name="admin/a"), force=True)
     for _ in range(3):
         later(GRACE + 60)
         run(store)
@@ -228,12 +228,12 @@ class Walk:
     def delete_manifest(self) -> None:
         row = Manifest.objects.select_related("repository").order_by("?").first()
         if row is not None:
-            manifests.delete_manifest(SYSTEM, row.repository.full_name, row.digest)
+            manifests.delete_manifest(SYSTEM, row.repository.full_name, row.digest, force=True)
 
     def delete_tag(self) -> None:
         row = Tag.objects.select_related("repository").order_by("?").first()
         if row is not None:
-            manifests.delete_tag(SYSTEM, row.repository.full_name, row.name)
+            manifests.delete_tag(SYSTEM, row.repository.full_name, row.name, force=True)
 
     def delete_blob(self) -> None:
         try:

@@ -107,7 +107,7 @@ def order(crowd: Crowd, sort: str) -> list[str]:
 
 def test_lists_are_sorted_and_paged_by_every_column(crowd: Crowd) -> None:
     for _ in range(3):
-        pulls.count("harbour/stock")
+        pulls.count("harbour/stock", "latest", "bob")
     pulls.flush()
     usage.recount()
     assert order(crowd, "-pulls")[0] == "stock"
