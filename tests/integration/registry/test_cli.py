@@ -69,5 +69,6 @@ def test_repo_commands(wharf: Any, alice: Registry) -> None:
     assert "no repository" in wharf("repo", "tags", name, code=3)
 
 
-def test_collection_is_for_administrators(wharf: Any) -> None:
-    assert "You lack Job Run" in wharf("repo", "gc", code=4)
+@pytest.mark.parametrize("command", ["gc", "scrub", "reconcile", "migrate"])
+def test_the_care_of_stores_is_for_administrators(wharf: Any, command: str) -> None:
+    assert "You lack Job Run" in wharf("repo", command, code=4)
