@@ -90,7 +90,7 @@ class ConnectionSerializer(serializers.Serializer[Any]):
     tls_ca = serializers.CharField(max_length=64 << 10, required=False, allow_blank=True)
 
 
-class StartedSerializer(serializers.Serializer[Any]):
+class MirrorStartedSerializer(serializers.Serializer[Any]):
     job = serializers.CharField()
 
 
@@ -119,7 +119,7 @@ class Mirrors(ModelRoutes):
             "create": NewMirrorSerializer,
             "partial_update": MirrorChangeSerializer,
             "check": ConnectionSerializer,
-            "run": StartedSerializer,
+            "run": MirrorStartedSerializer,
             "tags": MirroredTagSerializer,
         }.get(self.action, MirrorSerializer)
 
@@ -150,7 +150,7 @@ class Mirrors(ModelRoutes):
         mirrors.delete_mirror(self.actor, self.get_object())
         return Response(status=status.HTTP_204_NO_CONTENT)
 
-    @extend_schema(request=None, responses={202: StartedSerializer})
+    @extend_schema(request=None, responses={202: MirrorStartedSerializer})
     @action(detail=True, methods=["post"])
     def run(self, request: Request, pk: str) -> Response:
         """Compare both sides now; the job shows progress and log."""

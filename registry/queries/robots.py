@@ -83,6 +83,12 @@ def actor_of(robot_id: str) -> Actor | None:
     return actor(row) if row is not None and row.usable else None
 
 
+def seconds_left(robot_id: str, most: int) -> int:
+    """How long a token for it may live: `most`, or until its end, but 60 at least, as clients expect of every token."""
+    end = Robot.objects.filter(pk=robot_id).values_list("expires_at", flat=True).first()
+    return most if end is None else max(60, min(most, int((end - timezone.now()).total_seconds())))
+
+
 @dataclass(frozen=True, slots=True)
 class _Bounds:
     generation: str

@@ -15,7 +15,7 @@ from controlplane.api.actor import ANONYMOUS, Actor
 from registry import token
 from registry.actions import refresh
 from registry.actions.robot_login import authenticate_basic
-from registry.queries import access, policy
+from registry.queries import access, policy, robots
 from registry.v2.auth import Credentials, basic, subject_of
 from registry.v2.request import Request
 from registry.v2.response import Response, json_response
@@ -80,9 +80,10 @@ def _scopes(values: Iterable[str]) -> list[str]:
 
 def _answer(actor: Actor, scopes: list[str], version: int, refresh_token: str) -> dict[str, Any]:
     granted = [entry for scope in scopes if (entry := _grant(actor, scope)) is not None]
-    text = token.issue(subject_of(actor), granted, name=actor.name, policy_version=version, scopes=actor.scopes)
+    ttl = token.TTL_SECONDS if actor.kind != "robot" else robots.seconds_left(actor.id, token.TTL_SECONDS)
+    text = token.issue(subject_of(actor), granted, ttl, name=actor.name, policy_version=version, scopes=actor.scopes)
     issued = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    answer = {"token": text, "access_token": text, "expires_in": token.TTL_SECONDS, "issued_at": issued}
+    answer = {"token": text, "access_token": text, "expires_in": ttl, "issued_at": issued}
     if refresh_token:
         answer["refresh_token"] = refresh_token
     return answer

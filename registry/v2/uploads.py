@@ -265,8 +265,13 @@ def _survived(name: str, held: Claim, offset: int) -> RangeInvalid:
 
 async def _release(held: Claim, writer: UploadWriter) -> None:
     offset, state = writer.offset, writer.state()
-    await files(writer.close)
-    await writes(uploads.release, held, offset, state)
+    try:
+        await files(writer.close)
+    except BaseException:
+        offset, state = held.offset, held.state  # a store that is away did not take it: what was noted before still holds
+        raise
+    finally:
+        await writes(uploads.release, held, offset, state)
 
 
 async def get(request: Request, name: str, session: str) -> Response:

@@ -108,11 +108,11 @@ class World:
         row = self._manifest(number)
         if row is not None:
             self.deleted.append((row.repository.full_name, bytes(row.content), self.now().timestamp()))
-            manifests.delete_manifest(SYSTEM, row.repository.full_name, row.digest)
+            manifests.delete_manifest(SYSTEM, row.repository.full_name, row.digest, force=True)
 
     def delete_tag(self, name: str) -> None:
         with contextlib.suppress(ManifestUnknown):
-            manifests.delete_tag(SYSTEM, name, "t")
+            manifests.delete_tag(SYSTEM, name, "t", force=True)
 
     def delete_blob(self, name: str, part: bytes) -> None:
         with contextlib.suppress(BlobUnknown, Unsupported):

@@ -6,6 +6,7 @@ import base64
 from datetime import timedelta
 from typing import Any
 
+import jwt
 import pytest
 from django.utils import timezone
 
@@ -147,6 +148,15 @@ def test_an_expired_robot_is_nobody_also_with_a_token_it_got_before(crowd: Crowd
             auth.authenticate(old)
     with pytest.raises(InvalidInput):
         make(crowd.alice.actor, "late", expires_at=timezone.now() - timedelta(minutes=1))
+
+
+@pytest.mark.parametrize(("seconds", "lives"), [(90, 90), (20, 60), (86400, 300)])
+def test_a_token_ends_with_its_robot(crowd: Crowd, seconds: int, lives: int) -> None:
+    _, secret = make(crowd.alice.actor, expires_at=timezone.now() + timedelta(seconds=seconds))
+    answer = token._get(basic("harbour+ci", secret), ["repository:harbour/web:pull"], "test", offline=False)
+    claims = jwt.decode(answer["token"], options={"verify_signature": False})
+    assert lives - 2 <= claims["exp"] - claims["iat"] <= lives
+    assert lives - 2 <= answer["expires_in"] <= lives
 
 
 def test_an_address_limit_holds_for_secrets_and_for_tokens(crowd: Crowd) -> None:

@@ -32,7 +32,7 @@ def _stores(tmp_path: Path, settings: Any) -> None:
 def work(kind: str, payload: dict[str, Any] | None = None, signals: Signals | None = None) -> tuple[Job, str]:
     """Run one job to its end; its row and log."""
     worker = Worker.objects.create(host="here", pid=1, capacity=default_capacity(4))
-    job = enqueue(kind, payload, actor=SYSTEM)
+    job = enqueue(kind, payload, actor=SYSTEM, priority=10_000)  # before those that follow what tests push
     claim = claim_next(worker.pk)
     assert claim is not None
     assert claim.job_id == job.pk

@@ -12,6 +12,8 @@ from controlplane.api.actor import SYSTEM
 from registry.actions import uploads
 from registry.errors import RangeInvalid, UploadUnknown
 from registry.models import Upload
+from registry.storage.store import StoreAway
+from registry.v2 import uploads as v2
 
 pytestmark = pytest.mark.django_db(transaction=True)
 NAME = "admin/a"
@@ -87,3 +89,23 @@ def test_cancelled_and_foreign_sessions_are_unknown(session: str) -> None:
         uploads.cancel(NAME, session)
     with pytest.raises(UploadUnknown):
         uploads.claim(NAME, session, None)
+
+
+async def test_a_store_that_is_away_at_the_end_of_a_request_leaves_what_was_noted_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Writer:
+        offset = 500
+
+        def write(self, data: bytes) -> None: ...
+
+        def state(self) -> bytes | None:
+            return b"new"
+
+        def close(self) -> None:
+            raise StoreAway("away")
+
+    noted: list[tuple[int, bytes | None]] = []
+    held = uploads.Claim("s1", "r", 100, "sha256", b"old", 1, "alice")
+    monkeypatch.setattr(uploads, "release", lambda held, offset, state: noted.append((offset, state)))
+    with pytest.raises(StoreAway):
+        await v2._release(held, Writer())
+    assert noted == [(100, b"old")]
