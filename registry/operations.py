@@ -9,7 +9,7 @@ from controlplane.api.actor import Actor
 
 OPERATIONS = {
     "Repository": ["View", "Pull", "Push", "Scan", "Tag Delete", "Create", "Update", "Access", "Delete", "Policy"],
-    "Registry": ["View", "Collect Garbage", "Rotate Keys", "Maintain"],
+    "Registry": ["View", "Collect Garbage", "Rotate Keys", "Maintain", "Proxy"],
 }
 _OF_PUBLIC = frozenset({"Repository View", "Repository Pull"})
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from registry.jobs import collection, keys, mirrors, react, stores, uploads, webhooks
+from registry.jobs import collection, keys, mirrors, proxies, react, stores, uploads, webhooks
 
 _NOUNS = (
     collection,
     keys,
     mirrors,
+    proxies,
     react,
     stores,
     uploads,

@@ -2,7 +2,7 @@
 
 from registry.models.blob import Blob, Lease, RepositoryBlob
 from registry.models.manifest import Manifest, ManifestBlob, ManifestChild
-from registry.models.mirror import Mirror, MirroredTag, ProxiedTag, Proxy
+from registry.models.mirror import Mirror, MirroredTag, Proxied, Proxy
 from registry.models.reaction import ReactionCursor
 from registry.models.repository import Namespace, Repository
 from registry.models.tag import Tag, TagChange
@@ -20,7 +20,7 @@ __all__ = [
     "Mirror",
     "MirroredTag",
     "Namespace",
-    "ProxiedTag",
+    "Proxied",
     "Proxy",
     "ReactionCursor",
     "RefreshToken",

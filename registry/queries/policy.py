@@ -13,7 +13,19 @@ from django.db.models import Q
 from controlplane.events.models import Event
 from registry.queries import statements
 
-_SUBJECTS = ("user", "organisation", "membership", "team", "token", "role", "grant", "collection", "repository", "namespace")
+_SUBJECTS = (
+    "user",
+    "organisation",
+    "membership",
+    "team",
+    "token",
+    "role",
+    "grant",
+    "collection",
+    "repository",
+    "namespace",
+    "proxy",
+)
 
 
 class _Clock:
