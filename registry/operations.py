@@ -10,7 +10,7 @@ from controlplane.api.actor import Actor
 OPERATIONS = {
     "Repository": ["View", "Pull", "Push", "Scan", "Tag Delete", "Create", "Update", "Access", "Delete", "Policy"],
     "Robot": ["View", "Create", "Update", "Delete"],
-    "Registry": ["View", "Update", "Collect Garbage", "Rotate Keys", "Maintain"],
+    "Registry": ["View", "Update", "Collect Garbage", "Rotate Keys", "Maintain", "Proxy"],
 }
 _OF_PUBLIC = frozenset({"Repository View", "Repository Pull"})
 

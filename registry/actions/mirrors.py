@@ -72,8 +72,8 @@ def create_mirror(actor: Actor, *, repository: str, direction: str, url: str, re
         with transaction.atomic():
             if Mirror.objects.filter(repository=home).count() >= MAX_OF_ONE:
                 raise Conflict(f"{repository} has {MAX_OF_ONE} mirrors already; remove one")
-            if direction == Mirror.Direction.PULL and Proxy.objects.filter(repository=home).exists():
-                raise Conflict(f"{repository} is a proxy; it cannot be filled by a mirror as well")
+            if direction == Mirror.Direction.PULL and Proxy.objects.filter(namespace=home.namespace).exists():
+                raise Conflict(f"{repository} is in a proxied namespace; a mirror cannot fill it as well")
             row.save(force_insert=True)
             _mark(home)
             _record("mirror.created", actor, row)

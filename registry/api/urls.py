@@ -7,6 +7,7 @@ from registry.api.comparison import Compare, Running
 from registry.api.mirrors import Mirrors
 from registry.api.policies import Policies
 from registry.api.promotions import Promotions
+from registry.api.proxies import Proxies
 from registry.api.quotas import OneQuota, Quotas
 from registry.api.readonly import Switch
 from registry.api.registry import Switches, UsageRows
@@ -22,6 +23,7 @@ routes.register("webhooks", Webhooks)
 routes.register("mirrors", Mirrors)
 routes.register("policies", Policies)
 routes.register("deleted-repositories", DeletedRepositories, basename="deleted-repository")
+routes.register("proxies", Proxies)
 
 urlpatterns = [
     path("repositories/<str:pk>/access", Access.as_view()),

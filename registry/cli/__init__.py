@@ -4,6 +4,7 @@ A command is named by its module here and imported when it is called: `wharf` mu
 """
 
 COMMANDS = {
+    "proxy": "registry.cli.proxies:app",
     "webhook": "registry.cli.webhooks:app",
     "repo": "registry.cli.commands:app",
     "robot": "registry.cli.robots:app",

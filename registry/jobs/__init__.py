@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from registry.jobs import collection, keys, mirrors, policies, react, stores, uploads, usage, webhooks
+from registry.jobs import collection, keys, mirrors, policies, proxies, react, stores, uploads, usage, webhooks
 
 _NOUNS = (
     collection,
     keys,
     mirrors,
     policies,
+    proxies,
     react,
     stores,
     uploads,

@@ -3,7 +3,7 @@
 from registry.models.blob import Blob, Lease, RepositoryBlob
 from registry.models.label import Label
 from registry.models.manifest import Manifest, ManifestBlob, ManifestChild
-from registry.models.mirror import Mirror, MirroredTag, ProxiedTag, Proxy
+from registry.models.mirror import Mirror, MirroredTag, Proxied, Proxy
 from registry.models.policy import Policy
 from registry.models.quota import Quota
 from registry.models.reaction import ReactionCursor
@@ -30,7 +30,7 @@ __all__ = [
     "MirroredTag",
     "Namespace",
     "Policy",
-    "ProxiedTag",
+    "Proxied",
     "Proxy",
     "Quota",
     "ReactionCursor",

@@ -87,39 +87,38 @@ class MirroredTag(models.Model):
 
 
 class Proxy(Elsewhere):
-    """A namespace or a repository that shows what another registry has, and keeps what was pulled."""
+    """A namespace that shows what another registry has, and keeps what was pulled."""
 
-    namespace = models.OneToOneField(Namespace, on_delete=models.CASCADE, null=True, blank=True, related_name="proxy")
-    repository = models.OneToOneField(Repository, on_delete=models.CASCADE, null=True, blank=True, related_name="proxy")
-    prefix = models.CharField(max_length=255, blank=True)  # there: of names, or with `repository` the whole name
+    namespace = models.OneToOneField(Namespace, on_delete=models.CASCADE, related_name="proxy")
+    prefix = models.CharField(max_length=255, blank=True)  # of names there: "hub/nginx" here is "<prefix>/nginx" there
     visibility = models.CharField(max_length=8, choices=Repository.Visibility.choices, default=Repository.Visibility.PRIVATE)
     fresh = models.PositiveIntegerField(default=60)  # seconds for which a tag is not asked about again
     keep_days = models.PositiveIntegerField(default=30)  # after the last pull; 0 = for ever
     enabled = models.BooleanField(default=True)
 
     class Meta:
+        ordering = ["created_at", "id"]
         verbose_name_plural = "proxies"
-        constraints = [
-            models.CheckConstraint(
-                condition=models.Q(namespace__isnull=True) ^ models.Q(repository__isnull=True), name="registry_proxy_one_place"
-            )
-        ]
 
     def __str__(self) -> str:
         return f"proxy of {self.host}/{self.prefix}"
 
+    def remote_name(self, full_name: str) -> str:
+        rest = full_name.partition("/")[2]
+        return f"{self.prefix}/{rest}" if self.prefix else rest
 
-class ProxiedTag(models.Model):
-    """When a tag of a proxy was last asked about, and pulled."""
+
+class Proxied(models.Model):
+    """A tag or digest of a proxied repository: when it was last asked about there, and last pulled here."""
 
     id: Any
-    repository = models.ForeignKey(Repository, on_delete=models.CASCADE, related_name="proxied_tags")
+    repository = models.ForeignKey(Repository, on_delete=models.CASCADE, related_name="proxied")
     name = models.CharField(max_length=DIGEST_LENGTH)  # a tag, or the digest of what was pulled by digest
-    checked_at = models.DateTimeField()  # upstream answered
-    pulled_at = models.DateTimeField(db_index=True)
+    checked_at = models.DateTimeField()  # when the other registry answered
+    pulled_at = models.DateTimeField(db_index=True)  # to the hour
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["repository", "name"], name="registry_proxied_tag_once")]
+        constraints = [models.UniqueConstraint(fields=["repository", "name"], name="registry_proxied_once")]
 
     def __str__(self) -> str:
         return self.name

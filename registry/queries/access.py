@@ -13,7 +13,7 @@ from controlplane.api.actor import Actor
 from controlplane.rbac.models import Collection
 from controlplane.users.models import Membership, Organisation, User
 from registry.models import Namespace, Repository
-from registry.queries import robots
+from registry.queries import proxies, robots
 from registry.seed import COLLECTION
 
 ACTIONS = {"pull": "Repository Pull", "push": "Repository Push", "delete": "Repository Tag Delete"}
@@ -25,7 +25,8 @@ def allowed_actions(actor: Actor, full_name: str, asked: Iterable[str] = ACTIONS
     repository = Repository.objects.select_related("collection", "namespace").filter(full_name=full_name).first()
     if repository is None:
         may = may_create(actor, full_name)
-        return frozenset(action for action in wanted if may and actor.in_scope(ACTIONS[action]))
+        granted = wanted if may else wanted & {"pull"} if proxies.may_pull(actor, full_name) else set()
+        return frozenset(action for action in granted if actor.in_scope(ACTIONS[action]))
     return frozenset(action for action in wanted if rbac.explain(actor, ACTIONS[action], repository).allowed)
 
 

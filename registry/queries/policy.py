@@ -26,6 +26,7 @@ _SUBJECTS = (
     "repository",
     "namespace",
     "robot",
+    "proxy",
 )
 
 

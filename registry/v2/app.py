@@ -14,7 +14,7 @@ from agent.protocol.errors import Internal, NotFound, Unavailable, WharfError
 from registry import token as token_core
 from registry.actions import pulled, pulls
 from registry.errors import Unsupported
-from registry.v2 import blobs, catalog, manifests, ping, referrers, tags, token, uploads
+from registry.v2 import blobs, catalog, manifests, ping, proxy, referrers, tags, token, uploads
 from registry.v2.errors import error_response
 from registry.v2.request import ClientGone, Request
 from registry.v2.response import BlobResponse, Response, send_response
@@ -81,6 +81,7 @@ async def _dispatch(request: Request) -> Response | BlobResponse:
     handler = methods.get(request.method)
     if handler is None:
         raise Unsupported(f"{request.method} is not possible here", allow=", ".join(sorted(methods)))
+    await proxy.prepare(request, route)
     arguments = (route.name, route.target) if route.target else (route.name,) if route.name else ()
     return await handler(request, *arguments)
 

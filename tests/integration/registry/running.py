@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import os
+from urllib.parse import urlsplit
+
+from django.db import connection
 
 from controlplane.jobs.claim import claim_next
 from controlplane.jobs.context import JobContext, Signals
@@ -35,3 +39,11 @@ def lose_workers() -> None:
     """As if every worker had died: the leases of running jobs end, and whoever sweeps takes them back."""
     Job.objects.filter(state=JobState.RUNNING).update(lease_until=PAST)
     sweep()
+
+
+def database_url() -> str:
+    """This test's database, for a process of its own."""
+    name = connection.settings_dict["NAME"]
+    if connection.vendor == "sqlite":
+        return f"sqlite:///{name}"
+    return urlsplit(os.environ["WHARF_DATABASE_URL"])._replace(path=f"/{name}").geturl()

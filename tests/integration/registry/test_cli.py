@@ -125,6 +125,8 @@ def test_robot_commands(wharf: Any, alice: Registry, server: RegistryServer) -> 
     wharf("robot", "rm", "alice+ci")
     assert "There is no robot" in wharf("robot", "rm", "alice+ci", code=3)
     assert "is no right" in wharf("robot", "create", "x", "--right", "alice", code=2)
+
+
 @pytest.mark.parametrize("command", ["gc", "scrub", "reconcile", "migrate"])
 def test_the_care_of_stores_is_for_administrators(wharf: Any, command: str) -> None:
     assert "You lack Job Run" in wharf("repo", command, code=4)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection
 from django.utils import timezone
 
 from agent.protocol.errors import InvalidInput, NotFound
@@ -36,7 +35,7 @@ from registry.storage import open_store
 from registry.storage.store import BlobStore
 from tests.conformance.distribution.anchor import BINARY
 from tests.integration.registry import world
-from tests.integration.registry.running import lose_workers, run_jobs
+from tests.integration.registry.running import database_url, lose_workers, run_jobs
 from tests.integration.registry.scripted import Asked, Says, scripted
 from tests.integration.registry.test_remote_client import push_image
 from tests.integration.registry.test_rest import Caller
@@ -392,12 +391,9 @@ run_jobs()
 
 
 def _worker(tmp_path: Path) -> subprocess.Popen[bytes]:
-    name = connection.settings_dict["NAME"]
-    sqlite = connection.vendor == "sqlite"
-    url = f"sqlite:///{name}" if sqlite else os.environ["WHARF_DATABASE_URL"].rpartition("/")[0] + f"/{name}"
     environment = {
         **os.environ,
-        "WHARF_DATABASE_URL": url,
+        "WHARF_DATABASE_URL": database_url(),
         "DJANGO_SETTINGS_MODULE": "tests.settings",
         "WHARF_REGISTRY_EGRESS_ALLOW": "127.0.0.1",
         "WHARF_BLOB_STORE": str(tmp_path / "blobs"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from controlplane import events
@@ -21,6 +21,7 @@ from controlplane.jobs.models import Job
 from registry.actions import reactions
 from registry.models import ReactionCursor
 from tests.integration.registry import world
+from tests.integration.registry.running import database_url
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -187,13 +188,7 @@ reactions.run()
 
 def _run_and_be_killed(at: int) -> int:
     """A process of its own on this test's database that is killed inside of the handler of the event with n == at."""
-    database = connection.settings_dict["NAME"]
-    url = (
-        f"sqlite:///{database}"
-        if connection.vendor == "sqlite"
-        else os.environ["WHARF_DATABASE_URL"].rpartition("/")[0] + f"/{database}"
-    )
-    environment = {**os.environ, "WHARF_DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "tests.settings"}
+    environment = {**os.environ, "WHARF_DATABASE_URL": database_url(), "DJANGO_SETTINGS_MODULE": "tests.settings"}
     return subprocess.run([sys.executable, "-c", _KILLED, str(at)], env=environment, timeout=60, check=False).returncode
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection
 
 from agent.protocol.errors import Conflict, Denied, InvalidInput, NotFound
 from controlplane.api.actor import SYSTEM, actor_of_user
@@ -28,7 +27,7 @@ from registry.remote.errors import EgressRefused
 from registry.storage import open_store
 from tests.integration.controlplane.listening import Authority
 from tests.integration.registry import world
-from tests.integration.registry.running import lose_workers, run_jobs
+from tests.integration.registry.running import database_url, lose_workers, run_jobs
 from tests.integration.registry.scripted import Asked, Says, Scripted, scripted
 from tests.integration.registry.test_rest import Caller
 
@@ -354,12 +353,9 @@ def test_a_worker_killed_while_the_endpoint_has_the_message(alice: Caller, web: 
         subscribe(alice, endpoint.url, ["TAG_PUSH"])
         push()
         reactions.run()
-        name = connection.settings_dict["NAME"]
-        sqlite = connection.vendor == "sqlite"
-        url = f"sqlite:///{name}" if sqlite else os.environ["WHARF_DATABASE_URL"].rpartition("/")[0] + f"/{name}"
         environment = {
             **os.environ,
-            "WHARF_DATABASE_URL": url,
+            "WHARF_DATABASE_URL": database_url(),
             "DJANGO_SETTINGS_MODULE": "tests.settings",
             "WHARF_REGISTRY_EGRESS_ALLOW": "127.0.0.1",
         }

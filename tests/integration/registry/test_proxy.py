@@ -1,0 +1,263 @@
+"""A proxied namespace over HTTP, with docker-registry as the other registry: killed between pulls and in the middle of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.remote.client import RegistryClient
+from registry.remote.session import Remote
+from tests.conformance.distribution.anchor import BINARY
+from tests.conformance.distribution.client import Registry, digest_of
+from tests.integration.controlplane.stores import wait_for
+from tests.integration.registry import world
+from tests.integration.registry.scripted import Asked, Says, scripted
+from tests.integration.registry.server import RegistryServer, registry_server
+from tests.integration.registry.test_remote_client import push_image
+from tests.integration.registry.upstream import Upstream, upstream
+
+pytestmark = pytest.mark.skipif(BINARY is None, reason="this machine lacks Debian's docker-registry")
+KIND = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
+    settings = {"WHARF_REGISTRY_EGRESS_ALLOW": "127.0.0.1"}
+    with registry_server(tmp_path_factory.mktemp("registry"), settings=settings) as running:
+        yield running
+        assert "defect" not in running.log(), running.log()
+
+
+@pytest.fixture
+def peer(tmp_path: Path) -> Iterator[Upstream]:
+    with upstream(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def there(peer: Upstream, settings: Any) -> Iterator[RegistryClient]:
+    settings.REGISTRY_EGRESS_ALLOW = ["127.0.0.1"]
+    with RegistryClient(Remote(peer.url)) as client:
+        yield client
+
+
+def proxy(server: RegistryServer, namespace: str, url: str, **more: Any) -> None:
+    """`fresh` is 0: every pull by tag asks."""
+    options = {"namespace": namespace, "url": url, "fresh": 0, "prefix": "team", **more}
+    server.python(
+        "import django; django.setup()\n"
+        "from controlplane.api.actor import SYSTEM\n"
+        "from registry.actions.proxies import create_proxy\n"
+        f"create_proxy(SYSTEM, **{options!r})\n"
+    )
+
+
+def eventually(client: Registry, path: str, status: int) -> Any:
+    """A process looks every two seconds which namespaces are proxied."""
+    answers: list[Any] = []
+
+    def asked() -> bool:
+        answers.append(client.call("GET", path))
+        return bool(answers[-1].status == status)
+
+    wait_for(asked, f"{path} answers {status}", 20)
+    return answers[-1]
+
+
+def admin(server: RegistryServer) -> Registry:
+    return Registry(server.url, "admin", server.password)
+
+
+def test_what_was_pulled_is_served_while_the_other_registry_is_away(
+    server: RegistryServer, peer: Upstream, there: RegistryClient
+) -> None:
+    layer = os.urandom(200_000)
+    digest = push_image(there, "team/app", "v1", [layer])
+    push_image(there, "team/app", "v2", [b"never pulled"])
+    proxy(server, "away", peer.url)
+    root = admin(server)
+    got = eventually(root, "/v2/away/app/manifests/v1", 200)
+    assert (got.headers["docker-content-digest"], digest_of(got.body)) == (digest, digest)
+    assert root.call("GET", f"/v2/away/app/blobs/{digest_of(layer)}", expect=200).body == layer
+    root.call("GET", "/v2/away/app/manifests/none", expect=404)
+    root.call("GET", "/v2/away/nothing/manifests/v1", expect=404)
+    moved = push_image(there, "team/app", "v1", [b"moved"])
+    assert root.call("GET", "/v2/away/app/manifests/v1", expect=200).headers["docker-content-digest"] == moved
+    peer.kill()
+    for _ in range(2):
+        assert root.call("GET", "/v2/away/app/manifests/v1", expect=200).headers["docker-content-digest"] == moved
+    assert root.call("GET", f"/v2/away/app/manifests/{digest}", expect=200).status == 200
+    assert root.call("GET", f"/v2/away/app/blobs/{digest_of(b'moved')}", expect=200).body == b"moved"
+    refused = root.call("GET", "/v2/away/app/manifests/v2", expect=503)
+    assert "cannot be reached" in refused.json()["errors"][0]["message"]
+    peer.start()
+    assert root.call("GET", "/v2/away/app/manifests/v2", expect=200).status == 200
+
+
+def test_rights_are_those_of_every_repository_and_nobody_pushes(
+    server: RegistryServer, peer: Upstream, there: RegistryClient
+) -> None:
+    push_image(there, "team/app", "v1", [b"layer"])
+    proxy(server, "closed", peer.url)
+    proxy(server, "open", peer.url, visibility="public")
+    root = admin(server)
+    nobody = Registry(server.url)
+    charlie = Registry(server.url, "charlie", server.password)
+    eventually(nobody, "/v2/open/app/manifests/v1", 200)
+    charlie.call("GET", "/v2/closed/app/manifests/v1", expect=401)
+    nobody.call("GET", "/v2/closed/app/manifests/v1", expect=401)
+    assert '"closed/app"' not in server.python(
+        "import django; django.setup()\nfrom registry.models import Repository\n"
+        "import json; print(json.dumps(list(Repository.objects.values_list('full_name', flat=True))))"
+    ), "who may not pull makes nothing here"
+    root.call("GET", "/v2/closed/app/manifests/v1", expect=200)
+    charlie.call("GET", "/v2/closed/app/manifests/v1", expect=401)
+    alice = Registry(server.url, "alice", server.password)
+    alice.call("POST", "/v2/open/app/blobs/uploads/", expect=401)
+
+
+def test_an_index_comes_without_the_children_nobody_asks_for(
+    server: RegistryServer, peer: Upstream, there: RegistryClient
+) -> None:
+    children = [push_image(there, "team/multi", f"c{number}", [os.urandom(1000)]) for number in range(2)]
+    entries = [{"mediaType": KIND, "digest": digest, "size": 1} for digest in children]
+    raw = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).encode()
+    there.put_manifest("team/multi", "all", raw, INDEX)
+    proxy(server, "multi", peer.url)
+    root = admin(server)
+    assert eventually(root, "/v2/multi/multi/manifests/all", 200).body == raw
+    count = (
+        "import django; django.setup()\n"
+        "from registry.models import Manifest\n"
+        "print(Manifest.objects.filter(repository__full_name='multi/multi').count())"
+    )
+    assert server.python(count) == "1\n"
+    root.call("GET", f"/v2/multi/multi/manifests/{children[1]}", expect=200)
+    assert server.python(count) == "2\n"
+
+
+class Slow:
+    """One image whose layer stops in the middle until the test lets it go on, or breaks there."""
+
+    def __init__(self, layer: bytes) -> None:
+        self.layer, self.raw = layer, world.manifest_of(b"{}", [layer])
+        self.asked, self.go_on, self.cut = threading.Event(), threading.Event(), False
+
+    def __call__(self, asked: Asked) -> Says:
+        if "/manifests/" in asked.path:
+            return Says(200, {"Content-Type": KIND, "Docker-Content-Digest": digest_of(self.raw)}, self.raw)
+        if digest_of(b"{}") in asked.path:
+            return Says(200, {}, b"{}")
+        self.asked.set()
+        assert self.go_on.wait(30)
+        start = int(asked.headers.get("range", "bytes=0-")[6:-1])
+        return Says(206 if start else 200, {}, self.layer[start:], cut=len(self.layer) // 2 if self.cut else None)
+
+
+def test_many_who_pull_at_once_fetch_a_blob_once(server: RegistryServer) -> None:
+    site_of = Slow(os.urandom(3 << 20))
+    with scripted(site_of) as site:
+        proxy(server, "once", site.url)
+        root = admin(server)
+        eventually(root, "/v2/once/app/tags/list", 404)
+        answers: list[int] = []
+
+        def pull() -> None:
+            mine = admin(server)
+            wait_for(lambda: mine.call("HEAD", "/v2/once/app/manifests/v1").status != 404, "the namespace is proxied", 20)
+            answers.append(mine.call("GET", "/v2/once/app/manifests/v1").status)
+
+        pullers = [threading.Thread(target=pull) for _ in range(6)]
+        for puller in pullers:
+            puller.start()
+        assert site_of.asked.wait(20)
+        site_of.go_on.set()
+        for puller in pullers:
+            puller.join(60)
+        assert answers == [200] * 6
+        fetched = [path for path in site.calls("GET") if digest_of(site_of.layer) in path]
+        assert len(fetched) == 1
+        assert root.call("GET", f"/v2/once/app/blobs/{digest_of(site_of.layer)}", expect=200).body == site_of.layer
+
+
+def test_a_registry_that_dies_in_the_middle_of_a_pull_leaves_nothing_half(server: RegistryServer) -> None:
+    site_of = Slow(os.urandom(3 << 20))
+    site_of.go_on.set()
+    site_of.cut = True
+
+    def answer(asked: Asked) -> Says:
+        """After the first half it is gone."""
+        if site_of.cut and site_of.asked.is_set() and digest_of(site_of.layer) in asked.path:
+            return Says(503)
+        return site_of(asked)
+
+    with scripted(answer) as site:
+        proxy(server, "half", site.url)
+        root = admin(server)
+        refused = eventually(root, "/v2/half/app/manifests/v1", 503)
+        assert refused.json()["errors"]
+        root.call("GET", f"/v2/half/app/blobs/{digest_of(site_of.layer)}", expect=404)
+        site_of.cut = False
+        assert root.call("GET", "/v2/half/app/manifests/v1", expect=200).body == site_of.raw
+        assert root.call("GET", f"/v2/half/app/blobs/{digest_of(site_of.layer)}", expect=200).body == site_of.layer
+        resumed = [item.headers.get("range") for item in site.asked if digest_of(site_of.layer) in item.path]
+        assert resumed[-1] is not None, "what had come is not fetched again"
+
+
+def _rest(server: RegistryServer, who: str) -> Any:
+    import httpx
+
+    answer = httpx.post(f"{server.url}/api/v1/login", json={"username": who, "password": server.password}, trust_env=False)
+    token = answer.raise_for_status().json()["token"]
+    return httpx.Client(
+        base_url=f"{server.url}/api/v1/", headers={"Authorization": f"Bearer {token}", "If-Match": "*"}, trust_env=False
+    )
+
+
+def test_rest_is_for_administrators_and_shows_no_secret(server: RegistryServer) -> None:
+    body = {"namespace": "rest", "url": "https://93.184.216.34", "username": "bob", "secret": "hunter2hunter2"}
+    with _rest(server, "admin") as root, _rest(server, "alice") as alice:
+        made = root.post("proxies", json=body)
+        assert made.status_code == 201
+        assert made.json()["has_secret"]
+        assert "hunter2" not in made.text
+        path = f"proxies/{made.json()['id']}"
+        assert root.post("proxies", json=body).status_code == 409
+        assert root.post("proxies", json={**body, "namespace": "odd", "url": "http://10.0.0.1"}).status_code == 400
+        for answer in (
+            *(alice.get("proxies"), alice.get(path), alice.patch(path, json={"enabled": False}), alice.delete(path)),
+            alice.post("proxies", json={**body, "namespace": "alice"}),
+        ):
+            assert answer.status_code in (403, 404), answer.text
+        assert root.patch(path, json={"fresh": 5, "enabled": False}).json()["fresh"] == 5
+        assert root.delete(path).status_code == 204
+        assert "rest" not in [row["namespace"] for row in root.get("proxies").json()]
+
+
+def test_what_nobody_pulled_for_long_goes(server: RegistryServer, peer: Upstream, there: RegistryClient) -> None:
+    push_image(there, "team/app", "old", [b"old"])
+    push_image(there, "team/app", "new", [b"new"])
+    proxy(server, "keeping", peer.url, keep_days=7)
+    root = admin(server)
+    for tag in ("old", "new"):
+        eventually(root, f"/v2/keeping/app/manifests/{tag}", 200)
+    said = server.python(
+        "import django; django.setup()\n"
+        "from datetime import timedelta\n"
+        "from django.utils import timezone\n"
+        "from registry.actions import proxies\n"
+        "from registry.models import Manifest, Proxied, Tag\n"
+        "past = timezone.now() - timedelta(days=8)\n"
+        "Tag.objects.filter(repository__full_name='keeping/app').update(pushed_at=past)\n"
+        "Manifest.objects.filter(repository__full_name='keeping/app').update(pushed_at=past)\n"
+        "Proxied.objects.filter(name='old').update(pulled_at=past)\n"
+        "print(proxies.expire(), list(Tag.objects.filter(repository__full_name='keeping/app').values_list('name', flat=True)))"
+    )
+    assert said == "1 ['new']\n"
