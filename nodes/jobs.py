@@ -131,5 +131,17 @@ def schedule(ctx: JobContext) -> dict[str, int]:
     return {"changes": done.changes}
 
 
-SCHEDULES = [Schedule("nodes.sweep", "30 * * * * *"), Schedule("nodes.schedule", "45 * * * * *")]
+@job("nodes.leases", operation="Node Update", max_attempts=1, quiet=True, single=True)
+def leases(ctx: JobContext) -> dict[str, int]:
+    """Give the images back that nothing uses any more, and lease what is missing."""
+    done = actions.sync_leases()
+    ctx.log(f"{done.leased} images leased, {done.released} released.")
+    return {"leased": done.leased, "released": done.released}
+
+
+SCHEDULES = [
+    Schedule("nodes.leases", "15 * * * * *"),
+    Schedule("nodes.sweep", "30 * * * * *"),
+    Schedule("nodes.schedule", "45 * * * * *"),
+]
 LOOPS: tuple[Callable[[threading.Event], None], ...] = (reconcile,)

@@ -12,6 +12,8 @@ from nodes.actions.apply import apply
 from nodes.actions.assign import assign
 from nodes.actions.container import create_container
 from nodes.actions.joining import Joined, create_join_token, join, revoke_join_token, sign_renewal
+from nodes.actions.leases import Synced
+from nodes.actions.leases import sync as sync_leases
 from nodes.actions.one_shot import complete_action, outcome, pull_image, queue_action
 from nodes.actions.report import record_contents, record_inventory, record_samples, report
 from nodes.actions.round import Round, reconcile_round
@@ -23,6 +25,7 @@ __all__ = [
     "Joined",
     "Registration",
     "Round",
+    "Synced",
     "apply",
     "approve_node",
     "assign",
@@ -53,6 +56,7 @@ __all__ = [
     "set_availability",
     "sign_renewal",
     "sweep",
+    "sync_leases",
     "take_watch",
     "tidy",
     "touch_leases",

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 
+from django.db import transaction
+
 from agent.protocol import codec
 from agent.protocol.spec import ContainerSpec
 from controlplane import rbac
 from controlplane.api.actor import Actor
+from controlplane.api.ids import new_id
 from controlplane.rbac import collections
 from controlplane.rbac.models import Collection
+from nodes.actions.leases import hold_for_action
 from nodes.actions.one_shot import queue_action
 from nodes.actions.policy import gates
 from nodes.models import Action, Node
 from registry.queries import pin
+
+LIFETIME = 300.0  # seconds: a large image is pulled first
 
 
 def create_container(
@@ -29,4 +35,7 @@ def create_container(
     pinned = pin(spec.image, actor)
     fixed = dataclasses.replace(spec, image=pinned.reference)
     args = {"spec": codec.encode(fixed), "name": name, "start": start}
-    return queue_action(actor, node, "container_create", args=args, collection=place, lifetime=300.0)
+    key = new_id()
+    with transaction.atomic():
+        hold_for_action(key, pinned, LIFETIME)
+        return queue_action(actor, node, "container_create", args=args, collection=place, lifetime=LIFETIME, key=key)

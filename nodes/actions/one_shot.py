@@ -14,6 +14,7 @@ from django.db import connection, transaction
 from agent.protocol.messages import ActionResult
 from controlplane import events
 from controlplane.api.actor import Actor
+from controlplane.api.ids import new_id
 from controlplane.events import hints
 from controlplane.events.chain import clean
 from controlplane.jobs.clock import database_now
@@ -36,10 +37,12 @@ def queue_action(
     *,
     collection: Collection | None = None,
     lifetime: float = LIFETIME,
+    key: str = "",
 ) -> Action:
-    """Queue one act; rights were checked by the caller. `target` is the runtime's container id."""
+    """Queue one act; rights were checked by the caller. `target` is the runtime's container id, `key` the action's own."""
     with transaction.atomic():
         action = Action.objects.create(
+            id=key or new_id(),
             node=node,
             collection=collection or node.collection,
             kind=kind,

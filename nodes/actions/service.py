@@ -20,10 +20,12 @@ from agent.protocol.spec import PublishMode, ServiceSpec
 from controlplane import events, rbac
 from controlplane.api import versions
 from controlplane.api.actor import Actor
+from controlplane.api.ids import new_id
 from controlplane.jobs.clock import database_now
 from controlplane.rbac import collections
 from controlplane.rbac.models import Collection
 from nodes.actions.apply import restore_previous
+from nodes.actions.leases import hold_for_service, keep_for_service
 from nodes.actions.policy import gates
 from nodes.actions.scheduling_root import scheduling_root
 from nodes.actions.wake import reconcile_after_commit
@@ -41,15 +43,19 @@ def create_service(actor: Actor, spec: ServiceSpec, collection: Collection | Non
 
     `collection` defaults to the one that the access label names, else to the actor's own. Raises `NameTaken`, `Denied` with the
     missing gates, `NoSchedulingRight`, and what the registry raises for an image it does not have or the actor may not pull.
+    The image is leased: nobody deletes it without force while the service stands.
     """
     place = collection or _collection(actor, spec)
     rbac.require(actor, "Service Create", place, gates=gates(spec.container))
     check(spec)
     root = scheduling_root(actor, place)
     pinned = pin(spec.container.image, actor)
+    key = new_id()
     try:
         with transaction.atomic():
+            hold_for_service(key, pinned)
             service = Service.objects.create(
+                id=key,
                 name=spec.name,
                 collection=place,
                 spec=encode(spec),
@@ -124,11 +130,15 @@ def update_service(
         raise InvalidInput("mode: replicated and global services cannot be turned into each other", field="mode")
     check(spec)
     root = scheduling_root(actor, service.collection)
-    image, platforms = service.image, service.platforms
+    image, platforms, pinned = service.image, service.platforms, None
     if refresh or spec.container.image != service.wanted.container.image:
         pinned = pin(spec.container.image, actor)
         image, platforms = pinned.reference, _platforms(pinned)
     with transaction.atomic():
+        if pinned is not None:
+            hold_for_service(service.pk, pinned)
+        else:
+            keep_for_service(service.pk, image)
         row = _lock(service, expected)
         kept = {"spec": row.spec, "image": row.image, "platforms": row.platforms, "template": row.template}
         made = template(spec, image, row.generation + 1 if force else 0)

@@ -66,7 +66,7 @@ class Lease(models.Model):
     id: Any
     root = models.CharField(max_length=DIGEST_LENGTH, db_index=True)
     digest = models.CharField(max_length=DIGEST_LENGTH, db_index=True)
-    holder = models.CharField(max_length=100, db_index=True)  # "task/<id>", "container/<id>"
+    holder = models.CharField(max_length=100, db_index=True)  # "service/<id>", "container/<id>", "action/<id>"
     expires_at = models.DateTimeField(null=True, blank=True)  # null: until released
     created_at = models.DateTimeField(auto_now_add=True)
 
