@@ -16,7 +16,7 @@ from registry.models import Blob, Lease, Manifest, ManifestBlob, ManifestChild, 
 def lease(digest: str, holder: str, expires_at: datetime | None = None) -> int:
     """Keep the image `digest` with its children, config and layers for `holder` ("service/<id>"); returns how many digests.
 
-    Idempotent.     A digest that no repository holds is leased as it stands: the lease is then only a name.
+    Idempotent. A digest that no repository holds is leased as it stands: the lease is then only a name.
     """
     with transaction.atomic():
         wanted = _closure(digest)

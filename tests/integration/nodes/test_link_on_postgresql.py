@@ -1,4 +1,4 @@
-"""The link's sessions, the hostile node and the brake once more, on a real PostgreSQL and a real Valkey."""
+"""The link's sessions, the hostile node, the brake and leases of images once more, on a real PostgreSQL and a real Valkey."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests import servers
 
 ROOT = Path(__file__).parents[3]
-FILES = ("test_link_sessions.py", "test_link_hostile.py", "test_link_brake.py", "test_sessions.py")
+FILES = ("test_link_sessions.py", "test_link_hostile.py", "test_link_brake.py", "test_sessions.py", "test_leases.py")
 
 
 @pytest.mark.timeout(600)
