@@ -220,6 +220,8 @@ def delete_repository(actor: Actor, repository: Repository, version: int | None 
     """
     standing.refuse_writes(fresh=True)
     with transaction.atomic():
+        if limit("UNDO_WINDOW") <= 0:
+            _lock_contents(repository)
         row = Repository.objects.select_for_update(of=("self",)).select_related("collection", "namespace").get(pk=repository.pk)
         _check_version(row, version)
         if not force:
@@ -303,6 +305,13 @@ def forget_repositories(before: datetime) -> int:
                 _forget(row)
                 count += 1
     return count
+
+
+def _lock_contents(repository: Repository) -> None:
+    """What `_forget` takes with it, before the repository's own lock (registry.models.blob): a push or a lease may hold it."""
+    links = RepositoryBlob.objects.filter(repository=repository).values("blob_id")
+    list(Blob.objects.select_for_update(no_key=True).filter(pk__in=links).order_by("id").values_list("id"))
+    list(Manifest.objects.select_for_update(no_key=True).filter(repository=repository).order_by("id").values_list("id"))
 
 
 def _forget(row: Repository) -> None:
