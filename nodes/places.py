@@ -40,3 +40,14 @@ def places(actor: Actor, digests: Sequence[str]) -> tuple[list[Place], int]:
         url = reverse("container", args=[container.pk])
         found.append(Place("container", container.pk, container.name, container.node.hostname, container.state, url))
     return found, tasks.count() + loose.count() - len(found)
+
+
+def names(actor: Actor, holders: Sequence[str]) -> dict[str, str]:
+    """{"service/<id>": "service web"} of those holders of leases that `actor` may see (nodes.actions.leases)."""
+    keys = [holder.partition("/")[2] for holder in holders]
+    services = access.visible(actor, Service.objects.filter(pk__in=keys))
+    containers = access.visible(actor, Container.objects.filter(pk__in=keys))
+    return {
+        **{f"service/{key}": f"service {name}" for key, name in services.values_list("pk", "name")},
+        **{f"container/{key}": f"container {name}" for key, name in containers.values_list("pk", "name")},
+    }

@@ -1,4 +1,4 @@
-"""Where images run: asked of the guests above, which alone know (`<guest>.places`, by name)."""
+"""Where images run, and who holds them: asked of the guests above, which alone know (`<guest>.places`, by name)."""
 
 from __future__ import annotations
 
@@ -31,3 +31,15 @@ def running(actor: Actor, digests: Sequence[str]) -> tuple[list[dict[str, Any]],
         shown.extend(asdict(place) for place in found)
         hidden += more
     return shown, hidden
+
+
+SHOWN = 5
+
+
+def in_use_by(actor: Actor, holders: Sequence[str]) -> str:
+    """Holders of leases in words, for a message: "service web, container/<id> and others"; an id of what `actor` may not see."""
+    names: dict[str, str] = {}
+    for module in guests.modules("places"):
+        names.update(module.names(actor, holders[:SHOWN]))
+    words = ", ".join(names.get(holder, holder) for holder in holders[:SHOWN])
+    return f"{words} and others" if len(holders) > SHOWN else words

@@ -35,7 +35,7 @@ def remove_tag(actor: Actor, repository: Repository, name: str, digest: str) -> 
         if not group:
             drop_tag(actor, tag)
             return True
-        refuse_if_held(repository, digest, f"tag {name}")
+        refuse_if_held(actor, repository, digest, f"tag {name}")
         _remove(actor, repository, group, {tag.manifest_id: [name]})
         record(actor, tag.repository, "tag.deleted", tag=name, digest=digest)
     return True
@@ -49,7 +49,7 @@ def remove_untagged(actor: Actor, repository: Repository, digest: str) -> bool:
         _lock(group)
         if not group or Tag.objects.filter(manifest_id__in=group).exists():
             return False
-        refuse_if_held(repository, digest, digest)
+        refuse_if_held(actor, repository, digest, digest)
         _remove(actor, repository, group, {})
     return True
 

@@ -159,7 +159,7 @@ def delete_manifest(actor: Actor, full_name: str, digest: str, *, force: bool = 
         for tag in tags:
             refuse_if_immutable(row.repository, tag, "deleted")
         if not force:
-            refuse_if_held(row.repository, digest, digest)
+            refuse_if_held(actor, row.repository, digest, digest)
         remove(actor, row, tags, new_id())
 
 

@@ -24,6 +24,7 @@ from registry.models import Blob, Label, Manifest, Namespace, Repository, Reposi
 from registry.queries import access, standing, switches
 from registry.queries.holders import holders
 from registry.queries.labels import checked_labels
+from registry.running import in_use_by
 from registry.seed import COLLECTION
 
 EDITABLE = frozenset({"visibility", "description", "readme", "sparse_indexes", "labels", "immutable_tags", "tag_limit"})
@@ -225,7 +226,7 @@ def delete_repository(actor: Actor, repository: Repository, version: int | None 
         row = Repository.objects.select_for_update(of=("self",)).select_related("collection", "namespace").get(pk=repository.pk)
         _check_version(row, version)
         if not force:
-            _refuse_if_held(row)
+            _refuse_if_held(actor, row)
         tags = row.tags.count()
         collection = row.collection
         quotas.end_uploads(Upload.objects.filter(repository=row), fresh=True)
@@ -244,13 +245,12 @@ def delete_repository(actor: Actor, repository: Repository, version: int | None 
         )
 
 
-def _refuse_if_held(row: Repository) -> None:
+def _refuse_if_held(actor: Actor, row: Repository) -> None:
     held = holders(Manifest.objects.filter(repository=row).values_list("digest", flat=True))
     if held:
         names = sorted({name for digest in held for name in held[digest]})
         raise ImageInUse(
-            f"images of {row.full_name} are in use by {', '.join(names[:5])}{' and others' if len(names) > 5 else ''}: stop what"
-            " runs them, or delete with force",
+            f"images of {row.full_name} are in use by {in_use_by(actor, names)}: stop what runs them, or delete with force",
             holders=names,
         )
 

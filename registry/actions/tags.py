@@ -17,6 +17,7 @@ from registry.errors import ImageInUse, ManifestUnknown, TagImmutable, TagLimitR
 from registry.models import Manifest, Repository, Tag, TagChange
 from registry.queries import standing
 from registry.queries.holders import holders
+from registry.running import in_use_by
 
 LOOKED_AT = 500  # of a repository's oldest tags, for one that may go
 
@@ -71,12 +72,12 @@ def refuse_if_immutable(repository: Repository, tag: str, what: str, *, fresh: b
         )
 
 
-def refuse_if_held(repository: Repository, digest: str, what: str) -> None:
+def refuse_if_held(actor: Actor, repository: Repository, digest: str, what: str) -> None:
     """Raises ImageInUse. Call it after the blobs' locks: who leases them has committed by then, or waits for us."""
     found = holders([digest]).get(digest)
     if found:
         raise ImageInUse(
-            f"{what} of {repository.full_name} is in use by {', '.join(found[:5])}{' and others' if len(found) > 5 else ''}:"
+            f"{what} of {repository.full_name} is in use by {in_use_by(actor, found)}:"
             " stop what runs it, or delete with force in the console, by `wharf repo rm --force` or in the REST interface",
             holders=found,
             digest=digest,
@@ -140,7 +141,7 @@ def delete_tag(actor: Actor, full_name: str, name: str, *, force: bool = False) 
         refuse_if_immutable(tag.repository, name, "deleted")
         digest = tag.manifest.digest
         if not force and not Tag.objects.filter(manifest=tag.manifest).exclude(pk=tag.pk).exists():
-            refuse_if_held(tag.repository, digest, f"tag {name}")
+            refuse_if_held(actor, tag.repository, digest, f"tag {name}")
         drop_tag(actor, tag)
 
 

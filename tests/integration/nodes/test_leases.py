@@ -80,11 +80,13 @@ def held(service: Service) -> set[str]:
 def test_an_image_that_a_service_names_is_deleted_with_force_only(store: FilesystemStore, admin: fleet.Actor) -> None:
     digest = push(store, "1")
     service = actions.create_service(admin, shop("1"))
-    with pytest.raises(ImageInUse) as refused:
-        delete(digest)
+    with pytest.raises(ImageInUse, match="in use by service shop: stop") as refused:
+        manifests.delete_manifest(admin, NAME, digest)
     assert refused.value.extra["holders"] == [f"service/{service.pk}"]
     with pytest.raises(ImageInUse):
         manifests.delete_tag(SYSTEM, NAME, "1")
+    with pytest.raises(ImageInUse, match=f"in use by service/{service.pk}: stop"):
+        manifests.delete_manifest(fleet.user("stranger"), NAME, digest)
     with pytest.raises(ImageInUse):
         repositories.delete_repository(SYSTEM, Repository.objects.get(full_name=NAME))
     delete(digest, force=True)
