@@ -35,7 +35,7 @@ from registry.errors import RepositoryUnknown
 from registry.queries import access, policy
 from registry.token import Claims
 from registry.v2.errors import Challenge
-from registry.v2.request import Request
+from registry.v2.request import Memo, Request
 
 BASIC_SECONDS = 60.0  # a password is checked at most once a minute: argon2 costs a tenth of a second
 CACHE_ENTRIES = 8192
@@ -103,6 +103,12 @@ class Caller:
         decided = self._decide(name)
         _decisions.put((self.key, name), (self.version, decided))
         return decided
+
+    def memo(self, name: str, *, counts: bool = False, pusher_until: float = float("inf")) -> Memo | None:
+        """What an answer to this caller stands on; None when it may not be given again without asking."""
+        if self.claims is None:
+            return None
+        return Memo(self.claims, name, "push" in self.actions(name), counts, pusher_until)
 
     def _decide(self, name: str) -> frozenset[str]:
         if self.claims is None:
