@@ -7,6 +7,7 @@ and no references: rows decide which blobs exist, the store only keeps bytes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from agent.protocol.errors import InvalidInput, Unavailable, WharfError
@@ -31,6 +32,15 @@ class StoreFull(Unavailable):
     """No space, or over the file system's quota."""
 
     code = "store_full"
+
+
+@dataclass(frozen=True, slots=True)
+class SmallBlob:
+    """Bytes that hash to `digest`. `session`: the upload that may hold these very bytes and ends with this, "" for none."""
+
+    digest: Digest
+    data: bytes
+    session: str = ""
 
 
 class BlobFile(Protocol):

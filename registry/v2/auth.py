@@ -125,9 +125,13 @@ _passwords: _Cache[str, tuple[int, float, Actor]] = _Cache()
 _PEPPER = secrets.token_bytes(32)
 
 
-def authenticate(credentials: Credentials) -> Caller:
-    """Raises Unauthenticated for bad credentials; none at all is the anonymous caller."""
-    version = policy.version()
+def authenticate(credentials: Credentials, version: int | None = None) -> Caller:
+    """Raises Unauthenticated for bad credentials; none at all is the anonymous caller.
+
+    `version`: of the policy, when the caller of this function asked for it after the request had come.
+    """
+    if version is None:
+        version = policy.version()
     scheme, _, text = credentials.authorization.partition(" ")
     if not scheme:
         return Caller("anonymous", version, known=ANONYMOUS)
@@ -188,10 +192,10 @@ def _actor_of_claims(claims: Claims | None) -> Actor | None:
     return None
 
 
-def admit(credentials: Credentials, name: str, *needed: str) -> Caller:
+def admit(credentials: Credentials, name: str, *needed: str, version: int | None = None) -> Caller:
     """The caller, who has all of `needed` in repository `name`. Raises Challenge, Denied, RepositoryUnknown, NameInvalid."""
     check_name(name)
-    caller = authenticate(credentials)
+    caller = authenticate(credentials, version)
     actions = caller.actions(name)
     if actions.issuperset(needed):
         return caller

@@ -49,6 +49,7 @@ class Request:
         self.path = scope["path"]
         self._receive = receive
         self.body_ended = False
+        self._unread = b""
         # see registry.v2.again
         self.again: Again | None = None
         self.version: tuple[int, int] | None = None
@@ -95,6 +96,9 @@ class Request:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes. The first read is what makes the server send 100 Continue: refuse before it."""
+        if self._unread:
+            kept, self._unread = self._unread, b""
+            yield kept
         while not self.body_ended:
             message: Any = await self._next()
             if message["type"] != "http.request":
@@ -102,6 +106,10 @@ class Request:
             self.body_ended = not message.get("more_body", False)
             if body := message.get("body", b""):
                 yield body
+
+    def unread(self, body: bytes) -> None:
+        """Give back what `body` read, for somebody else to read."""
+        self._unread = body
 
     async def batches(self) -> AsyncIterator[bytes]:
         """The body in pieces of at least BATCH bytes, the last one smaller."""
