@@ -7,6 +7,7 @@ which finds out why and says so.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,6 +19,7 @@ from django.utils import timezone
 from agent.protocol.errors import WharfError
 from controlplane.api.ids import new_id
 from registry.actions.blobs import revive_or_create
+from registry.actions.inserting import Insert
 from registry.limits import limit
 from registry.models import Blob, Repository, RepositoryBlob, Upload
 from registry.storage.store import BlobStore, SmallBlob
@@ -31,6 +33,11 @@ _APPEND = f"""
 _END = f"""
     DELETE FROM {_UPLOAD} WHERE id = %s AND "offset" = %s AND epoch = %s AND busy_until IS NULL AND repository_id = %s
 """  # noqa: S608  # table names
+
+_BLOBS = f"SELECT id, digest, state FROM {Blob._meta.db_table} WHERE digest IN"  # noqa: S608  # table names
+_NEW_UPLOADS = Insert(Upload)
+_NEW_BLOBS = Insert(Blob, "ON CONFLICT DO NOTHING")  # waits for a rival's commit and costs no savepoint
+_LINKS = Insert(RepositoryBlob, "ON CONFLICT (repository_id, blob_id) DO UPDATE SET touched_at = EXCLUDED.touched_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +93,17 @@ class GroupStore(Protocol):
         """
 
 
-def take(steps: Sequence[Step], store: Any) -> list[Any]:
-    """All steps in one transaction; `store` is a BlobStore and a GroupStore.
+def take(steps: Sequence[Step], store: Any, version: int) -> list[Any]:
+    """All steps in one transaction; `store` is a BlobStore and a GroupStore, `version` the policy version they were judged under.
 
     For each step: Opened, True, or None (go the ordinary way). What a failure leaves behind is what a crash may leave: a blob's
     file without a row.
     """
     now = timezone.now()
     with transaction.atomic():
-        results: dict[int, Any] = dict(_open(_of(steps, Open), now))
         closing = []
         with connection.cursor() as cursor:
+            results: dict[int, Any] = dict(_open(cursor, _of(steps, Open), version, now))
             for number, append in _of(steps, Append):
                 values = [len(append.data), _time(now + _ttl()), append.session, append.epoch, append.name]
                 results[number] = _changed(cursor, _APPEND, values)
@@ -104,9 +111,9 @@ def take(steps: Sequence[Step], store: Any) -> list[Any]:
                 values = [close.blob.session, close.written, close.epoch, close.repository_id]
                 if not close.blob.session or _changed(cursor, _END, values):
                     closing.append((number, close))
-        if closing:
-            store.put_all([close.blob for _, close in closing])
-            results.update(_link(closing, store, now))
+            if closing:
+                store.put_all([close.blob for _, close in closing])
+                results.update(_link(cursor, closing, store, now))
     for number, append in _of(steps, Append):
         if results[number]:
             results[number] = _write(append, store)
@@ -142,49 +149,71 @@ def _ttl() -> timedelta:
     return timedelta(seconds=limit("UPLOAD_TTL"))
 
 
-def _open(steps: list[tuple[int, Open]], now: datetime) -> dict[int, Opened]:
+class _Names:
+    """Ids of repositories by name. A repository comes, goes and is renamed by an event that moves the policy version."""
+
+    def __init__(self) -> None:
+        self._version = -1
+        self._ids: dict[str, str] = {}
+
+    def of(self, names: set[str], version: int) -> dict[str, str]:
+        """Those of `names` that there are."""
+        if version != self._version or len(self._ids) > 10_000:
+            self._version, self._ids = version, {}
+        if missing := names - self._ids.keys():
+            self._ids.update(Repository.objects.filter(full_name__in=missing).values_list("full_name", "id"))
+        return {name: self._ids[name] for name in names & self._ids.keys()}
+
+
+_local = threading.local()  # a thread's own, so that one thread's version never vouches for another's ids
+
+
+def _ids(names: set[str], version: int) -> dict[str, str]:
+    if not hasattr(_local, "names"):
+        _local.names = _Names()
+    known: _Names = _local.names
+    return known.of(names, version)
+
+
+def _open(cursor: Any, steps: list[tuple[int, Open]], version: int, now: datetime) -> dict[int, Opened]:
     if not steps:
         return {}
-    names = {step.name for _, step in steps}
-    found = dict(Repository.objects.filter(full_name__in=names).values_list("full_name", "id"))
+    found = _ids({step.name for _, step in steps}, version)
     made = {number: Opened(new_id(), found[step.name]) for number, step in steps if step.name in found}
+    times = {"expires_at": _time(now + _ttl()), "created_at": _time(now)}
     rows = [
-        Upload(
-            id=made[number].session,
-            repository_id=made[number].repository_id,
-            algorithm=step.algorithm,
-            started_by=step.pusher,
-            expires_at=now + _ttl(),
-        )
+        {
+            "id": made[number].session,
+            "repository_id": made[number].repository_id,
+            "algorithm": step.algorithm,
+            "started_by": step.pusher,
+            **times,
+        }
         for number, step in steps
         if number in made
     ]
-    Upload.objects.bulk_create(rows)
+    _NEW_UPLOADS.execute(cursor, rows)
     return made
 
 
-def _link(steps: list[tuple[int, Close]], store: BlobStore, now: datetime) -> dict[int, bool]:
+def _link(cursor: Any, steps: list[tuple[int, Close]], store: BlobStore, now: datetime) -> dict[int, bool]:
     """As revive_or_create and link_live of registry.actions.blobs: all blobs are locked before the first link."""
     sizes = {str(step.blob.digest): len(step.blob.data) for _, step in steps}
+    moment = _time(now)
     # Sorted, so that two groups that create the same blobs wait for each other in one order.
-    rows = [Blob(digest=digest, size=sizes[digest], last_touched=now, created_at=now) for digest in sorted(sizes)]
-    Blob.objects.bulk_create(rows, ignore_conflicts=True)
-    locked = Blob.objects.select_for_update(no_key=True).filter(digest__in=sizes).order_by("id")
-    blobs = {blob.digest: blob for blob in locked}
-    links: dict[tuple[str, int], RepositoryBlob] = {}
+    new = [{"digest": digest, "size": sizes[digest], "last_touched": moment, "created_at": moment} for digest in sorted(sizes)]
+    _NEW_BLOBS.execute(cursor, new)
+    lock = "FOR NO KEY UPDATE" if connection.features.has_select_for_no_key_update else ""
+    cursor.execute(f"{_BLOBS} ({', '.join(['%s'] * len(sizes))}) ORDER BY id {lock}", list(sizes))
+    live = {digest: key for key, digest, state in cursor.fetchall() if state == Blob.State.LIVE}
+    links: dict[tuple[str, int], dict[str, Any]] = {}
     for _, step in steps:
         digest = step.blob.digest
-        blob = blobs.get(str(digest))
+        key = live.get(str(digest))
         # The collector may have taken the file, or the row, between our rename and our lock.
-        if blob is None or blob.state != Blob.State.LIVE or store.size(digest) is None:
-            blob = blobs[str(digest)] = revive_or_create(store, digest, sizes[str(digest)])
-        links[step.repository_id, blob.pk] = RepositoryBlob(
-            repository_id=step.repository_id, blob=blob, pushed_by=step.pusher, touched_at=now
-        )
-    RepositoryBlob.objects.bulk_create(
-        [links[key] for key in sorted(links)],
-        update_conflicts=True,
-        unique_fields=["repository", "blob"],
-        update_fields=["touched_at"],
-    )
+        if key is None or store.size(digest) is None:
+            key = live[str(digest)] = revive_or_create(store, digest, sizes[str(digest)]).pk
+        row = {"repository_id": step.repository_id, "blob_id": key, "pushed_by": step.pusher, "touched_at": moment}
+        links[step.repository_id, key] = row
+    _LINKS.execute(cursor, [links[key] for key in sorted(links)])
     return {number: True for number, _ in steps}

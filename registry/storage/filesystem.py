@@ -154,7 +154,9 @@ class FilesystemStore:
     def put(self, digest: Digest, data: bytes) -> None:
         if hashlib.new(digest.algorithm, data).hexdigest() != digest.hex:
             raise DigestMismatch(f"the {len(data)} bytes sent do not hash to {digest}")
-        self.put_all([SmallBlob(digest, data)])
+        with _full_explained():
+            path = self._written(data, durable=True)
+            self._publish(path, digest)
 
     def put_all(self, blobs: Sequence[SmallBlob]) -> None:
         with _full_explained():
@@ -177,14 +179,16 @@ class FilesystemStore:
                 path = self._written(blob.data)
             os.rename(path, self._blob(blob.digest))
 
-    def _written(self, data: bytes) -> str:
-        """The path of a new file with `data`, not synced."""
+    def _written(self, data: bytes, *, durable: bool = False) -> str:
+        """The path of a new file with `data`."""
         path = self._upload(f"put-{uuid.uuid4().hex}")
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             view = memoryview(data)
             while view:
                 view = view[os.write(fd, view) :]
+            if durable:
+                os.fdatasync(fd)
         except OSError:
             self._unlink(path)
             raise

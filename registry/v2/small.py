@@ -85,7 +85,7 @@ def _judge_and_take(asked: Sequence[_Asked]) -> list[Any]:
             steps.append((number, item.make(_pusher(admit(item.credentials, item.name, "pull", "push", version=version)))))
         except WharfError as error:
             results[number] = error
-    taken = small.take([step for _, step in steps], open_store()) if steps else []
+    taken = small.take([step for _, step in steps], open_store(), version) if steps else []
     for (number, _), result in zip(steps, taken, strict=True):
         results[number] = result
     return results
