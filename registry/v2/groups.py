@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from agent.protocol.errors import WharfError
+from agent.protocol.errors import Throttled, WharfError
+from registry.v2.threads import BACKLOG
 
 MOST = 64  # items of one turn: its transaction holds locks that others wait for
 
@@ -34,7 +35,12 @@ class Group(Generic[ItemT, ResultT]):
         self._turn: asyncio.Task[None] | None = None
 
     async def do(self, item: ItemT) -> ResultT:
-        """The item's result. Raises its refusal, or what failed. A caller that is cancelled does not take its item back."""
+        """The item's result. Raises its refusal, what failed, or Throttled when too many wait already.
+
+        A caller that is cancelled does not take its item back.
+        """
+        if len(self._waiting) > BACKLOG:
+            raise Throttled("the registry is busy; try again in a moment", retry_after=2)
         promise: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, promise))
         if self._turn is None or self._turn.done():
