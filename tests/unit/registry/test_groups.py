@@ -85,3 +85,22 @@ async def test_a_client_that_leaves_takes_nobody_along() -> None:
     (later,) = await _start(group, 5)
     turns.let.release()
     assert await later == 10
+
+
+async def test_who_took_part_is_waited_for_a_moment() -> None:
+    turns = Turns(doubled)
+    group = turns.group()
+    first = await _start(group, 1)
+    rest = await _start(group, 2, 3)
+    turns.let.release()
+    turns.let.release()
+    assert await asyncio.gather(*first, *rest) == [2, 4, 6]
+    one = await _start(group, 4)
+    assert len(turns.seen) == 2, "it waits for the other two"
+    others = await _start(group, 5, 6)
+    turns.let.release()
+    assert await asyncio.gather(*one, *others) == [8, 10, 12]
+    alone = await _start(group, 7)
+    turns.let.release()
+    assert await asyncio.gather(*alone) == [14], "they do not come again: it went without them"
+    assert turns.seen == [[1], [2, 3], [4, 5, 6], [7]]
