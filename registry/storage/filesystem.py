@@ -160,7 +160,9 @@ class FilesystemStore:
 
     def put_all(self, blobs: Sequence[SmallBlob]) -> None:
         with _full_explained():
-            self._journal().append([(blob.digest, blob.data) for blob in blobs], lambda: self._publish_all(blobs))
+            if not self._journal().append([(blob.digest, blob.data) for blob in blobs], lambda: self._publish_all(blobs)):
+                for blob in blobs:  # nobody waits for the sync of a whole file system
+                    self.put(blob.digest, blob.data)
 
     def _journal(self) -> journal.Pair:
         with self._pair_lock:  # made when it is needed: most processes never push

@@ -147,24 +147,27 @@ class Pair:
         self._renewing: threading.Thread | None = None
         self._failure: BaseException | None = None
 
-    def append(self, items: list[tuple[Digest, bytes]], publish: Callable[[], None]) -> None:
-        """Make the items durable and `publish` their files before the journal may begin anew."""
-        with self._lock:
-            if not self._active.append(items):
-                self._switch()
-                if not self._active.append(items):
-                    raise ValueError("more bytes than a journal takes")
-            publish()
+    def append(self, items: list[tuple[Digest, bytes]], publish: Callable[[], None]) -> bool:
+        """Make the items durable and `publish` their files before the journal may begin anew.
 
-    def _switch(self) -> None:
-        if self._renewing is not None:
-            self._renewing.join()
+        False, with nothing done, when there is no room now: both are full, or it is more than a journal takes.
+        """
+        with self._lock:
+            if not self._active.append(items) and not (self._switch() and self._active.append(items)):
+                return False
+            publish()
+            return True
+
+    def _switch(self) -> bool:
+        if self._renewing is not None and self._renewing.is_alive():
+            return False
         if self._failure is not None:
             raise OSError("small blobs could not be made durable") from self._failure
         full, self._active = self._active, self._other
         self._other = full
         self._renewing = threading.Thread(target=self._renew, args=(full,), name="registry-journal", daemon=True)
         self._renewing.start()
+        return True
 
     def _renew(self, full: Journal) -> None:
         try:
