@@ -32,7 +32,11 @@ def create(options: Options, log: Log) -> int:
         for fd in gate:
             os.close(fd)
     init.abandon()
-    handles.give(options, init)
+    try:
+        handles.give(options, init)
+    except BaseException:
+        _withdraw(directory, init, log)
+        raise
     os.close(init.pidfd)
     return 0
 
@@ -46,9 +50,7 @@ def run(options: Options, log: Log) -> int:
             handles.hold_signals()
         init.start()
     except BaseException:
-        init.cgroup.kill()
-        conversation.reap(init.pidfd)
-        delete.destroy(directory, init.cgroup, log)
+        _withdraw(directory, init, log)
         raise
     if options.flag("detach"):
         return 0
@@ -57,6 +59,13 @@ def run(options: Options, log: Log) -> int:
         init.cgroup.kill()
         delete.destroy(directory, init.cgroup, log)
     return status
+
+
+def _withdraw(directory: StateDirectory, init: Init, log: Log) -> None:
+    """A container that its caller will not hear of."""
+    init.cgroup.kill()
+    conversation.reap(init.pidfd)
+    delete.destroy(directory, init.cgroup, log)
 
 
 def _begin(options: Options, detached: bool) -> tuple[StateDirectory, Bundle]:

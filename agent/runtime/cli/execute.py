@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from agent.runtime.cli import create, handles, merge
-from agent.runtime.container import Stdio
+from agent.runtime.container import Stdio, kill_and_reap
 from agent.runtime.errors import WrongState
 from agent.runtime.exec import exec_in
 from agent.runtime.state import StateDirectory
@@ -44,5 +44,9 @@ def execute(options: Options, log: Log) -> int:
         ignore_paused=True,
         below=merge.below(options.many("cgroup"), plan.cgroup_path),
     )
-    handles.give(options, init)
+    try:
+        handles.give(options, init)
+    except BaseException:
+        kill_and_reap(init)  # whoever manages it cannot reach it
+        raise
     return 0 if options.flag("detach") else handles.wait(init)

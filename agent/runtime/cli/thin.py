@@ -23,6 +23,7 @@ VARIABLE = "WHARF_SUPERVISOR"  # the supervisor's run directory; empty: never as
 SOCKET = "/run/wharfinger/supervisor.sock"
 OURS_ALONE = ("console-socket", "pidfd-socket", "cgroup-manager", "log-level", "rootless")
 OURS_ALONE_FLAGS = ("detach", "no-new-keyring", "systemd-cgroup", "debug")
+OURS_ALONE_PLACES = ("/dev/", "/proc/")  # /dev/fd/63 of a shell's <(...) is a file of ours
 DO_IT_YOURSELF = ("not_here", "unknown_operation", "peer_denied")
 _PACKET = 1 << 16
 
@@ -54,6 +55,7 @@ def _suits(options: Options) -> bool:
         and os.geteuid() == 0
         and not any(options.text(name) for name in OURS_ALONE)
         and not any(options.flag(name) for name in OURS_ALONE_FLAGS)
+        and not any(options.text(name).startswith(OURS_ALONE_PLACES) for name in ("process", "config"))
         and not options.number("preserve-fds")
         and not os.environ.get("LISTEN_FDS")
     )
@@ -143,7 +145,10 @@ def _attend(options: Options, link: _socket.socket, begun: dict[str, Any], fds: 
         from agent.runtime.cli import commands
 
         commands.log_of(options).warning(begun["warning"])
-    handles.write_pid(options.text("pid-file"), begun["pid"])
+    try:
+        handles.write_pid(options.text("pid-file"), begun["pid"])
+    except OSError as error:
+        return _withdrawn(options, link, fds[0], error)
     handles.forward_signals(fds[0])
     if begun["terminal"]:
         from agent.runtime.cli import console
@@ -154,6 +159,23 @@ def _attend(options: Options, link: _socket.socket, begun: dict[str, Any], fds: 
     except OSError:
         return _orphaned(options, fds[0])
     return _unknown(options) if code is None else int(code)
+
+
+def _withdrawn(options: Options, link: _socket.socket, pidfd: int, error: OSError) -> int:
+    """Whoever manages the program cannot learn its pid: it ends, and is gone when we say so."""
+    import signal
+
+    from agent.runtime.cli import commands
+
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it was short
+    try:
+        _hear(link)
+    except OSError:
+        _orphaned(options, pidfd)
+    return commands.report(options, commands.log_of(options), error)
 
 
 def _orphaned(options: Options, pidfd: int) -> int:

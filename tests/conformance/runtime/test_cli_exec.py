@@ -56,6 +56,16 @@ def test_exec_detached_with_a_pid_file(command: Command, tmp_path: Path) -> None
     assert pid in json.loads(command("ps", "-f", "json", "c1").stdout)
 
 
+def test_a_pid_that_cannot_be_told_leaves_no_process(command: Command) -> None:
+    command.start("c1", "sleep", "1000")
+    for words in (("exec",), ("exec", "-d")):
+        assert "No such file" in command(*words, "--pid-file", "/absent/pid", "c1", "sleep", "1002", check=255).stdout
+    assert len(json.loads(command("ps", "-f", "json", "c1").stdout)) == 1
+    command("create", "--pid-file", "/absent/pid", "--bundle", str(command.bundle), "c2", check=1)
+    command("run", "--pid-file", "/absent/pid", "--bundle", str(command.bundle), "c2", check=1)
+    assert command("list", "-q").stdout.split() == ["c1"]
+
+
 def test_exec_ignore_paused(command: Command) -> None:
     command.start("c1", "sleep", "1000")
     command("pause", "c1")

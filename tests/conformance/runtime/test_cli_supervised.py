@@ -148,6 +148,26 @@ def test_exec(served: Command, supervisor: str) -> None:
         assert executing.wait(timeout=patience(20)) == 143
 
 
+def test_a_pid_that_cannot_be_told_leaves_no_process(served: Command) -> None:
+    served.start("c1", "sleep", "1000")
+    failed = served("exec", "--pid-file", "/absent/pid", "c1", "sleep", "1002", check=255).stdout
+    assert failed.endswith("exec failed: [Errno 2] No such file or directory: '/absent/.pid.tmp'\"\n")
+    assert json.loads(served("ps", "-f", "json", "c1").stdout) == [served.pid("c1")]
+    served.configure("sleep", "1000")
+    assert "No such file" in served.run("--pid-file", "/absent/pid", check=1).stdout
+    assert served("list", "-q").stdout.split() == ["c1"]
+
+
+def test_a_process_file_may_be_a_descriptor_of_the_caller_s(served: Command) -> None:
+    served.start("c1", "sleep", "1000")
+    process = {"args": ["echo", "told"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}}
+    read, write = os.pipe()
+    with open(read, "rb") as file:
+        os.write(write, json.dumps(process).encode())
+        os.close(write)
+        assert served("exec", "-p", f"/dev/fd/{file.fileno()}", "c1", pass_fds=(file.fileno(),)).stdout == "told\n"
+
+
 @pytest.mark.parametrize("options", [("-d",), ("--no-new-keyring",), ("--preserve-fds", "0", "--debug")])
 def test_what_needs_the_caller_is_done_by_the_caller(served: Command, supervisor: str, options: tuple[str, ...]) -> None:
     served.configure("sleep", "1000")
