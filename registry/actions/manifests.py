@@ -17,7 +17,7 @@ from agent.protocol.oci import Descriptor, Digest
 from agent.protocol.oci import Manifest as Document
 from controlplane import events
 from controlplane.api.actor import Actor
-from registry.actions.readonly import refuse_users
+from registry.actions.filled import refuse_users
 from registry.actions.repositories import ensure_repository
 from registry.errors import ManifestBlobUnknown, ManifestUnknown, RepositoryUnknown, SizeInvalid
 from registry.models import Blob, Manifest, ManifestBlob, ManifestChild, Repository, RepositoryBlob, Tag, TagChange

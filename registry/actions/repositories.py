@@ -13,7 +13,7 @@ from agent.protocol.oci import check_name
 from controlplane import events
 from controlplane.api.actor import Actor
 from controlplane.rbac.models import Collection
-from registry.actions.readonly import refuse_users
+from registry.actions.filled import refuse_users
 from registry.errors import RepositoryUnknown
 from registry.limits import limit
 from registry.models import Blob, Namespace, Repository, RepositoryBlob
