@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from controlplane import events
 from controlplane.api.actor import Actor
-from registry.actions.mirrored import refuse_users
+from registry.actions.filled import refuse_users
 from registry.errors import ImageInUse, ManifestUnknown, TagImmutable, TagLimitReached
 from registry.models import Manifest, Repository, Tag, TagChange
 from registry.queries import standing

@@ -35,7 +35,10 @@ Version = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`name`: the repository; `pull`: (tag or digest, digest) of what counts as one. `pusher_until`: when a pusher's question has to touch the blob (time.time())."""
+    """Of the repository `name`; `pull`: (tag or digest, digest) of what counts as one.
+
+    `pusher_until`: when a pusher's question has to touch the blob (time.time()).
+    """
 
     version: Version
     name: str

@@ -31,8 +31,8 @@ class ClientGone(WharfError):
 class Memo:
     """What the answer to a request stands on, noted by its handler when it may be given again (registry.v2.again).
 
-    `pushes`: may the caller push there too? `pull`: (tag or digest, digest) when it counts as one. `pusher_until`: when a pusher's
-    question has to touch the blob (time.time()).
+    `pushes`: may the caller push there too? `pull`: (tag or digest, digest) when it counts as one. `pusher_until`: when the
+    question of a pusher has to touch the blob (time.time()).
     """
 
     claims: Claims

@@ -86,10 +86,10 @@ async def _whole(request: Request, credentials: Credentials, name: str, digest: 
     store = open_store()
     if (request.length or BATCH) <= small.SMALL:
         data = await request.body(small.SMALL, InvalidInput("the body is longer than its Content-Length"))
-        if not await writes(_adopt_checked, repository, digest, data, pusher):
-            if not await small.store(credentials, name, repository, digest, data):
-                await files(store.put, digest, data)
-                await writes(uploads.finish, store, repository, digest, len(data), pusher)
+        stored = await writes(_adopt_checked, repository, digest, data, pusher)
+        if not stored and not await small.store(credentials, name, repository, digest, data):
+            await files(store.put, digest, data)
+            await writes(uploads.finish, store, repository, digest, len(data), pusher)
         return _stored(name, digest)
     held = await writes(uploads.reserve_whole, repository, request.length or 0, pusher)
     session = held or new_id()
