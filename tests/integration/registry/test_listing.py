@@ -100,7 +100,7 @@ def order(crowd: Crowd, sort: str) -> list[str]:
     names, path = [], f"repositories?sort={sort}&limit=1"
     while path:
         names += [row["name"].partition("/")[2] for row in crowd.admin.call("get", path)]
-        following = re.search(r'</api/v1/([^>]*)>; rel="next"', crowd.admin.headers.get("Link", ""))
+        following = re.search(r'/api/v1/([^>]*)>; rel="next"', crowd.admin.headers.get("Link", ""))
         path = following[1] if following else ""
     return names
 
