@@ -78,30 +78,28 @@ def inspect(ctx: typer.Context, image: str = typer.Argument(..., help="name[:tag
     session.show(session.get(f"/api/v1/repositories/{find(session, name)['id']}/manifests/{target}"))
 
 
-@app.command("history")
-def history(ctx: typer.Context, name: str) -> None:
-    """Where a repository's tags pointed, and who moved them."""
-    session = Session.of(ctx)
-    rows = session.pages(f"/api/v1/repositories/{find(session, name)['id']}/history")
-    session.table(rows, {"At": when("at"), "Tag": "tag", "Before": "before", "After": "after", "By": "actor_name"})
-
-
 @app.command("set")
 def change(
     ctx: typer.Context,
     name: str,
     public: bool | None = typer.Option(None, "--public/--private"),
     description: str | None = typer.Option(None),
+    immutable: bool | None = typer.Option(None, "--immutable/--mutable", help="No tag is overwritten or deleted."),
+    tag_limit: int | None = typer.Option(None, "--tag-limit", help="One tag more evicts the oldest; 0: no limit."),
 ) -> None:
-    """Change a repository's visibility or description."""
+    """Change a repository's visibility, description, immutability of tags or tag limit."""
     session = Session.of(ctx)
     body: dict[str, Any] = {}
     if public is not None:
         body["visibility"] = "public" if public else "private"
     if description is not None:
         body["description"] = description
+    if immutable is not None:
+        body["immutable_tags"] = immutable
+    if tag_limit is not None:
+        body["tag_limit"] = tag_limit
     if not body:
-        raise Failure("Say --public, --private or --description.", 2)
+        raise Failure("Say --public, --private, --description, --immutable, --mutable or --tag-limit.", 2)
     path = f"/api/v1/repositories/{find(session, name)['id']}"
     answer = session.patch(path, body, etag=session.etag(path))
     session.say(f"{name} is {answer['visibility']}.", answer)
@@ -112,19 +110,21 @@ def rm(
     ctx: typer.Context,
     target: str = typer.Argument(..., help="name:tag for a tag, name@digest for a manifest with its tags, name for all of it."),
     yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask before a whole repository goes."),
+    force: bool = typer.Option(False, "--force", help="Also what a node runs or a service names."),
 ) -> None:
     """Remove a tag, a manifest, or a whole repository."""
     session = Session.of(ctx)
     name, _ = split(target)
     path = f"/api/v1/repositories/{find(session, name)['id']}"
+    forced = "?force=true" if force else ""
     if "@" in target:
-        session.delete(f"{path}/manifests/{target.partition('@')[2]}")
+        session.delete(f"{path}/manifests/{target.partition('@')[2]}{forced}")
     elif ":" in target:
-        session.delete(f"{path}/tags/{target.partition(':')[2]}")
+        session.delete(f"{path}/tags/{target.partition(':')[2]}{forced}")
     else:
         if not yes:
             typer.confirm(f"Remove {name} with all its tags and images?", abort=True)
-        session.delete(path, etag=session.etag(path))
+        session.delete(f"{path}{forced}", etag=session.etag(path))
     session.say(f"Removed {target}.", {"removed": target})
 
 
