@@ -191,7 +191,9 @@ def remove_quota(actor: Actor, name: str) -> None:
         row = Quota.objects.select_related("namespace__collection").filter(namespace__name=name).first()
         if row is None:
             raise NotFound(f"the namespace {name} has no quota")
-        row.delete()
+        Quota.objects.filter(
+            pk=row.pk
+        ).delete()  # an instance's delete would take the key from the row, and the namespace with it
         _record(actor, row.namespace, "quota.removed", row)
 
 

@@ -1,8 +1,8 @@
 """Uploads of small blobs, several in one transaction: registry.actions.uploads in fewer statements.
 
 Each step is decided by one conditional statement on the session's row. Where the condition does not hold (somebody else was
-there, the session grew, the repository is new or has a quota) the step returns None with nothing written, and the caller goes the ordinary way,
-which finds out why and says so.
+there, the session grew, the repository is new or has a quota) the step returns None with nothing written, and the caller goes
+the ordinary way, which finds out why and says so.
 """
 
 from __future__ import annotations

@@ -160,7 +160,7 @@ def remembered(monkeypatch: pytest.MonkeyPatch) -> tuple[Reader, Callable[..., N
     claims = Claims("id", "user/1", "alice", {}, False, -1, time.time() + 60)
 
     def put(**changes: Any) -> None:
-        again.answers.put(LINE, replace(Answer((1, 7), NAME, False, float("inf"), (b"head", b"body")), **changes))
+        again.answers.put(LINE, replace(Answer((1, 7), NAME, None, float("inf"), (b"head", b"body")), **changes))
 
     return Reader(claims, (1, 7), {NAME: True}), put
 
@@ -195,7 +195,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(again, "MAX_ANSWERS", 5)
     answers = again._Answers()
     for size in (10, 400, 400, 400, 1, 2, 3, 4, 5, 6):
-        answers.put(b"%d" % size, Answer((1, 1), NAME, False, 0.0, (bytes(size),)))
+        answers.put(b"%d" % size, Answer((1, 1), NAME, None, 0.0, (bytes(size),)))
     assert [answers.get(b"%d" % size) is not None for size in (10, 400, 1, 2, 6)] == [False, False, False, True, True]
 
 
