@@ -4,4 +4,7 @@ from __future__ import annotations
 
 from controlplane.console.nav import NavEntry
 
-NAV = (NavEntry("Registry", "Repositories", "repositories", "packages", "Repository View", go="r"),)
+NAV = (
+    NavEntry("Registry", "Repositories", "repositories", "packages", "Repository View", go="r"),
+    NavEntry("Registry", "Read-only", "read-only", "lock", "Registry View"),
+)

@@ -43,6 +43,20 @@ PAGES = {
     "repositories": ("/repositories", "[data-dialog=new-repository]"),
     "repositories-none": ("/repositories?q=zzzz", ""),
     "repository": ("/repositories/{repository}", "[data-dialog=remove-tag]"),
+    "repository-policies-none": ("/repositories/{long}/-/policies", ""),
+    "repository-policies": ("/repositories/admin/ruled/-/policies", "[data-dialog=remove-policy]"),
+    "policy-retention": (
+        "/repositories/admin/ruled/-/policies/draft?kind=retention&keep=latest_pushed&value=1&of=*&rehearse=1",
+        "",
+    ),
+    "policy-wrong": ("/repositories/admin/ruled/-/policies/draft?kind=pruning&rehearse=1", ""),
+    "policy-promotion": ("/repositories/{repository}/-/policies/draft?kind=promotion", ""),
+    "policy-immutability": ("/repositories/admin/ruled/-/policies/draft?kind=immutability&tags=v*&rehearse=1", ""),
+    "policy-limit": ("/repositories/admin/ruled/-/policies/draft?kind=tag_limit&limit=1&rehearse=1", ""),
+    "repository-history": ("/repositories/admin/ruled/-/history", ""),
+    "repository-promote": ("/repositories/{repository}/-/promote", ""),
+    "deleted-repositories": ("/deleted-repositories", ""),
+    "read-only": ("/read-only", ""),
     "manifest": ("/repositories/{repository}/-/{digest}", ""),
     "jobs": ("/jobs", ""),
     "jobs-none": ("/jobs?state=error", ""),
@@ -65,6 +79,7 @@ def world(product: Product) -> dict[str, str]:
     product.serve("picky", placement={"constraints": ["node.labels.zone==moon"]})
     product.api("POST", "tokens", {"name": "a token", "scopes": ["Service View", "Repository Pull"]})
     product.api("POST", "join-tokens", {"name": "a join token"})
+    _ruled(product)
     job = product.api("POST", "jobs", {"kind": "registry.gc"})["id"]
     product.until(lambda: product.api("GET", f"jobs/{job}")["state"] == "done", "garbage is collected")
     container = next(row["id"] for row in product.rows("containers") if row["name"].startswith("web."))
@@ -73,9 +88,29 @@ def world(product: Product) -> dict[str, str]:
         "container": container,
         "node": product.rows("nodes")[0]["id"],
         "repository": "admin/web",
+        "long": repository,
         "digest": digest,
         "job": job,
     }
+
+
+def _ruled(product: Product) -> None:
+    """A repository with policies, a namespace with a quota, something deleted of each kind."""
+    for tag in ("v1", "old"):
+        product.push(f"admin/ruled:{tag}", "1")
+    product.push("admin/ruled:other", "2")
+    product.push("admin/gone:1", "1")
+    names = {row["name"]: row["id"] for row in product.rows("repositories")}
+    product.api("DELETE", f"repositories/{names['admin/gone']}")
+    here = names["admin/ruled"]
+    other = next(row["digest"] for row in product.rows(f"repositories/{here}/tags") if row["name"] == "other")
+    product.api("DELETE", f"repositories/{here}/manifests/{other}")
+    product.api("PUT", "quotas/admin", {"limit": 1 << 32})
+    rule = {"field": "pulled_at", "operator": "before", "values": ["6 months"]}
+    product.api("POST", "policies", {"kind": "pruning", "repository": "admin/ruled", "rules": [rule]})
+    product.api("POST", "policies", {"kind": "immutability", "namespace": "admin", "repositories": "rul*", "tags": "v*"})
+    promotion = {"kind": "promotion", "repository": "admin/ruled", "options": {"target": "admin/web"}}
+    product.api("POST", "policies", {**promotion, "rules": [{"field": "tag", "operator": "equals", "values": ["nothing"]}]})
 
 
 def _violations(page: Page, where: str) -> list[str]:

@@ -65,6 +65,10 @@ PAGES = [
     "/nodes/{node}", "/nodes/{node}/chart/cpu", "/nodes/{node}/chart/memory", "/nodes/{node}/chart/network", "/nodes/chart/cpu",
     "/nodes/chart/memory", "/repositories", "/repositories/{repository}",
     "/repositories/{repository}/-/info", "/repositories/{repository}/-/settings", "/repositories/{repository}/-/{digest}",
+    "/repositories/{repository}/-/history", "/repositories/{repository}/-/policies", "/repositories/{repository}/-/promote",
+    "/repositories/{repository}/-/policies/draft?kind=retention", "/repositories/{repository}/-/policies/draft?kind=pruning",
+    "/repositories/{repository}/-/policies/draft?kind=promotion", "/deleted-repositories", "/read-only",
+    "/repositories/{repository}/-/policies/draft?kind=tag_limit&limit=1&rehearse=1",
 ]  # fmt: skip
 # Not nodes, which everybody sees below /Shared, and not the repository, which is public.
 OBJECTS = [page for page in PAGES if "{container}" in page or "{job}" in page or "by-name" in page]
