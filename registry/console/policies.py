@@ -157,7 +157,7 @@ class PolicyDraft(RepositoryPage):
             "counts": sorted(Counter(item.act for item in outcomes or []).items()),
         }
 
-    def _home(self) -> dict[str, str]:
+    def _home(self) -> dict[str, Any]:
         row = self.repository
         whole = self.request.GET.get("scope") == "namespace"
         return {"namespace": row.namespace.name} if whole else {"repository": row.full_name}

@@ -83,7 +83,10 @@ class Product:
         return sum(row["observed"] == "running" and names.get(row["service"]) == service for row in self.rows("tasks"))
 
     def push(self, tag: str, version: str) -> None:
-        """Makes the image of that version and pushes it with skopeo, as a user would."""
+        """Makes the repository and the image of that version, and pushes it with skopeo, as a user would."""
+        repository = tag.partition(":")[0]
+        if not self.rows(f"repositories?name={repository}"):
+            self.api("POST", "repositories", {"name": repository})
         layout = self.home / f"layout-{version}"
         if not layout.exists():
             image.make(layout, version)

@@ -46,7 +46,7 @@ PAGES = {
     "repository-policies-none": ("/repositories/{long}/-/policies", ""),
     "repository-policies": ("/repositories/admin/ruled/-/policies", "[data-dialog=remove-policy]"),
     "policy-retention": (
-        "/repositories/admin/ruled/-/policies/draft?kind=retention&keep=latest_pushed&value=1&of=*&rehearse=1",
+        "/repositories/admin/ruled/-/policies/draft?kind=retention&keep=latest_pushed&value=1&rehearse=1",
         "",
     ),
     "policy-wrong": ("/repositories/admin/ruled/-/policies/draft?kind=pruning&rehearse=1", ""),
@@ -97,12 +97,11 @@ def world(product: Product) -> dict[str, str]:
 def _ruled(product: Product) -> None:
     """A repository with policies, a namespace with a quota, something deleted of each kind."""
     for tag in ("v1", "old"):
-        product.push(f"admin/ruled:{tag}", "1")
-    product.push("admin/ruled:other", "2")
-    product.push("admin/gone:1", "1")
-    names = {row["name"]: row["id"] for row in product.rows("repositories")}
-    product.api("DELETE", f"repositories/{names['admin/gone']}")
-    here = names["admin/ruled"]
+        product.push(f"admin/ruled:{tag}", "21")
+    product.push("admin/ruled:other", "22")
+    product.push("admin/gone:1", "23")
+    here, gone = (product.rows(f"repositories?name=admin/{name}")[0]["id"] for name in ("ruled", "gone"))
+    product.api("DELETE", f"repositories/{gone}")
     other = next(row["digest"] for row in product.rows(f"repositories/{here}/tags") if row["name"] == "other")
     product.api("DELETE", f"repositories/{here}/manifests/{other}")
     product.api("PUT", "quotas/admin", {"limit": 1 << 32})

@@ -1,4 +1,4 @@
-"""Policies: a promotion is drafted, rehearsed, saved and follows a push; a retention is tried and run; a deleted tag comes back."""
+"""Policies from draft to effect: a promotion follows a push, a retention is tried and run, what was deleted comes back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ pytestmark = STORY
 
 
 def _tags(product: Product, name: str) -> dict[str, str]:
-    pk = next(row["id"] for row in product.rows(f"repositories?q={name}") if row["name"] == name)
+    pk = product.rows(f"repositories?name={name}")[0]["id"]
     return {row["name"]: row["digest"] for row in product.rows(f"repositories/{pk}/tags")}
 
 
@@ -26,9 +26,9 @@ def _rehearsed(visitor: Visitor) -> dict[str, str]:
 
 def test_a_promotion_from_draft_to_push(visitor: Visitor) -> None:
     page, product = visitor.page, visitor.product
-    product.push("admin/line:dev-1", "1")
-    product.push("admin/line:rc-1", "1")
-    product.push("admin/line-prod:first", "2")
+    product.push("admin/line:dev-1", "31")
+    product.push("admin/line:rc-1", "31")
+    product.push("admin/line-prod:first", "32")
     visitor.go("/repositories/admin/line")
     page.get_by_role("link", name="Policies").click()
     page.get_by_role("link", name="Promotion").click()
@@ -48,7 +48,7 @@ def test_a_promotion_from_draft_to_push(visitor: Visitor) -> None:
     expect(page.get_by_text("Promotion is saved.")).to_be_visible()
     expect(page.get_by_role("region", name="Policies")).to_contain_text("to admin/line-prod:from-%n")
 
-    product.push("admin/line:rc-2", "2")
+    product.push("admin/line:rc-2", "33")
     product.until(lambda: {"from-rc-1", "from-rc-2"} <= set(_tags(product, "admin/line-prod")), "both are promoted")
     assert _tags(product, "admin/line-prod")["from-rc-2"] == _tags(product, "admin/line")["rc-2"]
     assert "from-dev-1" not in _tags(product, "admin/line-prod")
@@ -56,8 +56,8 @@ def test_a_promotion_from_draft_to_push(visitor: Visitor) -> None:
 
 def test_a_retention_is_tried_then_run(visitor: Visitor) -> None:
     page, product = visitor.page, visitor.product
-    product.push("admin/attic:old", "1")
-    product.push("admin/attic:new", "2")
+    product.push("admin/attic:old", "34")
+    product.push("admin/attic:new", "35")
     visitor.go("/repositories/admin/attic/-/policies")
     page.get_by_role("link", name="Retention").click()
     page.get_by_label("Rule 1: keep").select_option("latest_pushed")
@@ -95,7 +95,7 @@ def test_a_retention_is_tried_then_run(visitor: Visitor) -> None:
 
 def test_a_deleted_tag_and_a_deleted_repository_come_back(visitor: Visitor) -> None:
     page, product = visitor.page, visitor.product
-    product.push("admin/lost:1", "1")
+    product.push("admin/lost:1", "36")
     before = _tags(product, "admin/lost")
     visitor.go("/repositories/admin/lost")
     visitor.button("Remove tag 1").click()
@@ -106,7 +106,7 @@ def test_a_deleted_tag_and_a_deleted_repository_come_back(visitor: Visitor) -> N
     expect(page.get_by_text("Tag 1 names")).to_be_visible()
     assert _tags(product, "admin/lost") == before
 
-    pk = next(row["id"] for row in product.rows("repositories?q=admin/lost"))
+    pk = product.rows("repositories?name=admin/lost")[0]["id"]
     product.api("DELETE", f"repositories/{pk}/manifests/{before['1']}")
     visitor.go("/repositories/admin/lost/-/history")
     deleted = page.get_by_role("region", name="Deleted images").locator("tbody tr")
@@ -126,8 +126,8 @@ def test_a_deleted_tag_and_a_deleted_repository_come_back(visitor: Visitor) -> N
 
 def test_a_promotion_by_hand_a_quota_and_read_only_mode(visitor: Visitor) -> None:
     page, product = visitor.page, visitor.product
-    product.push("admin/hand:1", "1")
-    product.push("admin/hand-prod:0", "2")
+    product.push("admin/hand:1", "37")
+    product.push("admin/hand-prod:0", "38")
     visitor.go("/repositories/admin/hand")
     page.get_by_role("link", name="Promote a tag").click()
     page.get_by_label("Into repository").fill("admin/hand-prod")
