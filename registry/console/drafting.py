@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 from urllib.parse import urlencode
 
@@ -44,11 +45,11 @@ def fields_of(query: QueryDict, kind: str) -> dict[str, Any]:
     if query.get("scope") == "namespace":
         fields["repositories"] = query.get("repositories", "").strip() or "**"
     if kind == Kind.RETENTION:
-        rows = zip(query.getlist("keep"), query.getlist("value"), query.getlist("of"), strict=False)
+        rows = zip_longest(query.getlist("keep"), query.getlist("value"), query.getlist("of"), fillvalue="")
         fields["rules"] = [{"keep": keep, "value": value.strip(), "tags": of.strip() or "*"} for keep, value, of in rows if keep]
         fields["options"] = {"untagged": "untagged" in query}
     elif kind in (Kind.PRUNING, Kind.PROMOTION):
-        found = zip(query.getlist("field"), query.getlist("operator"), query.getlist("value"), strict=False)
+        found = zip_longest(query.getlist("field"), query.getlist("operator"), query.getlist("value"), fillvalue="")
         fields["rules"] = [_rule(*row) for row in found if row[0]]
     if kind == Kind.PROMOTION:
         fields["options"] = {"target": query.get("target", "").strip(), "template": query.get("template", "").strip() or "%n"}

@@ -160,7 +160,8 @@ class PolicyDraft(RepositoryPage):
     def _home(self) -> dict[str, Any]:
         row = self.repository
         whole = self.request.GET.get("scope") == "namespace"
-        return {"namespace": row.namespace.name} if whole else {"repository": row.full_name}
+        home = {"namespace": row.namespace.name} if whole else {"repository": row.full_name}
+        return {**home, "initial": "later" not in self.request.GET}
 
     def _rehearsed(self) -> list[Outcome]:
         fields = drafting.fields_of(self.request.GET, self.kind)
@@ -184,6 +185,6 @@ class PolicyDraft(RepositoryPage):
             version = query.get("version", "")
             policies.update_policy(self.actor, self.saved, int(version) if version.isdecimal() else None, **fields)
         else:
-            policies.create_policy(self.actor, self.kind, initial="later" not in query, **self._home(), **fields)
+            policies.create_policy(self.actor, self.kind, **self._home(), **fields)
         self.done(f"{drafting.KINDS[self.kind][0]} is saved.")
         return reverse("repository-policies", args=[row.full_name])
