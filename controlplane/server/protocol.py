@@ -1,8 +1,9 @@
-"""uvicorn's HTTP protocol with three things more: the `tls` extension, `http.response.pathsend` and `http.response.zerocopysend`.
+"""uvicorn's HTTP protocol with four things more: the `tls` extension, `http.response.pathsend`, `http.response.zerocopysend`, and
+`wharf.again` (controlplane.server.again): an application may answer a request whose bytes it has seen before without a task.
 
 Sources: https://asgi.readthedocs.io/en/latest/extensions.html. uvicorn's minor version is pinned, for we lean on
-`connection_made`, `connection_lost`, `_start_asgi_task` and the cycle's fields; tests/integration/controlplane/test_server_*.py
-hold them.
+`connection_made`, `connection_lost`, `data_received`, the parser's callbacks, `_start_asgi_task` and the cycle's fields;
+tests/integration/controlplane/test_server_*.py hold them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from controlplane.server import files, tls
+from controlplane.server.again import Again, Answerer, split
 
 Send = Callable[[Any], Coroutine[Any, Any, None]]
 PARTING = 0.5  # seconds that an idle peer has, when we leave, to answer the end of TLS
@@ -41,6 +43,10 @@ class WharfProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.lost = asyncio.Event()
+        self.in_message = False  # has the parser seen a part of a request?
+        self.whole: tuple[bytes, bytes] | None = None  # the request that the parser is being fed with, if it came in one piece
+        self.known: tuple[bytes, Answerer] | None = None  # see controlplane.server.again
+        self.answered_at = 0.0  # loop time of the last answer that was given again
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it likewise
         super().connection_made(transport)
@@ -54,7 +60,45 @@ class WharfProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self.known = None
         self.lost.set()
+
+    def data_received(self, data: bytes) -> None:
+        self.whole = None if self.in_message else split(data)
+        if self.whole is not None and self.known is not None and self._answer_again(*self.whole, *self.known):
+            return
+        super().data_received(data)
+        self.whole = None
+
+    def on_message_begin(self) -> None:
+        self.in_message = True
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        self.in_message = False
+        super().on_message_complete()
+
+    def _answer_again(self, line: bytes, block: bytes, known: bytes, answerer: Answerer) -> bool:
+        """Answer without the parser, which stands between two requests and need not know of this one."""
+        if block != known or self.flow.write_paused or self.transport.is_closing():
+            return False
+        if self.cycle is not None and not self.cycle.response_complete:
+            return False
+        found = answerer(line)
+        if found is None:
+            return False
+        opening = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
+        self.transport.write(b"".join((b"HTTP/1.1 200 OK\r\n", opening, *found)))
+        self.server_state.total_requests += 1
+        self.answered_at = self.loop.time()
+        return True
+
+    def timeout_keep_alive_handler(self) -> None:
+        rest = self.answered_at + self.timeout_keep_alive - self.loop.time()
+        if rest > 0:  # not idle: uvicorn's clock does not see the answers that were given again
+            self.timeout_keep_alive_task = self.loop.call_later(rest, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
 
     def shutdown(self) -> None:
         """The server is leaving. An idle HTTP client does not read, so it never answers the end of TLS, and uvloop waits 30 s."""
@@ -74,6 +118,8 @@ class WharfProtocol(HttpToolsProtocol):
         if extensions is not None:
             extensions["http.response.pathsend"] = {}
             extensions["http.response.zerocopysend"] = {}
+            if self.whole is not None:
+                extensions["wharf.again"] = Again(self, *self.whole)  # type: ignore[assignment]  # an extension of our own
         cycle.send = FileSender(self, cycle)  # type: ignore[method-assign,assignment]  # the hook stock uvicorn lacks
         super()._start_asgi_task(cycle, app)
 

@@ -14,7 +14,7 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
-from agent.protocol.errors import Unavailable
+from agent.protocol.errors import Unavailable, WharfError
 from controlplane import events
 from controlplane.api.actor import SYSTEM
 from controlplane.events.models import Event
@@ -23,7 +23,6 @@ from registry.actions.reactions import reaction
 from registry.models import Delivery, Webhook
 from registry.queries import payloads
 from registry.queries.webhooks import concerned
-from registry.remote.errors import EgressRefused, RemoteAway
 from registry.remote.transport import Answer, Tls, send_once
 from registry.sealed import unseal
 
@@ -47,6 +46,8 @@ def tell(event: Event) -> None:
     """Queue a delivery to everybody whom the event concerns."""
     for notice in payloads.notices(event):
         for hook in concerned(notice.repository, notice.type):
+            if hook.created_at > event.at:
+                continue  # it was subscribed between the event and this look
             row, made = Delivery.objects.get_or_create(
                 webhook=hook,
                 event_id=event.id,
@@ -82,7 +83,7 @@ def send(delivery_id: str, *, last: bool) -> str:
         return "not sent: the webhook is switched off"
     answer, error = _attempt(row, hook)
     good = answer is not None and 200 <= answer.status < 300
-    last = last or test or isinstance(error, EgressRefused)
+    last = last or test or (isinstance(error, WharfError) and not error.retry)
     what = _note(row, hook, answer, "" if good else _why(answer, error), good=good, last=last)
     if not good and not last:
         raise DeliveryFailed(what)
@@ -99,7 +100,7 @@ def _attempt(row: Delivery, hook: Webhook) -> tuple[Answer | None, Exception | N
     }
     try:
         return send_once(hook.url, body, headers, tls=Tls(hook.tls_verify, hook.tls_ca), deadline=DEADLINE, limit=EXCERPT), None
-    except (RemoteAway, EgressRefused) as error:
+    except WharfError as error:
         return None, error
 
 

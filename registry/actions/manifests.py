@@ -18,7 +18,7 @@ from agent.protocol.oci import Manifest as Document
 from controlplane.api.actor import Actor
 from controlplane.api.ids import new_id
 from registry.actions import quotas, trash
-from registry.actions.mirrored import refuse_users
+from registry.actions.filled import refuse_users
 from registry.actions.repositories import ensure_repository
 from registry.actions.tags import delete_tag, make_room, point, record, refuse_if_held, refuse_if_immutable
 from registry.errors import ManifestBlobUnknown, ManifestUnknown, RepositoryUnknown, SizeInvalid

@@ -57,13 +57,19 @@ def create_policy(actor: Actor, kind: str, *, repository: str = "", namespace: s
     return row
 
 
-def update_policy(actor: Actor, policy: Policy, version: int | None, **fields: Any) -> Policy:
-    """Change some of EDITABLE; the changed policy runs at once. Raises PolicyChanged and what `draft` raises."""
+def redraft(actor: Actor, policy: Policy, **fields: Any) -> Draft:
+    """The draft of a change to `policy`, checked. Raises what `draft` raises."""
     if unknown := set(fields) - EDITABLE:
         raise InvalidInput(f"a policy has no changeable field {', '.join(sorted(unknown))}")
+    require(actor, policy)
+    return check(actor, Draft(**{**Draft.of(policy).__dict__, **fields}), policy.repository)
+
+
+def update_policy(actor: Actor, policy: Policy, version: int | None, **fields: Any) -> Policy:
+    """Change some of EDITABLE; the changed policy runs at once. Raises PolicyChanged and what `draft` raises."""
     with transaction.atomic():
         row = _locked(actor, policy, version)
-        checked = check(actor, Draft(**{**Draft.of(row).__dict__, **fields}), row.repository)
+        checked = redraft(actor, row, **fields)
         for name in EDITABLE:
             setattr(row, name, getattr(checked, name))
         row.author_id, row.author_name, row.version = actor.id, actor.name, row.version + 1

@@ -191,8 +191,10 @@ def remove_quota(actor: Actor, name: str) -> None:
         row = Quota.objects.select_related("namespace__collection").filter(namespace__name=name).first()
         if row is None:
             raise NotFound(f"the namespace {name} has no quota")
-        row.delete()
-        _record(actor, row.namespace, "quota.removed", row)
+        namespace = row.namespace
+        # An instance's delete would take the key from the row, and the namespace with it.
+        Quota.objects.filter(pk=row.pk).delete()
+        _record(actor, namespace, "quota.removed", row)
 
 
 def _namespace(name: str) -> Namespace:

@@ -17,7 +17,7 @@ from controlplane import events
 from controlplane.api.actor import Actor
 from controlplane.rbac.models import Collection
 from registry.actions import quotas, trash
-from registry.actions.mirrored import refuse_users
+from registry.actions.filled import refuse_users
 from registry.errors import ImageInUse, RepositoryUnknown
 from registry.limits import limit
 from registry.models import Blob, Label, Manifest, Namespace, Repository, RepositoryBlob, Upload

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from controlplane import events
 from controlplane.api.actor import Actor
-from registry.actions.mirrored import refuse_users
+from registry.actions.filled import refuse_users
 from registry.errors import ImageInUse, ManifestUnknown, TagImmutable, TagLimitReached
 from registry.models import Manifest, Repository, Tag, TagChange
 from registry.queries import standing
@@ -57,8 +57,15 @@ def point(actor: Actor, repository: Repository, name: str, manifest: Manifest, n
 
 
 def _locked(repository: Repository, name: str) -> Tag | None:
-    tags = Tag.objects.select_for_update(of=("self",), no_key=True).select_related("manifest").defer("manifest__content")
-    return tags.filter(repository=repository, name=name).first()
+    """The locked tag with its manifest.
+
+    Not in one statement: PostgreSQL, when it had to wait, looks at the tag as it is then and at the manifest of before, and finds
+    that they do not belong together.
+    """
+    tag = Tag.objects.select_for_update(no_key=True).filter(repository=repository, name=name).first()
+    if tag is not None:
+        tag.manifest = Manifest.objects.defer("content").get(pk=tag.manifest_id)
+    return tag
 
 
 def refuse_if_immutable(repository: Repository, tag: str, what: str, *, fresh: bool = False) -> None:
@@ -129,14 +136,11 @@ def delete_tag(actor: Actor, full_name: str, name: str, *, force: bool = False) 
     """
     standing.refuse_writes(fresh=True)
     with transaction.atomic():
-        tag = (
-            Tag.objects.select_for_update(of=("self",))
-            .select_related("repository__collection", "manifest")
-            .filter(repository__full_name=full_name, name=name)
-            .first()
-        )
-        if tag is None:
+        repository = Repository.objects.select_related("collection").filter(full_name=full_name).first()
+        tag = _locked(repository, name) if repository is not None else None
+        if repository is None or tag is None:
             raise ManifestUnknown(f"{full_name} has no tag {name}")
+        tag.repository = repository
         refuse_users(actor, tag.repository)
         refuse_if_immutable(tag.repository, name, "deleted")
         digest = tag.manifest.digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import typer
@@ -22,6 +23,20 @@ def size_text(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} {_UNITS[-1]}"
+
+
+def size_bytes(text: str) -> int:
+    """ "1.5 GB" -> 1500000000; a bare number is bytes. Raises Failure."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise Failure(f"{text!r} is no size; say for instance 500MB or 20GB.", 2)
+    power = _UNITS.index((found[2] or "B").upper())
+    return int(float(found[1]) * 1000.0**power)
+
+
+def scope(target: str) -> dict[str, str]:
+    """What REST calls it: "ns/name" is a repository, "ns" a namespace."""
+    return {"repository" if "/" in target else "namespace": target}
 
 
 def find(session: Session, name: str) -> dict[str, Any]:

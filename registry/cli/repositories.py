@@ -98,14 +98,6 @@ def inspect(ctx: typer.Context, image: str = typer.Argument(..., help="name[:tag
     session.show(session.get(f"/api/v1/repositories/{find(session, name)['id']}/manifests/{target}"))
 
 
-@app.command("history")
-def history(ctx: typer.Context, name: str) -> None:
-    """Where a repository's tags pointed, and who moved them."""
-    session = Session.of(ctx)
-    rows = session.pages(f"/api/v1/repositories/{find(session, name)['id']}/history")
-    session.table(rows, {"At": when("at"), "Tag": "tag", "Before": "before", "After": "after", "By": "actor_name"})
-
-
 @app.command("set")
 def change(
     ctx: typer.Context,
@@ -115,8 +107,10 @@ def change(
     readme: str | None = typer.Option(None, help="A file with the long description in Markdown; -: standard input."),
     label: Annotated[Many, typer.Option("--label", "-l", help="KEY=VALUE to set.")] = None,
     unlabel: Annotated[Many, typer.Option("--unlabel", help="KEY to remove.")] = None,
+    immutable: bool | None = typer.Option(None, "--immutable/--mutable", help="No tag is overwritten or deleted."),
+    tag_limit: int | None = typer.Option(None, "--tag-limit", help="One tag more evicts the oldest; 0: no limit."),
 ) -> None:
-    """Change a repository's visibility, descriptions or labels."""
+    """Change a repository's visibility, descriptions, labels, immutability of tags or tag limit."""
     session = Session.of(ctx)
     row = find(session, name)
     body: dict[str, Any] = {}
@@ -129,8 +123,14 @@ def change(
     if label or unlabel:
         kept = {key: value for key, value in row["labels"].items() if key not in (unlabel or ())}
         body["labels"] = {**kept, **_pairs(label or [])}
+    if immutable is not None:
+        body["immutable_tags"] = immutable
+    if tag_limit is not None:
+        body["tag_limit"] = tag_limit
     if not body:
-        raise Failure("Say --public, --private, --description, --readme, --label or --unlabel.", 2)
+        raise Failure(
+            "Say --public, --private, --description, --readme, --label, --unlabel, --immutable, --mutable or --tag-limit.", 2
+        )
     path = f"/api/v1/repositories/{row['id']}"
     answer = session.patch(path, body, etag=session.etag(path))
     session.say(f"{name} is {answer['visibility']}.", answer)
@@ -148,17 +148,19 @@ def rm(
     ctx: typer.Context,
     target: str = typer.Argument(..., help="name:tag for a tag, name@digest for a manifest with its tags, name for all of it."),
     yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask before a whole repository goes."),
+    force: bool = typer.Option(False, "--force", help="Also what a node runs or a service names."),
 ) -> None:
     """Remove a tag, a manifest, or a whole repository."""
     session = Session.of(ctx)
     name, _ = split(target)
     path = f"/api/v1/repositories/{find(session, name)['id']}"
+    forced = "?force=true" if force else ""
     if "@" in target:
-        session.delete(f"{path}/manifests/{target.partition('@')[2]}")
+        session.delete(f"{path}/manifests/{target.partition('@')[2]}{forced}")
     elif ":" in target:
-        session.delete(f"{path}/tags/{target.partition(':')[2]}")
+        session.delete(f"{path}/tags/{target.partition(':')[2]}{forced}")
     else:
         if not yes:
             typer.confirm(f"Remove {name} with all its tags and images?", abort=True)
-        session.delete(path, etag=session.etag(path))
+        session.delete(f"{path}{forced}", etag=session.etag(path))
     session.say(f"Removed {target}.", {"removed": target})

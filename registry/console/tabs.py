@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 from agent.protocol.errors import NotFound
 from controlplane.api import access
 from controlplane.console.pages import Page
+from registry.limits import limit
 from registry.models import Repository
+from registry.queries.access import quota_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +28,11 @@ TABS: list[Tab] = [
     Tab("tags", "Tags", "repository"),
     Tab("info", "Info", "repository-info"),
     Tab("activity", "Activity", "repository-activity"),
-    Tab("access", "Access", "repository-access", "Repository Access"),
+    Tab("history", "History", "repository-history"),
+    Tab("policies", "Policies", "repository-policies", "Repository Policy"),
     Tab("webhooks", "Webhooks", "repository-webhooks", "Repository Policy"),
     Tab("mirrors", "Mirrors", "repository-mirrors", "Repository Policy"),
+    Tab("access", "Access", "repository-access", "Repository Access"),
     Tab("settings", "Settings", "repository-settings", "Repository Update"),
 ]
 
@@ -70,5 +74,7 @@ class RepositoryPage(Page):
             "tabs": [tab for tab in TABS if may[tab.operation]],
             "host": self.request.get_host(),
             "may_delete": self.may("Repository Delete", row),
+            "quota": quota_of(self.actor, row.namespace),
+            "undo_days": limit("UNDO_WINDOW") // 86400,
             **self.tab_context(),
         }

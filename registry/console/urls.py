@@ -5,9 +5,14 @@ from __future__ import annotations
 from django.urls import path, re_path
 
 from registry.console.activity import Activity
+from registry.console.deleted import DeletedRepositories
+from registry.console.history import History
 from registry.console.images import Compare, ManifestDetail
 from registry.console.info import Info, Settings
 from registry.console.mirrors import Mirrors
+from registry.console.policies import Policies, PolicyDraft
+from registry.console.promote import Promote
+from registry.console.readonly import ReadOnlySwitch
 from registry.console.repositories import Repositories
 from registry.console.robots import RobotDetail, Robots
 from registry.console.sharing import Access
@@ -26,6 +31,12 @@ urlpatterns = [
     path("storage/chart", StorageChart.as_view(), name="storage-chart"),
     re_path(rf"^repositories/{NAME}/-/(?P<digest>sha(?:256|512):[a-f0-9]+)$", ManifestDetail.as_view(), name="manifest"),
     re_path(rf"^repositories/{NAME}/-/compare$", Compare.as_view(), name="compare"),
+    path("deleted-repositories", DeletedRepositories.as_view(), name="deleted-repositories"),
+    path("read-only", ReadOnlySwitch.as_view(), name="read-only"),
+    re_path(rf"^repositories/{NAME}/-/history$", History.as_view(), name="repository-history"),
+    re_path(rf"^repositories/{NAME}/-/policies$", Policies.as_view(), name="repository-policies"),
+    re_path(rf"^repositories/{NAME}/-/policies/draft$", PolicyDraft.as_view(), name="policy-draft"),
+    re_path(rf"^repositories/{NAME}/-/promote$", Promote.as_view(), name="repository-promote"),
     re_path(rf"^repositories/{NAME}/-/info$", Info.as_view(), name="repository-info"),
     re_path(rf"^repositories/{NAME}/-/activity$", Activity.as_view(), name="repository-activity"),
     re_path(rf"^repositories/{NAME}/-/access$", Access.as_view(), name="repository-access"),

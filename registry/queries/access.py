@@ -12,7 +12,7 @@ from controlplane import rbac
 from controlplane.api.actor import Actor
 from controlplane.rbac.models import Collection
 from controlplane.users.models import Membership, Organisation, User
-from registry.models import Namespace, Repository
+from registry.models import Namespace, Quota, Repository
 from registry.queries import proxies, robots
 from registry.seed import COLLECTION
 
@@ -72,6 +72,13 @@ def owned_namespaces(actor: Actor, rows: QuerySet[Namespace]) -> QuerySet[Namesp
     owned = Membership.objects.filter(user_id=actor.id, is_owner=True).values("organisation_id")
     mine = Q(kind=Namespace.Kind.USER, owner_id=actor.id) | Q(kind=Namespace.Kind.ORGANISATION, owner_id__in=owned)
     return rows.filter(mine)
+
+
+def quota_of(actor: Actor, namespace: Namespace) -> Quota | None:
+    """The namespace's quota, for those whose namespace it is and for administrators."""
+    if not owned_namespaces(actor, Namespace.objects.filter(pk=namespace.pk)).exists():
+        return None
+    return Quota.objects.select_related("namespace").filter(namespace=namespace).first()
 
 
 def owner_of(name: str) -> tuple[str, str]:

@@ -20,12 +20,17 @@ ModelT = TypeVar("ModelT", bound=Model)
 
 @dataclass(frozen=True, slots=True)
 class BlobRow:
-    """`stale`: its link was last touched so long ago that a pusher who relies on it must touch it."""
+    """`touched_at`: when a pusher last touched its link."""
 
     link_id: int
     digest: str
     size: int
-    stale: bool
+    touched_at: datetime
+
+    @property
+    def stale(self) -> bool:
+        """Must a pusher who relies on it touch it?"""
+        return self.touched_at < stale_before()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +47,18 @@ class UploadRow:
     algorithm: str
 
 
-def stale_before() -> datetime:
+def touch_seconds() -> float:
     """A touch younger than this protects long enough and is not written again."""
-    return timezone.now() - timedelta(seconds=limit("GC_GRACE") / 4)
+    return limit("GC_GRACE") / 4
+
+
+def stale_before() -> datetime:
+    return timezone.now() - timedelta(seconds=touch_seconds())
 
 
 def blob(full_name: str, digest: str) -> BlobRow | None:
     """The blob as this repository holds it; None also while the collector has claimed it."""
-    row = statements.blob(full_name, digest, stale_before())
+    row = statements.blob(full_name, digest)
     return None if row is None else BlobRow(row[0], digest, row[1], row[2])
 
 

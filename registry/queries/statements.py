@@ -5,7 +5,7 @@ Constant text, parameters only; the tables' names come from the models.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from django.db import connection
@@ -15,7 +15,7 @@ from registry.models import Blob, Manifest, Repository, RepositoryBlob, Tag
 
 _EVENTS = f"SELECT id, kind FROM {Event._meta.db_table} WHERE id > %s ORDER BY id"  # noqa: S608  # table names, see above
 _BLOB = f"""
-    SELECT link.id, blob.size, link.touched_at < %s
+    SELECT link.id, blob.size, link.touched_at
     FROM {Repository._meta.db_table} repository
     JOIN {RepositoryBlob._meta.db_table} link ON link.repository_id = repository.id
     JOIN {Blob._meta.db_table} blob ON blob.id = link.blob_id
@@ -43,16 +43,21 @@ def events_after(number: int) -> list[tuple[int, str]]:
         return list(cursor.fetchall())
 
 
-def blob(full_name: str, digest: str, stale_before: datetime) -> tuple[int, int, bool] | None:
-    """(id of the link, size, was it last touched before `stale_before`)."""
-    row = _one(_BLOB, [connection.ops.adapt_datetimefield_value(stale_before), full_name, digest])
-    return None if row is None else (row[0], row[1], bool(row[2]))
+def blob(full_name: str, digest: str) -> tuple[int, int, datetime] | None:
+    """(id of the link, size, when it was last touched)."""
+    row = _one(_BLOB, [full_name, digest])
+    return None if row is None else (row[0], row[1], _moment(row[2]))
 
 
 def manifest(full_name: str, target: str) -> tuple[str, str, bytes] | None:
     """(digest, media type, content) by digest or tag."""
     row = _one(_BY_DIGEST if ":" in target else _BY_TAG, [full_name, target])
     return None if row is None else (row[0], row[1], bytes(row[2]))
+
+
+def _moment(value: datetime) -> datetime:
+    # SQLite knows no time zones: what it keeps is UTC
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 def _one(statement: str, parameters: list[Any]) -> tuple[Any, ...] | None:

@@ -88,6 +88,15 @@ class StoredBlob:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class SmallBlob:
+    """Bytes that hash to `digest`. `session`: the upload that may hold these very bytes and ends with this, "" for none."""
+
+    digest: Digest
+    data: bytes
+    session: str = ""
+
+
 class BlobFile(Protocol):
     """An open blob. Who began to read it can read on after it was deleted from the store."""
 

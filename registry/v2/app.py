@@ -14,7 +14,7 @@ from agent.protocol.errors import Internal, NotFound, Unavailable, WharfError
 from registry import token as token_core
 from registry.actions import pulled, pulls
 from registry.errors import Unsupported
-from registry.v2 import blobs, catalog, manifests, ping, proxy, referrers, tags, token, uploads
+from registry.v2 import again, blobs, catalog, manifests, ping, proxy, referrers, tags, token, uploads
 from registry.v2.errors import error_response
 from registry.v2.request import ClientGone, Request
 from registry.v2.response import BlobResponse, Response, send_response
@@ -45,10 +45,12 @@ async def application(scope: Scope, receive: ASGIReceiveCallable, send: ASGISend
     if scope["type"] != "http":
         raise ValueError(f"registry.v2 serves HTTP only, not {scope['type']}")
     request = Request(scope, receive)
+    again.begin(request)
     try:
         response = await _answer(request)
     except ClientGone:
         return
+    again.remember(request, response)
     await send_response(scope, send, response)
     _flush_pulls()
 

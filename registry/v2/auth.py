@@ -38,7 +38,7 @@ from registry.errors import RepositoryUnknown
 from registry.queries import access, policy, robots, standing
 from registry.token import Claims
 from registry.v2.errors import Challenge
-from registry.v2.request import Request
+from registry.v2.request import Memo, Request
 
 BASIC_SECONDS = 60.0  # a password is checked at most once a minute: argon2 costs a tenth of a second
 CACHE_ENTRIES = 8192
@@ -112,6 +112,12 @@ class Caller:
         _decisions.put((self.key, name), (self.version, decided))
         return decided
 
+    def memo(self, name: str, *, pull: tuple[str, str] | None = None, pusher_until: float = float("inf")) -> Memo | None:
+        """What an answer to this caller stands on; None when it may not be given again without asking."""
+        if self.claims is None or self.claims.subject.startswith("robot/"):  # a robot's end is asked for each time
+            return None
+        return Memo(self.claims, name, "push" in self.actions(name), pull, pusher_until)
+
     def _decide(self, name: str) -> frozenset[str]:
         if self.claims is None:
             return access.allowed_actions(self.actor, name)
@@ -127,9 +133,13 @@ _passwords: _Cache[str, tuple[int, float, Actor]] = _Cache()
 _PEPPER = secrets.token_bytes(32)
 
 
-def authenticate(credentials: Credentials) -> Caller:
-    """Raises Unauthenticated for bad credentials; none at all is the anonymous caller."""
-    version = policy.version()
+def authenticate(credentials: Credentials, version: int | None = None) -> Caller:
+    """Raises Unauthenticated for bad credentials; none at all is the anonymous caller.
+
+    `version`: of the policy, when the caller of this function asked for it after the request had come.
+    """
+    if version is None:
+        version = policy.version()
     scheme, _, text = credentials.authorization.partition(" ")
     if not scheme:
         return Caller("anonymous", version, known=ANONYMOUS)
@@ -214,13 +224,13 @@ def _actor_of_claims(claims: Claims | None) -> Actor | None:
     return None
 
 
-def admit(credentials: Credentials, name: str, *needed: str) -> Caller:
+def admit(credentials: Credentials, name: str, *needed: str, version: int | None = None) -> Caller:
     """The caller, who has all of `needed` in repository `name`.
 
     Raises Challenge, Denied, RepositoryUnknown, NameInvalid, and RegistryReadOnly for all but pulls.
     """
     check_name(name)
-    caller = authenticate(credentials)
+    caller = authenticate(credentials, version)
     actions = caller.actions(name)
     if actions.issuperset(needed):
         if needed != ("pull",):

@@ -8,10 +8,11 @@ from registry.errors import BlobUnknown, RangeInvalid
 from registry.queries import content
 from registry.queries.content import BlobRow
 from registry.storage import open_store
+from registry.storage.store import BlobFile
 from registry.v2.auth import Credentials, admit
 from registry.v2.ranges import download
-from registry.v2.request import Request
-from registry.v2.response import BlobResponse, Response
+from registry.v2.request import Memo, Request
+from registry.v2.response import INLINE_BYTES, BlobResponse, Response
 from registry.v2.threads import files, rows, writes
 
 CONTENT_TYPE = "application/octet-stream"
@@ -30,13 +31,13 @@ def _headers(digest: Digest) -> dict[str, str]:
 
 async def head(request: Request, name: str, target: str) -> Response:
     digest = Digest.parse(target)
-    row = await rows(_find, Credentials.of(request), name, digest)
+    row, request.memo = await rows(_find, Credentials.of(request), name, digest)
     return Response(200, _headers(digest), length=row.size)
 
 
 async def get(request: Request, name: str, target: str) -> Response | BlobResponse:
     digest = Digest.parse(target)
-    row = await rows(_find, Credentials.of(request), name, digest)
+    row, request.memo = await rows(_find, Credentials.of(request), name, digest)
     # Before the file is opened: a refusal must not leave a descriptor behind.
     part = _part(request, row)
     store = open_store()
@@ -47,11 +48,20 @@ async def get(request: Request, name: str, target: str) -> Response | BlobRespon
     if blob is None:
         raise BlobUnknown(f"the bytes of {digest} are missing from the store; push the image again", digest=str(digest))
     headers = _headers(digest)
+    if part is None and blob.size <= INLINE_BYTES:
+        return Response(200, headers, await files(_read, blob))
     if part is None:
         return BlobResponse(200, headers, blob, 0, blob.size)
     offset, count = part
     headers["content-range"] = f"bytes {offset}-{offset + count - 1}/{row.size}"
     return BlobResponse(206, headers, blob, offset, count)
+
+
+def _read(blob: BlobFile) -> bytes:
+    try:
+        return blob.read_at(0, blob.size)
+    finally:
+        blob.close()
 
 
 def _part(request: Request, row: BlobRow) -> tuple[int, int] | None:
@@ -64,13 +74,14 @@ def _part(request: Request, row: BlobRow) -> tuple[int, int] | None:
         raise RangeInvalid(error.detail, content_range=f"bytes */{row.size}") from error
 
 
-def _find(credentials: Credentials, name: str, digest: Digest) -> BlobRow:
+def _find(credentials: Credentials, name: str, digest: Digest) -> tuple[BlobRow, Memo | None]:
     caller = admit(credentials, name, "pull")
     row = content.blob(name, str(digest))
     # A pusher that finds the blob will not upload it: its link must live until the manifest comes.
     if row is None or ("push" in caller.actions(name) and not touch(row)):
         raise BlobUnknown(f"{name} holds no blob {digest}", digest=str(digest))
-    return row
+    # A row that was touched just now says so the next time.
+    return row, caller.memo(name, pusher_until=row.touched_at.timestamp() + content.touch_seconds())
 
 
 async def delete(request: Request, name: str, target: str) -> Response:

@@ -21,7 +21,7 @@ from registry.queries import content
 from registry.queries.content import ManifestRow
 from registry.storage.store import DigestMismatch
 from registry.v2.auth import Credentials, admit
-from registry.v2.request import Request
+from registry.v2.request import Memo, Request
 from registry.v2.response import Response
 from registry.v2.threads import files, rows, writes
 
@@ -43,34 +43,25 @@ def _headers(row: ManifestRow) -> dict[str, str]:
 
 
 async def head(request: Request, name: str, target: str) -> Response:
-    row = await rows(_find, Credentials.of(request), name, _target(target))
+    row, request.memo, _ = await rows(_find, Credentials.of(request), name, _target(target), counts=False)
     return Response(200, _headers(row), length=len(row.content))
 
 
 async def get(request: Request, name: str, target: str) -> Response:
     # Whatever Accept says: a stored manifest is never converted and never refused.
-    row = await rows(_pull, Credentials.of(request), name, _target(target))
+    target = _target(target)
+    row, request.memo, who = await rows(_find, Credentials.of(request), name, target, counts=True)
+    pulls.count(name, target, who)
     pulled.note(name, target, row.digest)
     return Response(200, _headers(row), row.content)
 
 
-def _pull(credentials: Credentials, name: str, target: str) -> ManifestRow:
+def _find(credentials: Credentials, name: str, target: str, counts: bool) -> tuple[ManifestRow, Memo | None, str]:
     caller = admit(credentials, name, "pull")
-    row = _read(name, target)
-    pulls.count(name, target, caller.name)
-    return row
-
-
-def _find(credentials: Credentials, name: str, target: str) -> ManifestRow:
-    admit(credentials, name, "pull")
-    return _read(name, target)
-
-
-def _read(name: str, target: str) -> ManifestRow:
     row = content.manifest(name, target)
     if row is None:
         raise ManifestUnknown(f"{name} has no manifest {target}", target=target)
-    return row
+    return row, caller.memo(name, pull=(target, row.digest) if counts else None), caller.name
 
 
 async def put(request: Request, name: str, target: str) -> Response:

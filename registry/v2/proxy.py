@@ -39,6 +39,7 @@ async def prepare(request: Request, route: Route) -> None:
     """Does nothing, and asks nothing, for what is in no proxied namespace. Raises what a pull may be refused with."""
     if route.noun != "manifest" or request.method not in ("GET", "HEAD") or not await _may_be_proxied(route.name):
         return
+    request.again = None  # the other registry is asked each time
     proxy = await rows(_admitted, Credentials.of(request), route.name)
     if proxy is None:
         return

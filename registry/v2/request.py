@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qs
@@ -12,6 +13,8 @@ from asgiref.typing import ASGIReceiveCallable, HTTPScope
 from django.conf import settings
 
 from agent.protocol.errors import WharfError
+from controlplane.server.again import Again
+from registry.token import Claims
 
 BATCH = 1 << 20  # bytes handed to one hash-and-write call
 STALL_SECONDS = 60.0  # a body that does not move is dropped
@@ -24,6 +27,21 @@ class ClientGone(WharfError):
     status = 400
 
 
+@dataclass(frozen=True, slots=True)
+class Memo:
+    """What the answer to a request stands on, noted by its handler when it may be given again (registry.v2.again).
+
+    `pushes`: may the caller push there too? `pull`: (tag or digest, digest) when it counts as one. `pusher_until`: when the
+    question of a pusher has to touch the blob (time.time()).
+    """
+
+    claims: Claims
+    name: str
+    pushes: bool
+    pull: tuple[str, str] | None = None
+    pusher_until: float = float("inf")
+
+
 class Request:
     def __init__(self, scope: HTTPScope, receive: ASGIReceiveCallable) -> None:
         self.scope = scope
@@ -31,6 +49,11 @@ class Request:
         self.path = scope["path"]
         self._receive = receive
         self.body_ended = False
+        self._unread = b""
+        # see registry.v2.again
+        self.again: Again | None = None
+        self.version: tuple[int, int] | None = None
+        self.memo: Memo | None = None
 
     @cached_property
     def headers(self) -> dict[str, str]:
@@ -73,6 +96,9 @@ class Request:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes. The first read is what makes the server send 100 Continue: refuse before it."""
+        if self._unread:
+            kept, self._unread = self._unread, b""
+            yield kept
         while not self.body_ended:
             message: Any = await self._next()
             if message["type"] != "http.request":
@@ -80,6 +106,10 @@ class Request:
             self.body_ended = not message.get("more_body", False)
             if body := message.get("body", b""):
                 yield body
+
+    def unread(self, body: bytes) -> None:
+        """Give back what `body` read, for somebody else to read."""
+        self._unread = body
 
     async def batches(self) -> AsyncIterator[bytes]:
         """The body in pieces of at least BATCH bytes, the last one smaller."""

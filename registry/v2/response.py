@@ -53,14 +53,24 @@ def next_link(path: str, parameters: Mapping[str, str]) -> str:
     return f'<{path}?{urlencode(parameters)}>; rel="next"'
 
 
-async def send_response(scope: HTTPScope, send: ASGISendCallable, response: Response | BlobResponse) -> None:
-    if isinstance(response, BlobResponse):
-        await _send_blob(scope, send, response)
-        return
+def head_of(response: Response) -> bytes:
+    """The header lines and the empty line, as they go over the wire."""
+    return b"".join([b"%b: %b\r\n" % header for header in _raw_headers(response)] + [b"\r\n"])
+
+
+def _raw_headers(response: Response) -> list[tuple[bytes, bytes]]:
     length = len(response.body) if response.length is None else response.length
     raw = _encode({"content-length": str(length), "docker-distribution-api-version": "registry/2.0", **response.headers})
     raw.extend(_warnings(response.warnings))
     raw.extend((b"oci-tag", tag.encode("latin-1")) for tag in response.tags)
+    return raw
+
+
+async def send_response(scope: HTTPScope, send: ASGISendCallable, response: Response | BlobResponse) -> None:
+    if isinstance(response, BlobResponse):
+        await _send_blob(scope, send, response)
+        return
+    raw = _raw_headers(response)
     await send({"type": "http.response.start", "status": response.status, "headers": raw, "trailers": False})
     body = b"" if scope["method"] == "HEAD" else response.body
     await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -23,13 +23,12 @@ from registry.queries import content
 from registry.storage import open_store
 from registry.storage.hashing import ALGORITHMS
 from registry.storage.store import DigestMismatch, StoreFull, UploadBusy, UploadWriter
+from registry.v2 import small
 from registry.v2.auth import Caller, Credentials, admit
 from registry.v2.ranges import chunk
 from registry.v2.request import BATCH, Request
 from registry.v2.response import Response
 from registry.v2.threads import files, rows, writes
-
-SMALL = 64 << 10
 
 
 class ClaimLost(PreconditionFailed):
@@ -62,7 +61,9 @@ async def post(request: Request, name: str) -> Response:
     algorithm = request.parameter("digest-algorithm") or "sha256"
     if algorithm not in ALGORITHMS:
         raise DigestInvalid(f"digest algorithm {algorithm[:40]!r} is not supported; use {' or '.join(ALGORITHMS)}")
-    session = await writes(_open, credentials, name, algorithm)
+    session = await small.open_session(credentials, name, algorithm)
+    if session is None:
+        session = await writes(_open, credentials, name, algorithm)
     return Response(202, _progress(name, session, 0))
 
 
@@ -83,9 +84,10 @@ async def _whole(request: Request, credentials: Credentials, name: str, digest: 
     """POST ?digest=: the whole blob in one request, without a session's row."""
     repository, pusher = await writes(_target, credentials, name, request.length or 0)
     store = open_store()
-    if (request.length or BATCH) <= SMALL:
-        data = await request.body(SMALL, InvalidInput("the body is longer than its Content-Length"))
-        if not await writes(_adopt_checked, repository, digest, data, pusher):
+    if (request.length or BATCH) <= small.SMALL:
+        data = await request.body(small.SMALL, InvalidInput("the body is longer than its Content-Length"))
+        stored = await writes(_adopt_checked, repository, digest, data, pusher)
+        if not stored and not await small.store(credentials, name, repository, digest, data):
             await files(store.put, digest, data)
             await writes(uploads.finish, store, repository, digest, len(data), pusher)
         return _stored(name, digest)
@@ -126,10 +128,14 @@ def _drop(writer: UploadWriter, session: str) -> None:
 
 
 async def patch(request: Request, name: str, session: str) -> Response:
-    first = _chunk_start(request)
-    held = await writes(_claim, Credentials.of(request), name, session, first, "", request.length or 0)
+    first, credentials = _chunk_start(request), Credentials.of(request)
     async with _given_up_when_full(session):
-        if 0 < (request.length or 0) <= SMALL:
+        end = await small.append(request, credentials, name, session, first)
+    if end is not None:
+        return Response(202, _progress(name, session, end))
+    held = await writes(_claim, credentials, name, session, first, "", request.length or 0)
+    async with _given_up_when_full(session):
+        if 0 < (request.length or 0) <= small.SMALL:
             return Response(202, _progress(name, session, await _append_small(request, held, name)))
         writer = await _open_writer(held, name)
         try:
@@ -145,8 +151,11 @@ async def put(request: Request, name: str, session: str) -> Response:
     if text is None:
         raise DigestInvalid("the digest parameter is missing: PUT closes an upload by naming what it must be")
     digest = Digest.parse(text)
-    first = _chunk_start(request)
-    held = await writes(_claim, Credentials.of(request), name, session, first, digest.algorithm, request.length or 0)
+    first, credentials = _chunk_start(request), Credentials.of(request)
+    async with _given_up_when_full(session):
+        if await small.close(request, credentials, name, session, digest, first):
+            return _stored(name, digest)
+    held = await writes(_claim, credentials, name, session, first, digest.algorithm, request.length or 0)
     async with _given_up_when_full(session):
         writer = await _open_writer(held, name)
         committed = False
@@ -237,7 +246,7 @@ async def _append_small(request: Request, held: Claim, name: str) -> int:
     """A small chunk in one turn of a file thread; returns where the upload ends then."""
     kept = (held.offset, held.state)
     try:
-        data = await request.body(SMALL, InvalidInput("the body is longer than its Content-Length"))
+        data = await request.body(small.SMALL, InvalidInput("the body is longer than its Content-Length"))
         kept = await files(_write_small, held, data)
     except UploadBusy as error:
         raise RangeInvalid(error.detail, **_progress(name, held.session, held.offset)) from error

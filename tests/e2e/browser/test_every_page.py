@@ -52,6 +52,20 @@ PAGES = {
     "repository-webhooks": ("/repositories/{repository}/-/webhooks", ""),
     "repository-webhook": ("/repositories/{repository}/-/webhooks/{webhook}", ""),
     "repository-mirrors": ("/repositories/{repository}/-/mirrors", ""),
+    "repository-policies-none": ("/repositories/{long}/-/policies", ""),
+    "repository-policies": ("/repositories/admin/ruled/-/policies", "[data-dialog=remove-policy]"),
+    "policy-retention": (
+        "/repositories/admin/ruled/-/policies/draft?kind=retention&keep=latest_pushed&value=1&rehearse=1",
+        "",
+    ),
+    "policy-wrong": ("/repositories/admin/ruled/-/policies/draft?kind=pruning&rehearse=1", ""),
+    "policy-promotion": ("/repositories/{repository}/-/policies/draft?kind=promotion", ""),
+    "policy-immutability": ("/repositories/admin/ruled/-/policies/draft?kind=immutability&tags=v*&rehearse=1", ""),
+    "policy-limit": ("/repositories/admin/ruled/-/policies/draft?kind=tag_limit&limit=1&rehearse=1", ""),
+    "repository-history": ("/repositories/admin/ruled/-/history", ""),
+    "repository-promote": ("/repositories/{repository}/-/promote", ""),
+    "deleted-repositories": ("/deleted-repositories", ""),
+    "read-only": ("/read-only", ""),
     "manifest": ("/repositories/{repository}/-/{digest}", ""),
     "manifest-index": ("/repositories/admin/full/-/{index}", ""),
     "manifest-platform": ("/repositories/admin/full/-/{platform}", ""),
@@ -90,6 +104,7 @@ def world(product: Product) -> dict[str, str]:
     product.until(lambda: product.rows(f"webhooks/{hook}/deliveries")[0]["state"] == "failed", "nobody answers")
     mirror = {"repository": "admin/web", "direction": "push", "url": "http://127.0.0.1:9", "remote_name": "team/web"}
     product.api("POST", "mirrors", {**mirror, "on_event": False, "cron": "0 0 3 * * *"})
+    _ruled(product)
     job = product.api("POST", "jobs", {"kind": "registry.gc"})["id"]
     product.until(lambda: product.api("GET", f"jobs/{job}")["state"] == "done", "garbage is collected")
     container = next(row["id"] for row in product.rows("containers") if row["name"].startswith("web."))
@@ -99,6 +114,7 @@ def world(product: Product) -> dict[str, str]:
         "node": product.rows("nodes")[0]["id"],
         "repository": "admin/web",
         "webhook": hook,
+        "long": repository,
         "digest": digest,
         "job": job,
         **artifacts,
@@ -137,6 +153,24 @@ def _full(product: Product) -> dict[str, str]:
     product.until(lambda: product.api("GET", f"jobs/{job}")["state"] == "done", "storage is counted")
     found = {"index": index, "platform": platform, "chart": chart, "artifact": artifact}
     return {"robot": robot["id"], **{name: descriptor["digest"] for name, descriptor in found.items()}}
+
+
+def _ruled(product: Product) -> None:
+    """A repository with policies, a namespace with a quota, something deleted of each kind."""
+    for tag in ("v1", "old"):
+        product.push(f"admin/ruled:{tag}", "21")
+    product.push("admin/ruled:other", "22")
+    product.push("admin/gone:1", "23")
+    here, gone = (product.rows(f"repositories?name=admin/{name}")[0]["id"] for name in ("ruled", "gone"))
+    product.api("DELETE", f"repositories/{gone}")
+    other = next(row["digest"] for row in product.rows(f"repositories/{here}/tags") if row["name"] == "other")
+    product.api("DELETE", f"repositories/{here}/manifests/{other}")
+    product.api("PUT", "quotas/admin", {"limit": 1 << 32})
+    rule = {"field": "pulled_at", "operator": "before", "values": ["6 months"]}
+    product.api("POST", "policies", {"kind": "pruning", "repository": "admin/ruled", "rules": [rule]})
+    product.api("POST", "policies", {"kind": "immutability", "namespace": "admin", "repositories": "rul*", "tags": "v*"})
+    promotion = {"kind": "promotion", "repository": "admin/ruled", "options": {"target": "admin/web"}}
+    product.api("POST", "policies", {**promotion, "rules": [{"field": "tag", "operator": "equals", "values": ["nothing"]}]})
 
 
 def _violations(page: Page, where: str) -> list[str]:

@@ -18,7 +18,7 @@ from controlplane.jobs.models import Job
 from controlplane.rbac.models import Grant
 from nodes import actions
 from nodes.models import Container, Node, Service
-from registry.models import Robot, Setting
+from registry.models import Policy, Quota, ReadOnly, Repository, Robot, Setting
 from tests.cast import PASSWORD, Cast
 from tests.integration.nodes import fleet
 
@@ -72,6 +72,10 @@ PAGES = [
     "/storage/chart", "/repositories/{repository}/-/compare?before={digest}&after={digest}",
     "/repositories?sort=-size&label=a&q=b", "/repositories/{repository}/-/{digest}",
     "/repositories/{repository}/-/webhooks", "/repositories/{repository}/-/mirrors",
+    "/repositories/{repository}/-/history", "/repositories/{repository}/-/policies", "/repositories/{repository}/-/promote",
+    "/repositories/{repository}/-/policies/draft?kind=retention", "/repositories/{repository}/-/policies/draft?kind=pruning",
+    "/repositories/{repository}/-/policies/draft?kind=promotion", "/deleted-repositories", "/read-only",
+    "/repositories/{repository}/-/policies/draft?kind=tag_limit&limit=1&rehearse=1",
 ]  # fmt: skip
 # Not nodes, which everybody sees below /Shared, and not the repository, which is public.
 OBJECTS = [page for page in PAGES if "{container}" in page or "{job}" in page or "by-name" in page]
@@ -289,3 +293,44 @@ def test_a_wrong_password_is_told_apart_from_nothing(people: Cast) -> None:
     ]
     assert [answer.status_code for answer in answers] == [401, 401]
     assert len({answer.content.count(b"wrong") for answer in answers}) == 1
+
+
+def test_what_is_rehearsed_is_what_is_saved(world: dict[str, str]) -> None:
+    client = browser("admin")
+    page = f"/repositories/{world['repository']}/-/policies/draft?kind=retention&keep=latest_pushed&value=1&tags=*&rehearse=1"
+    text = client.get(page, secure=True).content.decode()
+    assert "among the 1 newest pushes" in text
+    assert "no rule keeps it" in text
+    assert not Policy.objects.exists()
+    later = client.get(f"{page}&later=on", secure=True).content.decode()
+    assert "Nothing that is here now" in later
+    assert client.post(f"{page}&later=on", {"act": "save"}, secure=True).status_code == 302
+    saved = Policy.objects.get()
+    assert (saved.rules, saved.since is None) == ([{"keep": "latest_pushed", "value": "1", "tags": "*"}], False)
+    form = client.get(f"/repositories/{world['repository']}/-/policies/draft?policy={saved.pk}", secure=True).content.decode()
+    assert '<option value="latest_pushed" selected>' in form
+
+
+def test_a_stale_change_of_a_policy_is_refused(world: dict[str, str]) -> None:
+    client = browser("admin")
+    path = f"/repositories/{world['repository']}/-/policies/draft"
+    client.post(f"{path}?kind=immutability&tags=v*", {"act": "save"}, secure=True)
+    saved = Policy.objects.get()
+    client.post(f"{path}?policy={saved.pk}&version=1&rehearse=1&tags=w*", {"act": "save"}, secure=True)
+    client.post(f"{path}?policy={saved.pk}&version=1&rehearse=1&tags=x*", {"act": "save"}, secure=True)
+    assert Policy.objects.get().tags == "w*"
+
+
+@pytest.mark.parametrize("tail", ["policies", "policies/draft?kind=retention", "policies/draft?kind=pruning&rehearse=1"])
+def test_a_stranger_makes_no_policies(world: dict[str, str], tail: str) -> None:
+    client = browser("charlie")
+    page = f"/repositories/{world['repository']}/-/{tail}"
+    assert client.get(page, secure=True).status_code == 403
+    client.post(f"/repositories/{world['repository']}/-/policies", {"act": "tags", "on": "1"}, secure=True)
+    client.post(f"/repositories/{world['repository']}/-/policies", {"act": "quota", "amount": "1", "unit": "GiB"}, secure=True)
+    client.post(f"/repositories/{world['repository']}/-/policies/draft?kind=immutability", {"act": "save"}, secure=True)
+    client.post("/read-only", {"act": "enable", "reason": "mischief"}, secure=True)
+    assert not Policy.objects.exists()
+    assert not Quota.objects.exists()
+    assert not ReadOnly.objects.exists()
+    assert not Repository.objects.get(full_name=world["repository"]).immutable_tags

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,21 @@ from tests.conformance.distribution.content import image
 from tests.integration.registry.server import ROOT, RegistryServer
 from tests.integration.registry.test_tokens import basic
 
+Wharf = Callable[..., str]
 
-@pytest.fixture
-def wharf(server: RegistryServer, tmp_path: Path) -> Any:
+
+def signed_in(server: RegistryServer, tmp_path: Path, user: str) -> Wharf:
+    """`wharf` with a token of the user: run("repo", "ls", code=0) gives what it said."""
     token = server.python(
         "import django; django.setup()\n"
         "from controlplane.api.actor import actor_of_user\n"
         "from controlplane.users.actions import create_token\n"
         "from controlplane.users.models import User\n"
-        "alice = User.objects.get(username='alice')\n"
-        f"print(create_token(actor_of_user(alice), alice, {tmp_path.name!r})[1])\n"
+        f"user = User.objects.get(username={user!r})\n"
+        f"print(create_token(actor_of_user(user), user, {tmp_path.name!r})[1])\n"
     ).strip()
-    config = tmp_path / "context.json"
-    context = {"server": f"https://{server.tls_host}", "ca": server.authority.pem, "token": token, "user": "alice"}
+    config = tmp_path / f"{user}.json"
+    context = {"server": f"https://{server.tls_host}", "ca": server.authority.pem, "token": token, "user": user}
     config.write_text(json.dumps({"current": "default", "contexts": {"default": context}}))
     config.chmod(0o600)
 
@@ -45,6 +48,11 @@ def wharf(server: RegistryServer, tmp_path: Path) -> Any:
         return done.stdout if code == 0 else done.stderr
 
     return run
+
+
+@pytest.fixture
+def wharf(server: RegistryServer, tmp_path: Path) -> Wharf:
+    return signed_in(server, tmp_path, "alice")
 
 
 def test_repo_commands(wharf: Any, alice: Registry) -> None:

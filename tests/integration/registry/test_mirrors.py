@@ -25,7 +25,7 @@ from controlplane.jobs.models import Job
 from controlplane.users import actions as users
 from registry.actions import manifests, mirror_runs, mirrors, reactions, repositories
 from registry.actions.fetching import session_of
-from registry.actions.mirrored import TargetReadOnly
+from registry.actions.filled import TargetReadOnly
 from registry.actions.uploads import open_upload
 from registry.models import Manifest, Mirror, MirroredTag, Repository, Tag, Upload
 from registry.remote.client import RegistryClient, referrers_tag

@@ -188,6 +188,14 @@ def test_pulls_are_told_together_and_only_to_subscribers(alice: Caller, web: Any
     assert (contents["tag"], contents["count"], "pulledAt" in contents) == ("v1", 3, True)
 
 
+def test_what_happened_before_the_subscription_is_not_told(alice: Caller, web: Any, endpoint: Scripted) -> None:
+    push(tag="before")
+    subscribe(alice, endpoint.url, ["TAG_PUSH"])
+    push(tag="after")
+    react_and_send()
+    assert [json.loads(item.body)["contents"]["tag"] for item in endpoint.asked] == ["after"]
+
+
 def test_an_event_that_is_read_twice_is_told_once(alice: Caller, web: Any, endpoint: Scripted) -> None:
     subscribe(alice, endpoint.url, ["TAG_PUSH"])
     push()

@@ -145,17 +145,22 @@ def push_sha512(registry: Registry, push: Push) -> None:
 
 @case("empty blobs", "zero bytes", *[push for push in PUSHES if push not in _OUT_OF_ORDER])
 def push_empty(registry: Registry, push: Push) -> None:
-    name = registry.repository()
-    push(registry, name, b"", digest_of(b""))
-    assert registry.call("GET", f"/v2/{name}/blobs/{digest_of(b'')}", expect=200).body == b""
-    assert registry.call("HEAD", f"/v2/{name}/blobs/{digest_of(b'')}", expect=200).headers["content-length"] == "0"
+    _push_then_everything(registry, push, b"", "sha256")
 
 
 @case("empty blobs", "empty JSON", *[push for push in PUSHES if push not in _OUT_OF_ORDER])
 def push_empty_json(registry: Registry, push: Push) -> None:
-    name = registry.repository()
-    push(registry, name, b"{}", digest_of(b"{}"))
-    assert registry.call("HEAD", f"/v2/{name}/blobs/{digest_of(b'{}')}", expect=200).headers["content-length"] == "2"
+    _push_then_everything(registry, push, b"{}", "sha256")
+
+
+@case("sha512 blobs", "zero bytes", *[push for push in PUSHES if push not in _OUT_OF_ORDER])
+def push_empty_sha512(registry: Registry, push: Push) -> None:
+    _push_then_everything(registry, push, b"", "sha512")
+
+
+@case("sha512 blobs", "empty JSON", *[push for push in PUSHES if push not in _OUT_OF_ORDER])
+def push_empty_json_sha512(registry: Registry, push: Push) -> None:
+    _push_then_everything(registry, push, b"{}", "sha512")
 
 
 @case("sha256 blobs", "several megabytes")
@@ -174,9 +179,9 @@ def get_missing(registry: Registry, algorithm: str) -> None:
     registry.call("DELETE", f"/v2/{name}/blobs/{digest}", expect=404)
 
 
-@case("bad digest", "post only")
-def bad_post(registry: Registry) -> None:
-    name, other = registry.repository(), digest_of(os.urandom(9))
+@case("bad digest", "post only", "sha256", "sha512")
+def bad_post(registry: Registry, algorithm: str) -> None:
+    name, other = registry.repository(), digest_of(os.urandom(9), algorithm)
     answer = registry.call("POST", f"/v2/{name}/blobs/uploads/?digest={other}", b"bytes", OCTETS, expect=(400, 202))
     if answer.status == 202:
         answer = registry.call("PUT", with_digest(answer.headers["location"], other), b"bytes", OCTETS, expect=400)
@@ -184,9 +189,10 @@ def bad_post(registry: Registry) -> None:
     registry.call("HEAD", f"/v2/{name}/blobs/{other}", expect=404)
 
 
-@case("bad digest", "put", "put", "chunk", "stream", "put chunk")
-def bad_put(registry: Registry, way: str) -> None:
-    name, other, data = registry.repository(), digest_of(os.urandom(9)), os.urandom(900)
+@case("bad digest", "put", *[(way, kind) for way in ("put", "chunk", "stream", "put chunk") for kind in ("sha256", "sha512")])
+def bad_put(registry: Registry, variant: tuple[str, str]) -> None:
+    way, algorithm = variant
+    name, other, data = registry.repository(), digest_of(os.urandom(9), algorithm), os.urandom(900)
     location, last = registry.start(name), b""
     if way == "put":
         last = data
@@ -197,7 +203,10 @@ def bad_put(registry: Registry, way: str) -> None:
         location, last = (_patch(registry, location, 600, data[600:]), b"") if way == "chunk" else (location, data[600:])
     assert registry.call("PUT", with_digest(location, other), last, OCTETS, expect=400).error_codes() == ["DIGEST_INVALID"]
     registry.call("HEAD", f"/v2/{name}/blobs/{other}", expect=404)
-    registry.call("HEAD", f"/v2/{name}/blobs/{digest_of(data)}", expect=404)
+    registry.call("HEAD", f"/v2/{name}/blobs/{digest_of(data, algorithm)}", expect=404)
+    # What was dropped is no session any more, and the repository takes the right bytes as before.
+    assert registry.call("GET", location, expect=404).error_codes() == ["BLOB_UPLOAD_UNKNOWN"]
+    registry.push_blob(name, data, algorithm)
 
 
 @case("bad digest", "malformed", "sha256:baddigeststring", "sha256:ABC", "md5:d41d8cd98f00b204e9800998ecf8427e")
@@ -208,7 +217,10 @@ def malformed(registry: Registry, text: str) -> None:
     registry.call("GET", f"/v2/{name}/blobs/{text}", expect=(400, 404))
 
 
-@case("ranges", "inside", (500, "1499", 500, 1499), (500, "", 500, 2047), (2000, "5000", 2000, 2047), ("", "500", 1548, 2047))
+_INSIDE = [(500, "1499", 500, 1499), (500, "", 500, 2047), (2000, "5000", 2000, 2047), ("", "500", 1548, 2047)]
+
+
+@case("ranges", "inside", *_INSIDE)
 def range_inside(registry: Registry, want: tuple[object, str, int, int]) -> None:
     name, data = registry.repository(), os.urandom(2048)
     target = f"/v2/{name}/blobs/{registry.push_blob(name, data)}"
@@ -224,6 +236,20 @@ def range_outside(registry: Registry, text: str) -> None:
     name = registry.repository()
     target = f"/v2/{name}/blobs/{registry.push_blob(name, os.urandom(2048))}"
     registry.call("GET", target, headers={"Range": f"bytes={text}"}, expect=416)
+
+
+@case(
+    "sha512 blobs", "ranges", (500, "1499", 500, 1499), (500, "", 500, 2047), (2000, "5000", 2000, 2047), ("", "500", 1548, 2047)
+)
+def range_sha512(registry: Registry, want: tuple[object, str, int, int]) -> None:
+    name, data = registry.repository(), os.urandom(2048)
+    target = f"/v2/{name}/blobs/{registry.push_blob(name, data, 'sha512')}"
+    first, last, start, end = want
+    answer = registry.call("GET", target, headers={"Range": f"bytes={first}-{last}"}, expect=206)
+    assert answer.body == data[start : end + 1]
+    assert answer.headers["content-range"] == f"bytes {start}-{end}/2048"
+    for text in ("500-0", "5000-10000"):
+        registry.call("GET", target, headers={"Range": f"bytes={text}"}, expect=416)
 
 
 @case("ranges", "of a large blob")
@@ -251,6 +277,18 @@ def mount_anonymous(registry: Registry) -> None:
         registry.call("GET", answer.headers["location"], expect=204)
     else:
         registry.call("HEAD", f"/v2/{target}/blobs/{digest}", expect=200)
+
+
+@case("sha512 blobs", "mount", "from", "anonymous", "missing")
+def mount_sha512(registry: Registry, way: str) -> None:
+    source, target, data = registry.repository(), registry.repository(), os.urandom(40)
+    digest = digest_of(data, "sha512") if way == "missing" else registry.push_blob(source, data, "sha512")
+    query = f"mount={digest}" + ("" if way == "anonymous" else f"&from={source}")
+    answer = registry.call("POST", f"/v2/{target}/blobs/uploads/?{query}", expect=202 if way == "missing" else 201)
+    if way == "missing":
+        answer = registry.call("PUT", with_digest(answer.headers["location"], digest), data, OCTETS, expect=201)
+    assert registry.call("GET", answer.headers["location"], expect=200).body == data
+    registry.call("HEAD", f"/v2/{target}/blobs/{digest}", expect=200)
 
 
 @case("mount", "missing")

@@ -135,7 +135,10 @@ def bad_manifest_digest(registry: Registry) -> None:
         "PUT", f"/v2/{name}/manifests/{other}", document.raw, {"Content-Type": document.media_type}, expect=400
     )
     assert answer.error_codes() == ["DIGEST_INVALID"]
-    registry.call("HEAD", f"/v2/{name}/manifests/{other}", expect=404)
+    for digest in (other, document.digest):
+        registry.call("HEAD", f"/v2/{name}/manifests/{digest}", expect=404)
+    listing = registry.call("GET", f"/v2/{name}/tags/list", expect=(200, 404))
+    assert listing.status == 404 or not listing.json()["tags"]
 
 
 @case("bad digest", "manifest target malformed")
@@ -222,6 +225,20 @@ def referrers_pages(registry: Registry) -> None:
         assert not link or 'rel="next"' in link
         target = link.partition("<")[2].partition(">")[0]
     assert seen == sorted(document.digest for document in documents)
+
+
+@case("referrers", "listed by the tag schema before")
+def referrers_of_the_tag_schema(registry: Registry) -> None:
+    """Content of a registry without referrers: the artifacts by digest and an index of them under the subject's tag."""
+    name, subject = registry.repository(), image()
+    push(registry, name, subject, "base")
+    documents = [artifact("application/vnd.example.old", subject=subject) for _ in range(2)]
+    for document in documents:
+        push(registry, name, document)
+    algorithm, _, hex_digits = subject.digest.partition(":")
+    listing = index(*documents)
+    registry.push_manifest(name, f"{algorithm}-{hex_digits[:64]}", listing.raw, listing.media_type)
+    assert _listed(registry, name, subject.digest)[0] == _by_digest(documents), "each once, and the index itself is none"
 
 
 @case("manifest checks", "unknown blob")
