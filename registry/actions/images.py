@@ -27,9 +27,9 @@ def remove_tag(actor: Actor, repository: Repository, name: str, digest: str) -> 
             return False
         group = _group(repository, found.manifest_id, name)
         _lock(group)
-        tags = Tag.objects.select_for_update(of=("self",)).select_related("repository__collection", "manifest")
-        tag = tags.filter(pk=found.pk, manifest__digest=digest).first()
-        if tag is None:
+        # Without its manifest: see registry.actions.tags.
+        tag = Tag.objects.select_for_update(of=("self",)).select_related("repository__collection").filter(pk=found.pk).first()
+        if tag is None or tag.manifest_id != found.manifest_id:
             return False
         refuse_if_immutable(repository, name, "deleted", fresh=True)
         if not group:

@@ -35,3 +35,23 @@ def test_collector_against_pushers_and_deleters(tmp_path: Path, database: str) -
     counts = dict(re.findall(r"(\w+) (\d+)", done.stdout))
     assert int(counts["pushed"]) > 0, done.stdout
     assert int(counts["collected"]) > 0, done.stdout
+
+
+def test_one_pusher_of_a_new_immutable_tag_wins_and_a_quota_holds_at_its_edge(tmp_path: Path) -> None:
+    with postgresql() as url:
+        server = RegistryServer(tmp_path, database_url=url)
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "tests.integration.registry.race_policies", str(tmp_path / "blobs")],
+                cwd=ROOT,
+                env=server.environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        finally:
+            server.close()
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    counts = {name: int(number) for name, number in re.findall(r"(\w+) (\d+)", done.stdout)}
+    assert (counts["won"], counts["refused"]) == (1, 49)
+    assert counts["used"] == counts["held"] == counts["limit"], "ten of fifty fitted, to the last byte"
