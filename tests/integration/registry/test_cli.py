@@ -16,7 +16,6 @@ from tests.conformance.distribution.client import Registry
 from tests.conformance.distribution.content import image
 from tests.integration.registry.server import ROOT, RegistryServer
 
-
 Wharf = Callable[..., str]
 
 

@@ -14,15 +14,16 @@ from tests.integration.registry.server import ROOT, RegistryServer
 from tests.servers import postgresql
 
 SECONDS = 8
+PUSHERS, ROUNDS = 50, 3
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_collector_against_pushers_and_deleters(tmp_path: Path, database: str) -> None:
+def race(program: str, tmp_path: Path, database: str, *arguments: object) -> dict[str, int]:
+    """Run a program of this directory on an empty database; gives the counts that it prints."""
     with postgresql() if database == "postgresql" else nullcontext("") as url:
         server = RegistryServer(tmp_path, database_url=url)
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "tests.integration.registry.race_collect", str(SECONDS), str(tmp_path / "blobs")],
+                [sys.executable, "-m", f"tests.integration.registry.{program}", *map(str, arguments), str(tmp_path / "blobs")],
                 cwd=ROOT,
                 env=server.environment,
                 capture_output=True,
@@ -32,6 +33,16 @@ def test_collector_against_pushers_and_deleters(tmp_path: Path, database: str) -
         finally:
             server.close()
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    counts = dict(re.findall(r"(\w+) (\d+)", done.stdout))
-    assert int(counts["pushed"]) > 0, done.stdout
-    assert int(counts["collected"]) > 0, done.stdout
+    return {word: int(count) for word, count in re.findall(r"(\w+) (\d+)", done.stdout)}
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_collector_against_pushers_and_deleters(tmp_path: Path, database: str) -> None:
+    counts = race("race_collect", tmp_path, database, SECONDS)
+    assert counts["pushed"] > 0
+    assert counts["collected"] > 0
+
+
+def test_of_fifty_first_pushes_of_an_immutable_tag_one_wins(tmp_path: Path) -> None:
+    counts = race("race_immutable", tmp_path, "postgresql", PUSHERS, ROUNDS)
+    assert counts == {"won": ROUNDS, "refused": (PUSHERS - 1) * ROUNDS}
