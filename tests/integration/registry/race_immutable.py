@@ -59,10 +59,11 @@ def race(images: list[bytes], tag: str) -> tuple[list[str], int]:
 def main(pushers: int, rounds: int, directory: str) -> None:
     call_command("migrate", verbosity=0, interactive=False)
     store = FilesystemStore(directory)
-    layers = [f"image {number}".encode() for number in range(pushers)]
-    for data in (b"{}", *layers):
+    # The images share no blob: on one's lock the pushers would queue before they come to the tag.
+    configs = [f'{{"number": {number}}}'.encode() for number in range(pushers)]
+    for data in configs:
         world.push_blob(store, NAME, data)
-    images = [world.manifest_of(b"{}", [layer]) for layer in layers]
+    images = [world.manifest_of(config, []) for config in configs]
     update_repository(SYSTEM, Repository.objects.select_related("collection").get(full_name=NAME), None, immutable_tags=True)
     total = [0, 0]
     for number in range(rounds):

@@ -20,7 +20,7 @@ PUSHERS, ROUNDS = 50, 3
 def race(program: str, tmp_path: Path, database: str, *arguments: object) -> dict[str, int]:
     """Run a program of this directory on an empty database; gives the counts that it prints."""
     with postgresql() if database == "postgresql" else nullcontext("") as url:
-        server = RegistryServer(tmp_path, database_url=url)
+        server = RegistryServer(tmp_path, database_url=url, settings={"WHARF_DATABASE_POOL": str(PUSHERS + 2)})
         try:
             done = subprocess.run(
                 [sys.executable, "-m", f"tests.integration.registry.{program}", *map(str, arguments), str(tmp_path / "blobs")],
