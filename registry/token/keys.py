@@ -38,6 +38,7 @@ class _Ring:
         self._public: dict[str, Public] = {}
         self._signer: tuple[str, Private] | None = None
         self._read_at = float("-inf")
+        self._looked_at = float("-inf")  # the last reading for an unknown kid; the signer's own readings do not delay one
 
     def signer(self) -> tuple[str, Private]:
         with self._lock:
@@ -51,13 +52,14 @@ class _Ring:
 
     def public(self, kid: str) -> Public | None:
         with self._lock:
-            if kid not in self._public and time.monotonic() - self._read_at > REREAD_SECONDS:
+            if kid not in self._public and time.monotonic() - self._looked_at > REREAD_SECONDS:
+                self._looked_at = time.monotonic()
                 self._read()
             return self._public.get(kid)
 
     def forget(self) -> None:
         with self._lock:
-            self._public, self._signer, self._read_at = {}, None, float("-inf")
+            self._public, self._signer, self._read_at, self._looked_at = {}, None, float("-inf"), float("-inf")
 
     def _read(self) -> None:
         rows = list(SigningKey.objects.order_by("-created_at", "kid"))
