@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from registry.cli.policies import _body, _keep, _rule
 from tests.conformance.distribution.cases.manifests import push
 from tests.conformance.distribution.client import Registry
 from tests.conformance.distribution.content import image
-from tests.integration.registry.server import RegistryServer
+from tests.integration.registry.server import RegistryServer, registry_server
 from tests.integration.registry.test_cli import Wharf, signed_in, wharf  # noqa: F401  # a fixture
 
 NOTHING = {"tags": "", "repositories": "", "into": "", "template": "", "untagged": False, "limit": "", "rules": [], "keeps": []}
@@ -23,6 +24,14 @@ NOTHING = {"tags": "", "repositories": "", "into": "", "template": "", "untagged
 
 def listed(text: str) -> Any:
     return json.loads(text)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
+    """Where what is deleted can be brought back for an hour."""
+    home = tmp_path_factory.mktemp("registry")
+    with registry_server(home, settings={"REGISTRY_TEST_UNDO_WINDOW": "3600"}) as running:
+        yield running
 
 
 @pytest.fixture
@@ -48,7 +57,7 @@ def test_policies(wharf: Wharf, name: str) -> None:  # noqa: F811  # a fixture
     told = wharf("repo", "policy", "rehearse", *pruning[:4])
     assert f"{name}:tmp-1" in told
     assert "tag starts with tmp" in told
-    rows = listed(wharf("--json", "repo", "policy", "rehearse", "tag_limit", name, "--limit", "1"))
+    rows = listed(wharf("--json", "repo", "policy", "rehearse", "tag_limit", name, "--limit", "2"))
     assert [row["tag"] for row in rows if row["act"] == "remove"] == ["v1"]
 
     key = wharf("repo", "policy", "add", *pruning, "--off").strip()
