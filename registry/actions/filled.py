@@ -13,7 +13,13 @@ class TargetReadOnly(Denied):
 
 def refuse_users(actor: Actor, repository: Repository) -> None:
     """Raises TargetReadOnly for people where another registry decides what is there; jobs of ours may write."""
-    if repository.mirrored_from and actor.kind != "system":
+    if actor.kind != "system":
+        refuse_others(repository)
+
+
+def refuse_others(repository: Repository) -> None:
+    """Raises TargetReadOnly for whatever is not the repository's own mirror or proxy."""
+    if repository.mirrored_from:
         raise TargetReadOnly(
             f"{repository.full_name} shows what {repository.mirrored_from} has, and nobody else writes to it; push there, or have"
             " the mirror or proxy of this repository removed"

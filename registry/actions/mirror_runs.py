@@ -86,7 +86,7 @@ def start_due() -> int:
     """Ask for the runs whose schedule is due; returns how many."""
     now = timezone.now()
     count = 0
-    for row in Mirror.objects.filter(enabled=True, next_due__lte=now).exclude(cron=""):
+    for row in Mirror.objects.filter(enabled=True, next_due__lte=now, repository__deleted_at=None).exclude(cron=""):
         with transaction.atomic():
             # The old value in the condition: of two that see one tick, one moves it on.
             if Mirror.objects.filter(pk=row.pk, next_due=row.next_due).update(next_due=next_due(row.cron)):
@@ -122,7 +122,7 @@ def _take(mirror_id: str, job_id: str) -> Mirror | None:
     """The mirror, with our job noted on it unless another job has it and is still at work."""
     with transaction.atomic():
         rows = Mirror.objects.select_for_update(of=("self",)).select_related("repository__collection", "repository__namespace")
-        row = rows.filter(pk=mirror_id, enabled=True).first()
+        row = rows.filter(pk=mirror_id, enabled=True, repository__deleted_at=None).first()
         if row is None:
             return None
         if row.job_id != job_id and not Job.objects.filter(pk=row.job_id, state=JobState.RUNNING).exists():

@@ -18,6 +18,7 @@ from controlplane.api.actor import Actor
 from controlplane.events.models import Event
 from controlplane.jobs import enqueue
 from registry.actions.blobs import link_live
+from registry.actions.filled import refuse_others
 from registry.actions.manifests import needs, put_manifest
 from registry.actions.reactions import reaction
 from registry.actions.tags import record
@@ -39,9 +40,10 @@ def promote(
 ) -> bool:
     """Make `tag` of `target` name the image `digest` of `source`. False when it does already.
 
-    Raises ManifestUnknown, TagImmutable, TagLimitReached, QuotaExceeded, RegistryReadOnly.
+    Raises ManifestUnknown, TagImmutable, TagLimitReached, QuotaExceeded, RegistryReadOnly, TargetReadOnly.
     """
     standing.refuse_writes(fresh=True)
+    refuse_others(target)
     if Tag.objects.filter(repository=target, name=tag, manifest__digest=digest).exists():
         return False
     image = list(_closure(source, digest))

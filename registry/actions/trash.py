@@ -16,6 +16,7 @@ from django.utils import timezone
 from controlplane.api.actor import Actor
 from controlplane.api.ids import new_id
 from registry.actions import tags as tagging
+from registry.actions.filled import refuse_users
 from registry.actions.tags import record
 from registry.errors import ManifestUnknown
 from registry.limits import limit
@@ -117,6 +118,7 @@ def restore_manifest(actor: Actor, repository: Repository, digest: str) -> list[
     Raises ManifestUnknown.
     """
     standing.refuse_writes(fresh=True)
+    refuse_users(actor, repository)
     with transaction.atomic():
         row = Trashed.objects.filter(repository=repository, digest=digest).first()
         together = Trashed.objects.filter(repository=repository, act=row.act).order_by("id") if row else []
@@ -141,6 +143,7 @@ def restore_tag(actor: Actor, repository: Repository, name: str, digest: str) ->
     Raises ManifestUnknown, TagImmutable, TagLimitReached.
     """
     standing.refuse_writes(fresh=True)
+    refuse_users(actor, repository)
     with transaction.atomic():
         manifest = take_back(actor, repository, digest)
         before = tagging.point(actor, repository, name, manifest, timezone.now())

@@ -85,14 +85,15 @@ def count() -> Count:
                 found.unlinked, found.unlinked_blobs = int(size), int(blobs)
                 continue
             alone, own_blobs, own, own_alone, all_blobs, whole = map(int, sums)
-            found.repositories[name] = Amount(1, int(blobs), int(size), int(size), alone)
-            _add(found.namespaces[namespace], own_blobs, int(size), own, own_alone)
-            _add(found.registry, all_blobs, int(size), whole, whole)
+            there = 0 if name.startswith("~") else 1  # what is deleted and can be brought back takes room, but is no repository
+            found.repositories[name] = Amount(there, int(blobs), int(size), int(size), alone)
+            _add(found.namespaces[namespace], there, own_blobs, int(size), own, own_alone)
+            _add(found.registry, there, all_blobs, int(size), whole, whole)
     return found
 
 
-def _add(total: Amount, blobs: int, logical: int, stored: int, unique: int) -> None:
-    total.repositories += 1
+def _add(total: Amount, repositories: int, blobs: int, logical: int, stored: int, unique: int) -> None:
+    total.repositories += repositories
     total.blobs += blobs
     total.logical += logical
     total.stored += stored
