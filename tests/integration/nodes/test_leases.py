@@ -18,8 +18,8 @@ from controlplane.api.actor import SYSTEM
 from nodes import actions
 from nodes.actions import service as writing
 from nodes.models import Container, Service
-from registry.actions import collect, leases, manifests, repositories
-from registry.errors import ImageInUse, ManifestUnknown, RepositoryUnknown
+from registry.actions import collect, images, leases, manifests, repositories
+from registry.errors import ImageInUse, ManifestUnknown, RepositoryUnknown, TagLimitReached
 from registry.models import Lease, Manifest, Repository
 from registry.queries import standing
 from registry.queries.holders import held_by, holders
@@ -102,6 +102,22 @@ def test_the_collector_keeps_what_a_service_names(store: FilesystemStore, admin:
     assert store.size(world.digest_of(b"layer 2")) is None
     assert store.size(world.digest_of(b"layer 1")) is not None
     assert store.size(world.digest_of(b"config 1")) is not None
+
+
+def test_policies_and_the_tag_limit_leave_what_a_service_names(store: FilesystemStore, admin: fleet.Actor) -> None:
+    digest = push(store, "1")
+    actions.create_service(admin, shop("1"))
+    repository = Repository.objects.get(full_name=NAME)
+    with pytest.raises(ImageInUse):
+        images.remove_tag(SYSTEM, repository, "1", digest)
+    Repository.objects.filter(pk=repository.pk).update(tag_limit=1)
+    with pytest.raises(TagLimitReached):
+        push(store, "2")
+    manifests.delete_tag(SYSTEM, NAME, "1", force=True)
+    with pytest.raises(ImageInUse):
+        images.remove_untagged(SYSTEM, repository, digest)
+    collect.collect(store, grace=0, trash_window=0)
+    assert world.lost_blobs(store) == []
 
 
 def test_after_an_update_the_old_image_is_free_when_its_tasks_have_ended(store: FilesystemStore, admin: fleet.Actor) -> None:
