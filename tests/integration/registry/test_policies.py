@@ -16,8 +16,9 @@ from agent.protocol.oci import MEDIA_OCI_INDEX, parse_manifest
 from controlplane.api.actor import SYSTEM, Actor
 from controlplane.events.models import Event
 from controlplane.jobs.models import Job
-from registry.actions import leases, plans, promotion, pulls, reactions, runs
+from registry.actions import leases, plans, promotion, pulls, reactions, runs, trash
 from registry.actions.drafts import Draft, PromotionCycle
+from registry.actions.filled import TargetReadOnly
 from registry.actions.manifests import put_manifest
 from registry.actions.policies import create_policy, draft, update_policy
 from registry.actions.repositories import create_repository, update_repository
@@ -279,6 +280,20 @@ def test_an_immutable_target_refuses_and_says_so() -> None:
     said = run(create_policy(SYSTEM, "promotion", repository=DEV, **PROMOTION))
     assert "refuse library/dev:v1 to library/prod:v1-ok" in said[0]
     assert "immutable" in said[0]
+
+
+def test_what_a_mirror_fills_takes_no_promotion_and_no_restored_tag(people: Cast) -> None:
+    push("v1", 2, DEV)
+    old = Tag.objects.get(repository__full_name=DEV).manifest.digest
+    push("v1", 3, DEV)
+    create_repository(SYSTEM, PROD)
+    Repository.objects.filter(full_name__in=[DEV, PROD]).update(mirrored_from="registry.example.org/team/web")
+    source, target = (Repository.objects.get(full_name=name) for name in (DEV, PROD))
+    with pytest.raises(TargetReadOnly, match=r"registry\.example\.org"):
+        promotion.promote(SYSTEM, source, old, target, "v1")
+    with pytest.raises(TargetReadOnly):
+        trash.restore_tag(people.actor("admin"), source, "v1", old)
+    assert not target.tags.exists()
 
 
 def test_manual_promotion_needs_the_callers_own_rights(people: Cast) -> None:
