@@ -286,7 +286,6 @@ def test_what_a_mirror_fills_takes_no_promotion_and_no_restored_tag(people: Cast
     push("v1", 2, DEV)
     old = Tag.objects.get(repository__full_name=DEV).manifest.digest
     push("v1", 3, DEV)
-    create_repository(SYSTEM, PROD)
     Repository.objects.filter(full_name__in=[DEV, PROD]).update(mirrored_from="registry.example.org/team/web")
     source, target = (Repository.objects.get(full_name=name) for name in (DEV, PROD))
     with pytest.raises(TargetReadOnly, match=r"registry\.example\.org"):
