@@ -25,7 +25,7 @@ from registry.actions import manifests
 from registry.actions.copying import Moved, Pull, Push, local_graph
 from registry.actions.mirrors import ask, next_due, remote_of
 from registry.actions.reactions import reaction
-from registry.errors import ManifestUnknown
+from registry.errors import ImageInUse, ManifestUnknown, TagImmutable
 from registry.models import Mirror, MirroredTag, Tag
 from registry.remote.client import RegistryClient
 from registry.remote.errors import EgressRefused, RemoteAway, RemoteBroken, RemoteBusy, RemoteRefused, RemoteUnknown
@@ -283,6 +283,9 @@ class _PullRun(_Run):
             manifests.delete_tag(self.actor, self.row.repository.full_name, name)
         except ManifestUnknown:
             pass  # gone already: retention, or an earlier attempt
+        except (ImageInUse, TagImmutable) as error:
+            self.control.log(f"{name} is gone there and stays here: {error}")
+            return False
         self.forget("mirror.polled", name, self.known[name].digest)
         return False
 

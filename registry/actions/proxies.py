@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -25,7 +26,7 @@ from registry.actions.copying import needs
 from registry.actions.mirrors import check_elsewhere, remote_of
 from registry.actions.repositories import RepositoryExists, create_namespace, create_repository
 from registry.details import platforms_of
-from registry.errors import ManifestUnknown
+from registry.errors import ImageInUse, ManifestUnknown, TagImmutable
 from registry.models import Manifest, ManifestChild, Proxied, Proxy, Repository, Tag
 from registry.queries import content
 from registry.remote.client import RegistryClient, RemoteManifest
@@ -37,6 +38,8 @@ HEAD_SECONDS = 5.0  # a client waits this long to hear whether a tag has moved
 AWAY_SECONDS = 15.0  # one that did not answer is not asked again for this long
 NOTE_SECONDS = 3600.0  # a pull is noted at most this often
 EDITABLE = frozenset({"username", "secret", "tls_verify", "tls_ca", "fresh", "keep_days", "enabled"})
+
+_STAYS = (ManifestUnknown, ImageInUse, TagImmutable)  # another request was faster, or something here needs it
 
 _away: dict[str, float] = {}  # proxy -> when it may be asked again, by this process's clock
 _lock = threading.Lock()
@@ -156,10 +159,8 @@ def _renew(proxy: Proxy, full_name: str, tag: str, known: str) -> None:
     with RegistryClient(remote_of(proxy), attempts=1, deadline=HEAD_SECONDS) as client:
         found = client.head_manifest(proxy.remote_name(full_name), tag)
     if found is None:
-        try:
+        with suppress(*_STAYS):
             manifests.delete_tag(_actor(proxy), full_name, tag)
-        except ManifestUnknown:
-            pass  # another request was faster
     elif found.digest != known:
         _fetch(proxy, full_name, tag)
     else:
@@ -235,12 +236,14 @@ def expire() -> int:
 def _expire(proxy: Proxy, repository: Repository, cutoff: Any) -> int:
     recent = set(Proxied.objects.filter(repository=repository, pulled_at__gt=cutoff).values_list("name", flat=True))
     for tag in Tag.objects.filter(repository=repository, pushed_at__lt=cutoff).exclude(name__in=recent):
-        manifests.delete_tag(_actor(proxy), repository.full_name, tag.name)
+        with suppress(*_STAYS):
+            manifests.delete_tag(_actor(proxy), repository.full_name, tag.name)
     Proxied.objects.filter(repository=repository, pulled_at__lte=cutoff).delete()
     unused = Manifest.objects.filter(repository=repository, tags__isnull=True, pushed_at__lt=cutoff).exclude(digest__in=recent)
     children = ManifestChild.objects.filter(manifest__repository=repository).values("digest")
     count = 0
     for digest in list(unused.exclude(digest__in=children).values_list("digest", flat=True)):
-        manifests.delete_manifest(_actor(proxy), repository.full_name, digest)
-        count += 1
+        with suppress(*_STAYS):
+            manifests.delete_manifest(_actor(proxy), repository.full_name, digest)
+            count += 1
     return count

@@ -241,23 +241,25 @@ def test_rest_is_for_administrators_and_shows_no_secret(server: RegistryServer) 
         assert "rest" not in [row["namespace"] for row in root.get("proxies").json()]
 
 
-def test_what_nobody_pulled_for_long_goes(server: RegistryServer, peer: Upstream, there: RegistryClient) -> None:
+def test_what_nobody_pulled_for_long_goes_unless_it_runs(server: RegistryServer, peer: Upstream, there: RegistryClient) -> None:
     push_image(there, "team/app", "old", [b"old"])
+    push_image(there, "team/app", "runs", [b"runs"])
     push_image(there, "team/app", "new", [b"new"])
     proxy(server, "keeping", peer.url, keep_days=7)
     root = admin(server)
-    for tag in ("old", "new"):
+    for tag in ("old", "runs", "new"):
         eventually(root, f"/v2/keeping/app/manifests/{tag}", 200)
     said = server.python(
         "import django; django.setup()\n"
         "from datetime import timedelta\n"
         "from django.utils import timezone\n"
-        "from registry.actions import proxies\n"
+        "from registry.actions import leases, proxies\n"
         "from registry.models import Manifest, Proxied, Tag\n"
+        "leases.lease(Manifest.objects.get(repository__full_name='keeping/app', tags__name='runs').digest, 'service/1')\n"
         "past = timezone.now() - timedelta(days=8)\n"
         "Tag.objects.filter(repository__full_name='keeping/app').update(pushed_at=past)\n"
         "Manifest.objects.filter(repository__full_name='keeping/app').update(pushed_at=past)\n"
-        "Proxied.objects.filter(name='old').update(pulled_at=past)\n"
-        "print(proxies.expire(), list(Tag.objects.filter(repository__full_name='keeping/app').values_list('name', flat=True)))"
+        "Proxied.objects.filter(name__in=['old', 'runs']).update(pulled_at=past)\n"
+        "print(proxies.expire(), sorted(Tag.objects.filter(repository__full_name='keeping/app').values_list('name', flat=True)))"
     )
-    assert said == "1 ['new']\n"
+    assert said == "1 ['new', 'runs']\n"
