@@ -51,6 +51,8 @@ async def application(scope: Scope, receive: ASGIReceiveCallable, send: ASGISend
     except ClientGone:
         return
     again.remember(request, response)
+    if request.scoped is not None:
+        response.headers["oci-namespace"] = request.scoped.host
     await send_response(scope, send, response)
     _flush_pulls()
 
@@ -83,7 +85,7 @@ async def _dispatch(request: Request) -> Response | BlobResponse:
     handler = methods.get(request.method)
     if handler is None:
         raise Unsupported(f"{request.method} is not possible here", allow=", ".join(sorted(methods)))
-    await proxy.prepare(request, route)
+    route = await proxy.prepare(request, route)
     arguments = (route.name, route.target) if route.target else (route.name,) if route.name else ()
     return await handler(request, *arguments)
 

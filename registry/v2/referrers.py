@@ -8,9 +8,9 @@ from typing import Any
 from agent.protocol.oci import MEDIA_OCI_INDEX, Digest
 from registry.queries import content
 from registry.v2.auth import Credentials, admit
-from registry.v2.paging import page_of
+from registry.v2.paging import next_page, page_of
 from registry.v2.request import Request
-from registry.v2.response import Response, next_link
+from registry.v2.response import Response
 from registry.v2.threads import rows
 
 DEFAULT_PAGE = 500
@@ -29,9 +29,7 @@ async def get(request: Request, name: str, target: str) -> Response:
         headers["oci-filters-applied"] = "artifactType"
     if more and page:
         parameters = {"n": str(limit), "last": page[-1]["digest"]}
-        headers["link"] = next_link(
-            f"/v2/{name}/referrers/{digest}", parameters | ({"artifactType": artifact_type} if artifact_type else {})
-        )
+        headers["link"] = next_page(request, parameters | ({"artifactType": artifact_type} if artifact_type else {}))
     index = {"schemaVersion": 2, "mediaType": MEDIA_OCI_INDEX, "manifests": page}
     return Response(200, headers, json.dumps(index).encode())
 

@@ -42,6 +42,14 @@ class Memo:
     pusher_until: float = float("inf")
 
 
+@dataclass(frozen=True, slots=True)
+class Scoped:
+    """What a request with `ns` asked for: the repository `name` of the registry `host`."""
+
+    host: str
+    name: str
+
+
 class Request:
     def __init__(self, scope: HTTPScope, receive: ASGIReceiveCallable) -> None:
         self.scope = scope
@@ -54,6 +62,7 @@ class Request:
         self.again: Again | None = None
         self.version: tuple[int, int] | None = None
         self.memo: Memo | None = None
+        self.scoped: Scoped | None = None  # see registry.v2.upstreams
 
     @cached_property
     def headers(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import threading
@@ -14,12 +15,15 @@ import pytest
 from registry.remote.client import RegistryClient
 from registry.remote.session import Remote
 from tests.conformance.distribution.anchor import BINARY
+from tests.conformance.distribution.cases.manifests import push
 from tests.conformance.distribution.client import Registry, digest_of
+from tests.conformance.distribution.content import image
 from tests.integration.controlplane.stores import wait_for
 from tests.integration.registry import world
 from tests.integration.registry.scripted import Asked, Says, scripted
 from tests.integration.registry.server import RegistryServer, registry_server
 from tests.integration.registry.test_remote_client import push_image
+from tests.integration.registry.test_tokens import basic, bearer, get_token
 from tests.integration.registry.upstream import Upstream, upstream
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="this machine lacks Debian's docker-registry")
@@ -121,6 +125,72 @@ def test_rights_are_those_of_every_repository_and_nobody_pushes(
     charlie.call("GET", "/v2/closed/app/manifests/v1", expect=401)
     alice = Registry(server.url, "alice", server.password)
     alice.call("POST", "/v2/open/app/blobs/uploads/", expect=401)
+
+
+def test_a_client_that_takes_us_for_a_mirror_names_the_other_registry(
+    server: RegistryServer, peer: Upstream, there: RegistryClient
+) -> None:
+    layer = os.urandom(1000)
+    digest = push_image(there, "team/mirrored", "v1", [layer])
+    proxy(server, "mirrored", peer.url)
+    host = peer.url.partition("://")[2]
+    root, charlie = admin(server), Registry(server.url, "charlie", server.password)
+    got = eventually(root, f"/v2/team/mirrored/manifests/v1?ns={host}", 200)
+    assert (got.headers["docker-content-digest"], got.headers["oci-namespace"]) == (digest, host)
+    root.call("HEAD", f"/v2/team/mirrored/manifests/{digest}?ns={host}", expect=200)
+    found = root.call("GET", f"/v2/team/mirrored/blobs/{digest_of(layer)}?ns={host}", expect=200)
+    assert (found.body, found.headers["oci-namespace"]) == (layer, host)
+    assert root.call("GET", "/v2/mirrored/mirrored/manifests/v1", expect=200).body == got.body, "kept as every pull is"
+    assert root.call("GET", f"/v2/mirrored/mirrored/manifests/v1?ns={host}", expect=200).body == got.body, "with our name, too"
+
+    moved = push_image(there, "team/mirrored", "v1", [b"moved"])
+    again = root.call("GET", f"/v2/team/mirrored/manifests/v1?ns={host}", expect=200)
+    assert again.headers["docker-content-digest"] == moved, "the other registry is asked each time"
+    push_image(there, "team/mirrored", "v2", [b"second"])
+    root.call("GET", f"/v2/team/mirrored/manifests/v2?ns={host}", expect=200)
+    listed = root.call("GET", f"/v2/team/mirrored/tags/list?n=1&ns={host}", expect=200)
+    assert listed.json() == {"name": "team/mirrored", "tags": ["v1"]}
+    following = listed.headers["link"].partition("<")[2].partition(">")[0]
+    assert root.call("GET", following, expect=200).json() == {"name": "team/mirrored", "tags": ["v2"]}
+    assert root.call("GET", f"/v2/team/mirrored/referrers/{digest}?ns={host}", expect=200).headers["oci-namespace"] == host
+
+    missing = root.call("GET", f"/v2/team/mirrored/manifests/none?ns={host}", expect=404)
+    assert (missing.error_codes(), missing.headers["oci-namespace"]) == (["MANIFEST_UNKNOWN"], host)
+    for target in (
+        f"team/mirrored/manifests/v1?ns={host}0",
+        f"elsewhere/x/manifests/v1?ns={host}",
+        "team/x/blobs/y?ns=a%0d%0ab:c",
+    ):
+        refused = root.call("GET", f"/v2/{target}", expect=404)
+        assert refused.error_codes() == ["NAME_UNKNOWN"]
+        assert "oci-namespace" not in refused.headers
+        assert "no proxied namespace" in refused.json()["errors"][0]["message"]
+    denied = charlie.call("GET", f"/v2/team/mirrored/manifests/v1?ns={host}", expect=401)
+    assert 'scope="repository:mirrored/mirrored:pull"' in denied.headers["www-authenticate"], "rights are those of our repository"
+
+
+def test_our_own_name_as_the_registry_is_no_proxy(server: RegistryServer) -> None:
+    alice = Registry(server.url, "alice", server.password, prefix="alice")
+    name, document = alice.repository(), image()
+    push(alice, name, document, "v1")
+    host, path = server.url.partition("://")[2], f"/v2/{name}/manifests/v1"
+    headers = bearer(get_token(server, [("scope", f"repository:{name}:pull")], basic("alice", server.password)))
+    links = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=30) for _ in range(2)]
+
+    def ask(link: http.client.HTTPConnection, target: str, called: str) -> tuple[int, str | None, bool]:
+        link.request("GET", target, None, {**headers, "Host": called})
+        answer = link.getresponse()
+        return answer.status, answer.headers.get("oci-namespace"), answer.read() == document.raw
+
+    try:
+        for _ in range(3):
+            assert ask(links[0], f"{path}?ns={host}", host) == (200, host, True)
+            # Nothing is given from memory to who reaches us by another name, and has answers from there.
+            assert ask(links[1], path, "other.example.org") == (200, None, True)
+            assert ask(links[1], f"{path}?ns={host}", "other.example.org") == (404, None, False)
+    finally:
+        for link in links:
+            link.close()
 
 
 def test_an_index_comes_without_the_children_nobody_asks_for(
