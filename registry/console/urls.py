@@ -12,6 +12,7 @@ from registry.console.info import Info, Settings
 from registry.console.mirrors import Mirrors
 from registry.console.policies import Policies, PolicyDraft
 from registry.console.promote import Promote
+from registry.console.proxies import Proxies, ProxyDetail
 from registry.console.readonly import ReadOnlySwitch
 from registry.console.repositories import Repositories
 from registry.console.robots import RobotDetail, Robots
@@ -32,6 +33,8 @@ urlpatterns = [
     re_path(rf"^repositories/{NAME}/-/(?P<digest>sha(?:256|512):[a-f0-9]+)$", ManifestDetail.as_view(), name="manifest"),
     re_path(rf"^repositories/{NAME}/-/compare$", Compare.as_view(), name="compare"),
     path("deleted-repositories", DeletedRepositories.as_view(), name="deleted-repositories"),
+    path("proxies", Proxies.as_view(), name="proxies"),
+    path("proxies/<str:pk>", ProxyDetail.as_view(), name="proxy"),
     path("read-only", ReadOnlySwitch.as_view(), name="read-only"),
     re_path(rf"^repositories/{NAME}/-/history$", History.as_view(), name="repository-history"),
     re_path(rf"^repositories/{NAME}/-/policies$", Policies.as_view(), name="repository-policies"),

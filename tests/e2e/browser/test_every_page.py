@@ -65,6 +65,8 @@ PAGES = {
     "repository-history": ("/repositories/admin/ruled/-/history", ""),
     "repository-promote": ("/repositories/{repository}/-/promote", ""),
     "deleted-repositories": ("/deleted-repositories", ""),
+    "proxies": ("/proxies", "[data-dialog=new-proxy]"),
+    "proxy": ("/proxies/{proxy}", "[data-dialog=remove-proxy]"),
     "read-only": ("/read-only", ""),
     "manifest": ("/repositories/{repository}/-/{digest}", ""),
     "manifest-index": ("/repositories/admin/full/-/{index}", ""),
@@ -105,6 +107,7 @@ def world(product: Product) -> dict[str, str]:
     mirror = {"repository": "admin/web", "direction": "push", "url": "http://127.0.0.1:9", "remote_name": "team/web"}
     product.api("POST", "mirrors", {**mirror, "on_event": False, "cron": "0 0 3 * * *"})
     _ruled(product)
+    proxy = product.api("POST", "proxies", {"namespace": "hub", "url": "http://127.0.0.1:9", "prefix": "library"})["id"]
     job = product.api("POST", "jobs", {"kind": "registry.gc"})["id"]
     product.until(lambda: product.api("GET", f"jobs/{job}")["state"] == "done", "garbage is collected")
     container = next(row["id"] for row in product.rows("containers") if row["name"].startswith("web."))
@@ -114,6 +117,7 @@ def world(product: Product) -> dict[str, str]:
         "node": product.rows("nodes")[0]["id"],
         "repository": "admin/web",
         "webhook": hook,
+        "proxy": proxy,
         "long": repository,
         "digest": digest,
         "job": job,

@@ -18,7 +18,8 @@ from controlplane.jobs.models import Job
 from controlplane.rbac.models import Grant
 from nodes import actions
 from nodes.models import Container, Node, Service
-from registry.models import Policy, Quota, ReadOnly, Repository, Robot, Setting
+from registry.actions.proxies import create_proxy
+from registry.models import Policy, Proxy, Quota, ReadOnly, Repository, Robot, Setting
 from tests.cast import PASSWORD, Cast
 from tests.integration.nodes import fleet
 
@@ -57,6 +58,7 @@ def world(people: Cast) -> dict[str, str]:
         "digest": repository.manifests.first().digest,
         "job": job.pk,
         "service": "web",
+        "proxy": create_proxy(admin, namespace="hub", url="https://93.184.216.34", prefix="library").pk,
     }
 
 
@@ -75,6 +77,7 @@ PAGES = [
     "/repositories/{repository}/-/history", "/repositories/{repository}/-/policies", "/repositories/{repository}/-/promote",
     "/repositories/{repository}/-/policies/draft?kind=retention", "/repositories/{repository}/-/policies/draft?kind=pruning",
     "/repositories/{repository}/-/policies/draft?kind=promotion", "/deleted-repositories", "/read-only",
+    "/proxies", "/proxies/{proxy}",
     "/repositories/{repository}/-/policies/draft?kind=tag_limit&limit=1&rehearse=1",
 ]  # fmt: skip
 # Not nodes, which everybody sees below /Shared, and not the repository, which is public.
@@ -103,12 +106,50 @@ def test_who_holds_grants_but_is_no_administrator_sees_it_too(world: dict[str, s
 
 
 @pytest.mark.parametrize(
-    "page", ["/storage", "/storage/chart", "/repositories/{repository}/-/access", "/repositories/{repository}/-/settings"]
+    "page",
+    [
+        "/storage",
+        "/storage/chart",
+        "/proxies",
+        "/proxies/{proxy}",
+        "/repositories/{repository}/-/access",
+        "/repositories/{repository}/-/settings",
+    ],
 )
 def test_what_is_for_administrators_is_refused_with_its_reason(world: dict[str, str], page: str) -> None:
     answer = browser("bob").get(page.format(**world), secure=True)
     assert answer.status_code == 403
     assert b"Missing:" in answer.content
+
+
+def test_an_administrator_adds_changes_and_removes_a_proxy(people: Cast) -> None:
+    client = browser("admin")
+    both = {"username": "robot", "secret": "hunter2hunter2", "fresh": "60", "keep_days": "30", "tls_ca": ""}
+    place = {"namespace": "hub", "url": "https://93.184.216.34", "prefix": "library", "visibility": "public"}
+    assert browser("bob").post("/proxies", {"act": "add", **place, **both}, secure=True).status_code in (302, 403)
+    assert not Proxy.objects.exists()
+    client.post("/proxies", {"act": "add", **place, **both, "fresh": "-1"}, secure=True)
+    assert b"whole number" in client.get("/proxies", secure=True).content
+    page = client.post("/proxies", {"act": "add", **place, **both}, secure=True).headers["location"]
+    row = Proxy.objects.get()
+    assert (page, row.prefix, row.visibility, row.username) == (f"/proxies/{row.pk}", "library", "public", "robot")
+    text = client.get(page, secure=True).content.decode()
+    assert "93.184.216.34/library" in text
+    assert "hunter2" not in text
+    change = {"act": "save", **both, "secret": "", "fresh": "5", "tls_skip": "on", "version": str(row.version)}
+    for _ in range(2):  # the second form is an old one
+        client.post(page, change, secure=True)
+    assert b"changed by somebody else" in client.get(page, secure=True).content
+    client.post(page, {"act": "switch"}, secure=True)
+    changed = Proxy.objects.get()
+    assert (changed.fresh, changed.tls_verify, changed.enabled) == (5, False, False)
+    assert changed.sealed_secret == row.sealed_secret, "an empty field keeps it"
+    for act in ("save", "switch", "remove"):
+        browser("bob").post(page, {**change, "act": act}, secure=True)
+    assert Proxy.objects.get().version == changed.version
+    assert client.post(page, {"act": "remove"}, secure=True).headers["location"] == "/proxies"
+    assert not Proxy.objects.exists()
+    assert client.get(page, secure=True).status_code == 404
 
 
 def test_a_robots_secret_is_shown_once(people: Cast) -> None:
