@@ -18,6 +18,6 @@ urlpatterns = [
     path("users", Users.as_view(), name="users"),
     path("tokens", Tokens.as_view(), name="tokens"),
     path("jobs", Jobs.as_view(), name="jobs"),
-    path("jobs/<str:pk>", JobDetail.as_view(), name="job"),
+    path("jobs/<slug:pk>", JobDetail.as_view(), name="job"),
     path("events", Events.as_view(), name="events"),
 ]

@@ -1,4 +1,5 @@
-from django.urls import path
+from django.urls import path, register_converter
+from django.urls.converters import StringConverter
 
 from controlplane.api.routers import Routes
 from registry.api.access import Access, Explain, Withdraw
@@ -16,6 +17,15 @@ from registry.api.robots import Robots
 from registry.api.undo import DeletedRepositories, RestoreManifest, RestoreTag, States, Trash
 from registry.api.webhooks import Webhooks
 
+
+class Word(StringConverter):
+    """A name, a tag or a digest, right or wrong: PostgreSQL takes no NUL."""
+
+    regex = "[!-.0-~]+"
+
+
+register_converter(Word, "word")
+
 routes = Routes()
 routes.register("repositories", Repositories)
 routes.register("robots", Robots)
@@ -26,19 +36,19 @@ routes.register("deleted-repositories", DeletedRepositories, basename="deleted-r
 routes.register("proxies", Proxies)
 
 urlpatterns = [
-    path("repositories/<str:pk>/access", Access.as_view()),
-    path("repositories/<str:pk>/access/explain", Explain.as_view()),
-    path("repositories/<str:pk>/access/<str:grant>", Withdraw.as_view()),
-    path("repositories/<str:pk>/activity", Activity.as_view()),
-    path("repositories/<str:pk>/compare", Compare.as_view()),
-    path("repositories/<str:pk>/running/<str:target>", Running.as_view()),
-    path("repositories/<str:pk>/promotions", Promotions.as_view()),
-    path("repositories/<str:pk>/states", States.as_view()),
-    path("repositories/<str:pk>/tags/<str:tag>/restore", RestoreTag.as_view()),
-    path("repositories/<str:pk>/trash", Trash.as_view()),
-    path("repositories/<str:pk>/trash/restore", RestoreManifest.as_view()),
+    path("repositories/<slug:pk>/access", Access.as_view()),
+    path("repositories/<slug:pk>/access/explain", Explain.as_view()),
+    path("repositories/<slug:pk>/access/<slug:grant>", Withdraw.as_view()),
+    path("repositories/<slug:pk>/activity", Activity.as_view()),
+    path("repositories/<slug:pk>/compare", Compare.as_view()),
+    path("repositories/<slug:pk>/running/<word:target>", Running.as_view()),
+    path("repositories/<slug:pk>/promotions", Promotions.as_view()),
+    path("repositories/<slug:pk>/states", States.as_view()),
+    path("repositories/<slug:pk>/tags/<word:tag>/restore", RestoreTag.as_view()),
+    path("repositories/<slug:pk>/trash", Trash.as_view()),
+    path("repositories/<slug:pk>/trash/restore", RestoreManifest.as_view()),
     path("quotas", Quotas.as_view()),
-    path("quotas/<str:namespace>", OneQuota.as_view()),
+    path("quotas/<word:namespace>", OneQuota.as_view()),
     path("registry/read-only", Switch.as_view()),
     path("registry/usage", UsageRows.as_view()),
     path("registry/settings", Switches.as_view()),
