@@ -9,6 +9,7 @@ import pytest
 
 from registry.queries import standing
 from tests.conformance.distribution.client import Registry
+from tests.integration.registry.clients import home, host  # noqa: F401  # fixtures of the tests about clients
 from tests.integration.registry.crowd import crowd, push, store  # noqa: F401  # fixtures of the tests about people
 from tests.integration.registry.server import RegistryServer, registry_server
 

@@ -10,8 +10,8 @@ import pytest
 from tests.conformance.distribution.cases.manifests import push
 from tests.conformance.distribution.client import Registry
 from tests.conformance.distribution.content import image
+from tests.integration.registry.clients import Host, skopeo, write_layout
 from tests.integration.registry.server import RegistryServer
-from tests.integration.registry.test_clients import home, host, skopeo, write_layout  # noqa: F401  # two are fixtures
 from tests.integration.registry.test_tokens import python_settings
 
 pytestmark = pytest.mark.skipif(shutil.which("skopeo") is None, reason="this machine has no skopeo (Debian package skopeo)")
@@ -28,7 +28,7 @@ robots.update_robot(SYSTEM, Robot.objects.get(full_name="alice+{robot}"), disabl
 """
 
 
-def test_skopeo_as_a_robot(server: RegistryServer, home: Path, host: tuple[str, list[str]], alice: Registry) -> None:  # noqa: F811  # the fixtures
+def test_skopeo_as_a_robot(server: RegistryServer, home: Path, host: Host, alice: Registry) -> None:
     address, options = host
     name, other, robot = alice.repository(), alice.repository(), f"ci-{len(options)}"
     push(alice, name, image(), "first")
