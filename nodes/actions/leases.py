@@ -40,7 +40,7 @@ def hold_for_service(service_id: str, pinned: Pin) -> None:
 
 def keep_for_service(service_id: str, image: str) -> None:
     """As `hold_for_service`, for an image that the service names already: it may have been deleted with force."""
-    leases.lease(image.partition("@")[2], f"service/{service_id}")
+    leases.lease(image.partition("@")[2], f"service/{service_id}", repository=_repository(image))
 
 
 def hold_for_action(action_id: str, pinned: Pin, lifetime: float) -> None:
@@ -54,11 +54,11 @@ def sync() -> Synced:
     # Leases are read first, and a service before its tasks: what is written in between is then seen as used.
     held = held_by(*KINDS)
     used = _used()
-    released = sum(_give_back(holder, digest) for holder, digest in sorted(held - used))
+    released = sum(_give_back(holder, digest) for holder, digest in sorted(held - used.keys()))
     released += sum(leases.release(holder, digest) for holder, digest in sorted(expired()))
-    missing = (used - held) | (incomplete(*KINDS) & used)
+    missing = (used.keys() - held) | (incomplete(*KINDS) & used.keys())
     for holder, digest in sorted(missing):
-        leases.lease(digest, holder)
+        leases.lease(digest, holder, repository=used[holder, digest])
     return Synced(leased=len(missing), released=released)
 
 
@@ -67,30 +67,40 @@ def _give_back(holder: str, digest: str) -> int:
     return leases.release(holder, digest, unless=lambda: (holder, digest) in _used(**{kind: key}))
 
 
-def _used(service: str = "", container: str = "") -> set[Held]:
-    """Of all services and containers, or of one of them."""
+def _used(service: str = "", container: str = "") -> dict[Held, str]:
+    """From which repository; of all services and containers, or of one of them."""
     if service:
-        return set(_of_services(service))
+        return dict(_of_services(service))
     if container:
-        return set(_of_containers(container))
-    return {*_of_services(), *_of_containers()}
+        return dict(_of_containers(container))
+    return {**dict(_of_services()), **dict(_of_containers())}
 
 
-def _of_services(only: str = "") -> Iterator[Held]:
+def _repository(image: str) -> str:
+    """Of an image as a service names it: "ns/name:tag@sha256:…"."""
+    return Reference.parse(image).repository
+
+
+def _entry(holder: str, image: str) -> tuple[Held, str]:
+    return (holder, image.partition("@")[2]), _repository(image)
+
+
+def _of_services(only: str = "") -> Iterator[tuple[Held, str]]:
     services = Service.objects.order_by()
     tasks = Task.objects.order_by().filter(observed__lte=TaskState.RUNNING)
     if only:
         services, tasks = services.filter(pk=only), tasks.filter(service=only)
     # One that is being removed names nothing any more: its tasks do, until they have ended.
-    for key, image, before in list(services.standing().values_list("pk", "image", "previous__image")):
-        yield f"service/{key}", image.partition("@")[2]
-        if before:
-            yield f"service/{key}", before.partition("@")[2]
+    specs = list(services.standing().values_list("pk", "image", "previous__image"))
     for key, image in tasks.values_list("service_id", "image").distinct():
-        yield f"service/{key}", image.partition("@")[2]
+        yield _entry(f"service/{key}", image)
+    for key, image, before in specs:
+        if before:
+            yield _entry(f"service/{key}", before)
+        yield _entry(f"service/{key}", image)
 
 
-def _of_containers(only: str = "") -> Iterator[Held]:
+def _of_containers(only: str = "") -> Iterator[tuple[Held, str]]:
     rows = Container.objects.order_by().filter(task=None, image__contains="@").exclude(state__in=ENDED)
     if only:
         rows = rows.filter(pk=only)
@@ -100,4 +110,4 @@ def _of_containers(only: str = "") -> Iterator[Held]:
         except WharfError:
             continue  # the node's words: not a reference
         if reference.digest and is_ours(reference.registry):
-            yield f"container/{key}", str(reference.digest)
+            yield (f"container/{key}", str(reference.digest)), reference.repository

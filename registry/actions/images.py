@@ -63,7 +63,7 @@ def _lock(group: Iterable[int]) -> None:
 def _remove(actor: Actor, repository: Repository, group: list[int], tags: dict[int, list[str]]) -> None:
     act = new_id()
     rows = Manifest.objects.select_related("repository__collection", "repository__namespace__collection")
-    running = holders(rows.filter(pk__in=group).values_list("digest", flat=True))
+    running = holders(repository.full_name, rows.filter(pk__in=group).values_list("digest", flat=True))
     for row in rows.filter(pk__in=group).order_by("id"):
         if row.digest not in running:
             manifests.remove(actor, row, tags.get(row.pk, []), act)

@@ -13,9 +13,10 @@ from registry.errors import ManifestUnknown
 from registry.models import Blob, Lease, Manifest, ManifestBlob, ManifestChild, Repository
 
 
-def lease(digest: str, holder: str, expires_at: datetime | None = None) -> int:
+def lease(digest: str, holder: str, expires_at: datetime | None = None, *, repository: str = "") -> int:
     """Keep the image `digest` with its children, config and layers for `holder` ("service/<id>"); returns how many digests.
 
+    Its bytes are kept wherever they are; its manifests, against deletes, in `repository`, or in all when that is "".
     Idempotent. A digest that no repository holds is leased as it stands: the lease is then only a name.
     """
     with transaction.atomic():
@@ -23,10 +24,13 @@ def lease(digest: str, holder: str, expires_at: datetime | None = None) -> int:
         # Lock the blobs first, as every reference writer does (registry.models.blob).
         list(Blob.objects.select_for_update(no_key=True).filter(digest__in=wanted).order_by("id").values_list("id"))
         Lease.objects.bulk_create(
-            [Lease(holder=holder, root=digest, digest=item, expires_at=expires_at) for item in sorted(wanted)],
+            [
+                Lease(holder=holder, root=digest, digest=item, expires_at=expires_at, repository=repository)
+                for item in sorted(wanted)
+            ],
             update_conflicts=True,
             unique_fields=["holder", "root", "digest"],
-            update_fields=["expires_at"],
+            update_fields=["expires_at", "repository"],
         )
     return len(wanted)
 
@@ -36,7 +40,7 @@ def hold(repository: str, digest: str, holder: str, expires_at: datetime | None 
 
     Within a transaction of the caller, before its own locks: the locks here last until its end.
     """
-    lease(digest, holder, expires_at)
+    lease(digest, holder, expires_at, repository=repository)
     # An index has no blobs whose locks would keep a delete out, and who deletes a repository locks its row alone.
     rows = Manifest.objects.select_for_update(of=("self",), no_key=True)
     there = rows.filter(repository__full_name=repository, digest=digest).order_by("id").values_list("id").first()

@@ -246,7 +246,7 @@ def delete_repository(actor: Actor, repository: Repository, version: int | None 
 
 
 def _refuse_if_held(actor: Actor, row: Repository) -> None:
-    held = holders(Manifest.objects.filter(repository=row).values_list("digest", flat=True))
+    held = holders(row.full_name, Manifest.objects.filter(repository=row).values_list("digest", flat=True))
     if held:
         names = sorted({name for digest in held for name in held[digest]})
         raise ImageInUse(

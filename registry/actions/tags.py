@@ -81,7 +81,7 @@ def refuse_if_immutable(repository: Repository, tag: str, what: str, *, fresh: b
 
 def refuse_if_held(actor: Actor, repository: Repository, digest: str, what: str) -> None:
     """Raises ImageInUse. Call it after the blobs' locks: who leases them has committed by then, or waits for us."""
-    found = holders([digest]).get(digest)
+    found = holders(repository.full_name, [digest]).get(digest)
     if found:
         raise ImageInUse(
             f"{what} of {repository.full_name} is in use by {in_use_by(actor, found)}:"
@@ -125,7 +125,7 @@ def evictable(repository: Repository, rows: QuerySet[Tag], wanted: int) -> list[
     """The first `wanted` of `rows`, which are sorted oldest first, that may go."""
     rules = standing.current()
     oldest = [tag for tag in rows[:LOOKED_AT] if not rules.held(repository, tag.name)] if wanted else []
-    running = holders(tag.manifest.digest for tag in oldest)
+    running = holders(repository.full_name, [tag.manifest.digest for tag in oldest])
     return [tag for tag in oldest if tag.manifest.digest not in running][:wanted]
 
 

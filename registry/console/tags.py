@@ -54,12 +54,12 @@ class Tags(RepositoryPage):
         row = self.repository
         self.require(row, operation="Repository Tag Delete")
         tag = self.request.POST.get("tag", "")
-        delete_tag(self.actor, row.full_name, tag)
+        delete_tag(self.actor, row.full_name, tag, force="force" in self.request.POST)
         self.done(f"Tag {tag} was removed; the image it named can still be pulled by digest.")
 
     def act_remove(self) -> str:
         row = self.repository
         self.require(row, operation="Repository Delete")
-        delete_repository(self.actor, row)
+        delete_repository(self.actor, row, force="force" in self.request.POST)
         self.done(f"Repository {row.full_name} was removed.")
         return reverse("repositories")

@@ -66,6 +66,7 @@ class Lease(models.Model):
     id: Any
     root = models.CharField(max_length=DIGEST_LENGTH, db_index=True)
     digest = models.CharField(max_length=DIGEST_LENGTH, db_index=True)
+    repository = models.CharField(max_length=255, blank=True)  # where the holder pulls it from, by full name; "" = from any
     holder = models.CharField(max_length=100, db_index=True)  # "service/<id>", "container/<id>", "action/<id>"
     expires_at = models.DateTimeField(null=True, blank=True)  # null: until released
     created_at = models.DateTimeField(auto_now_add=True)

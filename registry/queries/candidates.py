@@ -27,7 +27,7 @@ def candidates(
         rows = rows.filter(name__in=names)
     columns = ("name", "manifest__digest", "pushed_at", "pulled_at", "manifest__pulled_at")
     found = [row for row in rows.order_by("-pushed_at", "-id").values_list(*columns) if matches(tags, row[0])]
-    running = _running([row[1] for row in found])
+    running = _running(repository.full_name, [row[1] for row in found])
     return [
         Candidate(
             tag=name,
@@ -48,17 +48,17 @@ def untagged(repository: Repository) -> list[Candidate]:
     subjects = own.filter(digest=OuterRef("subject"))
     rows = own.filter(~Exists(Tag.objects.filter(manifest=OuterRef("pk"))), ~Exists(parents), ~Exists(subjects))
     found = list(rows.order_by("-pushed_at", "-id").values_list("digest", "pushed_at", "pulled_at"))
-    running = _running([digest for digest, _, _ in found])
+    running = _running(repository.full_name, [digest for digest, _, _ in found])
     return [
         Candidate(tag="", digest=digest, pushed_at=pushed, pulled_at=pulled, holders=tuple(running.get(digest, ())))
         for digest, pushed, pulled in found
     ]
 
 
-def _running(digests: list[str]) -> dict[str, list[str]]:
+def _running(repository: str, digests: list[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for start in range(0, len(digests), CHUNK):
-        found.update(holders(digests[start : start + CHUNK]))
+        found.update(holders(repository, digests[start : start + CHUNK]))
     return found
 
 

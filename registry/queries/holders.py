@@ -10,10 +10,10 @@ from django.utils import timezone
 from registry.models import Lease, ManifestBlob, ManifestChild
 
 
-def holders(digests: Iterable[str]) -> dict[str, list[str]]:
-    """{"sha256:…": ["container/<id>", "service/<id>"]} of those among `digests` that are leased. One query."""
+def holders(repository: str, digests: Iterable[str]) -> dict[str, list[str]]:
+    """{"sha256:…": ["container/<id>", "service/<id>"]} of those among `digests` that are leased in `repository`. One query."""
     found: dict[str, list[str]] = {}
-    rows = Lease.objects.filter(Lease.valid(timezone.now()), digest__in=list(digests))
+    rows = Lease.objects.filter(Lease.valid(timezone.now()), digest__in=list(digests), repository__in=["", repository])
     for digest, holder in rows.values_list("digest", "holder").distinct().order_by("digest", "holder"):
         found.setdefault(digest, []).append(holder)
     return found

@@ -180,7 +180,24 @@ def test_the_job_leases_what_is_missing_and_then_rests(store: FilesystemStore, a
     assert carry_out("nodes.leases").result == {"leased": 1, "released": 0}, "its parts"
     assert set(Lease.objects.values_list("holder", "root", "digest")) == before
     assert carry_out("nodes.leases").result == {"leased": 0, "released": 0}
-    assert holders([digest]) == {digest: [f"service/{service.pk}"]}
+    assert holders(NAME, [digest]) == {digest: [f"service/{service.pk}"]}
+
+
+def test_the_same_image_elsewhere_is_its_owners_to_delete(store: FilesystemStore, admin: fleet.Actor) -> None:
+    digest = push(store, "1")
+    other = "admin/copy"
+    for data in (b"config 1", b"layer 1"):
+        world.push_blob(store, other, data)
+    assert world.push_manifest(other, world.manifest_of(b"config 1", [b"layer 1"]), "1") == digest
+    actions.create_service(admin, shop("1"))
+    manifests.delete_manifest(SYSTEM, other, digest)
+    repositories.delete_repository(SYSTEM, Repository.objects.get(full_name=other))
+    with pytest.raises(ImageInUse):
+        delete(digest)
+    Lease.objects.all().delete()
+    actions.sync_leases()
+    with pytest.raises(ImageInUse):
+        delete(digest)
 
 
 def test_an_index_keeps_its_images(store: FilesystemStore, admin: fleet.Actor) -> None:
@@ -190,7 +207,7 @@ def test_an_index_keeps_its_images(store: FilesystemStore, admin: fleet.Actor) -
     for digest in (index, child):
         with pytest.raises(ImageInUse):
             delete(digest)
-    assert set(holders([index, child, str(world.digest_of(b"layer amd64"))])) == {
+    assert set(holders(NAME, [index, child, str(world.digest_of(b"layer amd64"))])) == {
         index,
         child,
         str(world.digest_of(b"layer amd64")),
@@ -201,13 +218,13 @@ def test_a_container_by_hand_holds_its_image_from_its_order_to_its_end(store: Fi
     digest = push(store, "1")
     node = fleet.node("n1")
     action = actions.create_container(admin, node, ContainerSpec(image=f"{NAME}:1"))
-    assert holders([digest]) == {digest: [f"action/{action.pk}"]}
+    assert holders(NAME, [digest]) == {digest: [f"action/{action.pk}"]}
     info = ContainerInfo("c1", "tool", action.args["spec"]["image"], "", "running", 1.0)
     foreign = dataclasses.replace(info, id="c2", image=f"registry.example/{NAME}@{digest}")
     actions.record_contents(node.pk, Contents(node.epoch, (info, foreign), ()))
     actions.sync_leases()
     container = f"container/{Container.objects.get(container_id='c1').pk}"
-    assert holders([digest]) == {digest: [f"action/{action.pk}", container]}
+    assert holders(NAME, [digest]) == {digest: [f"action/{action.pk}", container]}
     Lease.objects.filter(holder__startswith="action/").update(expires_at=timezone.now())
     actions.sync_leases()
     assert set(Lease.objects.values_list("holder", flat=True)) == {container}
