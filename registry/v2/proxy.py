@@ -32,7 +32,7 @@ LOOK_SECONDS = 2.0  # how long a process goes without looking which namespaces a
 
 _SCOPED = frozenset({"manifest", "blob", "tags", "referrers"})
 _upstream = ThreadPoolExecutor(THREADS, thread_name_prefix="registry-upstream")
-_upstreams: tuple[Upstream, ...] = ()
+_upstreams: tuple[Upstream, ...] | None = None
 _looked_at = float("-inf")
 
 
@@ -86,9 +86,11 @@ async def _may_be_proxied(name: str) -> bool:
 async def _looked() -> tuple[Upstream, ...]:
     global _upstreams, _looked_at  # one tuple a process
     if time.monotonic() - _looked_at > LOOK_SECONDS:
-        _looked_at = time.monotonic()
+        if _upstreams is not None:
+            _looked_at = time.monotonic()  # the others go on with what is known
         _upstreams = await rows(_enabled)
-    return _upstreams
+        _looked_at = time.monotonic()
+    return _upstreams or ()
 
 
 def _enabled() -> tuple[Upstream, ...]:
