@@ -43,9 +43,9 @@ def environment_of(home: Path) -> dict[str, str]:
     }
 
 
-def run(home: Path, *command: str, fails: bool = False) -> str:
-    """What the command prints; on `fails`, what it complains of."""
-    done = subprocess.run(command, env=environment_of(home), capture_output=True, text=True, check=False)
+def run(home: Path, *command: str, fails: bool = False, **more: str) -> str:
+    """What the command prints; on `fails`, what it complains of. `more` joins its environment."""
+    done = subprocess.run(command, env={**environment_of(home), **more}, capture_output=True, text=True, check=False)
     assert (done.returncode != 0) is fails, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
     return done.stderr if fails else done.stdout
 
