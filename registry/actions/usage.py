@@ -15,14 +15,17 @@ KEEP_SAMPLES = timedelta(days=90)
 
 
 def recount() -> Count:
-    """Replaces all rows of Usage by what is true now, and adds a sample."""
+    """Replaces all rows of Usage by what is true now, and adds a sample.
+
+    What was deleted and can be brought back is in its namespace's figures, but has no row of its own: nobody can name it.
+    """
     now = timezone.now()
     with transaction.atomic():
         found = usage.count()
         amounts: list[tuple[str, str, Amount]] = [
             (Usage.Scope.REGISTRY, "", found.registry),
             *((Usage.Scope.NAMESPACE, name, amount) for name, amount in found.namespaces.items()),
-            *((Usage.Scope.REPOSITORY, name, amount) for name, amount in found.repositories.items()),
+            *((Usage.Scope.REPOSITORY, name, amount) for name, amount in found.repositories.items() if amount.repositories),
         ]
         Usage.objects.all().delete()
         Usage.objects.bulk_create([_row(*item, at=now) for item in amounts], batch_size=1000)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections import defaultdict
 
 import pytest
+from django.conf import settings as django_settings
 from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controlplane.api.actor import SYSTEM
 from registry.actions import usage as actions
-from registry.actions.repositories import create_repository
+from registry.actions.repositories import create_repository, delete_repository
 from registry.models import Blob, Repository, RepositoryBlob, Usage, UsageSample
 from registry.queries import usage
+from registry.storage import open_store
+from tests.integration.registry import world
 from tests.integration.registry.crowd import Crowd
 
 pytestmark = pytest.mark.django_db
@@ -109,3 +112,15 @@ def test_rest_shows_each_what_they_may_see(crowd: Crowd) -> None:
         crowd.alice.call("get", f"registry/usage?scope={scope}", expect=403)
     crowd.nobody.call("get", "registry/usage", expect=401)
     crowd.admin.call("get", "registry/usage?scope=planet", expect=400)
+
+
+def test_what_is_deleted_takes_room_and_is_no_repository(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(django_settings, "REGISTRY_UNDO_WINDOW", 7 * 86400)
+    create_repository(SYSTEM, "admin/gone")
+    world.push_blob(open_store(), "admin/gone", b"bytes")
+    world.push_manifest("admin/gone", world.manifest_of(b"bytes", []), "1")
+    delete_repository(SYSTEM, Repository.objects.get(full_name="admin/gone"))
+    actions.recount()
+    assert not Usage.objects.filter(name__startswith="~").exists()
+    row = Usage.objects.get(scope=Usage.Scope.NAMESPACE, name="admin")
+    assert (row.repositories, row.stored) == (0, 5)
