@@ -36,6 +36,7 @@ from registry.storage.store import (
 )
 
 _REHASH_BYTES = 1 << 20
+ROOMY = 64 * journal.SIZE  # free bytes from which on a process takes two journals for itself
 
 
 class _File:
@@ -157,15 +158,23 @@ class FilesystemStore:
 
     def put_all(self, blobs: Sequence[SmallBlob]) -> None:
         with full_explained():
-            if not self._journal().append([(blob.digest, blob.data) for blob in blobs], lambda: self._publish_all(blobs)):
+            pair, items = self._journal(), [(blob.digest, blob.data) for blob in blobs]
+            if pair is None or not pair.append(items, lambda: self._publish_all(blobs)):
                 for blob in blobs:  # nobody waits for the sync of a whole file system
                     self.put(blob.digest, blob.data)
+                    if blob.session:
+                        self.discard(blob.session)
 
-    def _journal(self) -> journal.Pair:
+    def _journal(self) -> journal.Pair | None:
+        """None where the disk has better use for the space."""
         with self._pair_lock:  # made when it is needed: most processes never push
-            if self._pair is None:
+            if self._pair is None and self._is_roomy():
                 self._pair = journal.Pair(self.root, self._journals)
             return self._pair
+
+    def _is_roomy(self) -> bool:
+        disk = os.statvfs(self.root)
+        return disk.f_bavail * disk.f_frsize > ROOMY
 
     def _publish_all(self, blobs: Sequence[SmallBlob]) -> None:
         for blob in blobs:

@@ -46,6 +46,18 @@ def test_several_at_once(tmp_path: Path) -> None:
     assert list(store.uploads()) == []
 
 
+def test_where_space_is_short_no_journal_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, blob = FilesystemStore(str(tmp_path)), small(session="s1")
+    writer = store.writer("s1", 0, "sha256", None)
+    writer.write(blob.data)
+    writer.close()
+    monkeypatch.setattr("registry.storage.filesystem.ROOMY", 1 << 62)
+    store.put_all([blob])
+    assert content(store, blob) == blob.data
+    assert list((tmp_path / "journal").iterdir()) == []
+    assert list(store.uploads()) == []
+
+
 def test_the_file_of_the_session_becomes_the_blobs(tmp_path: Path) -> None:
     store = FilesystemStore(str(tmp_path))
     whole, part = small(session="whole"), small(session="part")

@@ -91,6 +91,7 @@ def tags(control: ControlPlane, name: str) -> int:
 
 def test_a_push_into_a_full_registry_says_so_and_succeeds_when_there_is_room(world: World, tmp_path: Path) -> None:
     control, _, blobs = world
+    control.call("POST", "repositories", json={"name": "admin/large"})
     layout = large(tmp_path / "large", 3 * BLOBS)
     refused = skopeo(control, layout, "admin/large:1")
     assert refused.returncode != 0
