@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 from django.core.paginator import Paginator
 from django.utils import timezone
@@ -42,7 +43,7 @@ class Robots(Page):
         return {
             "page": Paginator(rows, PER_PAGE).get_page(self.request.GET.get("page")),
             "q": text,
-            "filters": f"q={text}&" if text else "",
+            "filters": urlencode({"q": text}) + "&" if text else "",
             "fresh": self.request.session.pop("fresh_robot", None),
             "lifetimes": LIFETIMES,
             "actions": [(action, _DESCRIBED[action]) for action in ACTIONS],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.conformance.distribution.client import Registry, with_digest
+from tests.conformance.distribution.client import Answer, Registry, with_digest
 from tests.integration.registry.server import RegistryServer
 from tests.integration.registry.world import manifest_of
 
@@ -55,9 +55,9 @@ def body(seed: str, size: int) -> bytes:
     return (seed.encode() * size)[:size]
 
 
-def refusal(answer: object) -> str:
-    assert answer.status == 403, answer.body  # type: ignore[attr-defined]  # an Answer
-    (error,) = answer.json()["errors"]  # type: ignore[attr-defined]
+def refusal(answer: Answer) -> str:
+    assert answer.status == 403, answer.body
+    (error,) = answer.json()["errors"]
     assert error["code"] == "DENIED"
     return str(error["message"])
 
