@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 
-from registry.remote.client import RegistryClient
+from registry.remote.client import RegistryClient, referrers_tag
 from registry.remote.session import Remote
+from registry.remote.upload import push_blob
 from tests.conformance.distribution.anchor import BINARY
 from tests.conformance.distribution.cases.manifests import push
 from tests.conformance.distribution.client import Registry, digest_of
 from tests.conformance.distribution.content import image
 from tests.integration.controlplane.stores import wait_for
+from tests.integration.registry import world
 from tests.integration.registry.server import RegistryServer, registry_server
-from tests.integration.registry.test_remote_client import push_image
+from tests.integration.registry.test_remote_client import push_image, reader
 from tests.integration.registry.test_tokens import basic, bearer, get_token
 from tests.integration.registry.upstream import Upstream, upstream
 
@@ -212,6 +214,49 @@ def test_an_index_comes_without_the_children_nobody_asks_for(
     assert server.python(count) == "1\n"
     root.call("GET", f"/v2/multi/multi/manifests/{children[1]}", expect=200)
     assert server.python(count) == "2\n"
+
+
+def test_referrers_are_those_of_the_other_registry_and_come_when_they_are_asked_for(
+    server: RegistryServer, peer: Upstream, there: RegistryClient
+) -> None:
+    """docker-registry has no referrers API: its clients keep them in an index by the old tag schema."""
+    subject = push_image(there, "team/signed", "v1", [b"program"])
+    described = {"mediaType": KIND, "digest": subject, "size": 7}
+    attached = {}
+    for kind in ("application/vnd.example.sbom", "application/vnd.example.signature"):
+        push_blob(there, "team/signed", digest_of(kind.encode()), len(kind), reader(kind.encode()))
+        body = json.loads(world.manifest_of(b"{}", [kind.encode()])) | {"subject": described, "artifactType": kind}
+        raw = json.dumps(body).encode()
+        there.put_manifest("team/signed", digest_of(raw), raw, KIND)
+        notes = {"org.example.kind": kind}
+        entry = {"mediaType": KIND, "digest": digest_of(raw), "size": len(raw), "artifactType": kind, "annotations": notes}
+        attached[kind] = entry
+    index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [*attached.values()]}).encode()
+    there.put_manifest("team/signed", referrers_tag(subject), index, INDEX)
+    proxy(server, "signed", peer.url)
+    root, charlie = admin(server), Registry(server.url, "charlie", server.password)
+    eventually(root, "/v2/signed/signed/manifests/v1", 200)
+    path = f"/v2/signed/signed/referrers/{subject}"
+
+    def listed(query: str = "") -> list[dict[str, Any]]:
+        return root.call("GET", path + query, expect=200).json()["manifests"]
+
+    everything = sorted(attached.values(), key=lambda entry: entry["digest"])
+    sbom, signature = attached.values()
+    assert listed() == everything
+    assert listed(f"?artifactType={sbom['artifactType']}") == [sbom]
+    first = root.call("GET", f"{path}?n=1", expect=200)
+    assert first.json()["manifests"] == everything[:1]
+    following = first.headers["link"].partition("<")[2].partition(">")[0]
+    assert root.call("GET", following, expect=200).json()["manifests"] == everything[1:]
+    charlie.call("GET", path, expect=401)
+
+    root.call("GET", f"/v2/signed/signed/manifests/{signature['digest']}", expect=200)
+    for blob in (b"{}", signature["artifactType"].encode()):
+        assert root.call("GET", f"/v2/signed/signed/blobs/{digest_of(blob)}", expect=200).body == blob
+    peer.kill()
+    wait_for(lambda: [entry["digest"] for entry in listed()] == [signature["digest"]], "what was asked for is kept", 20)
+    assert listed()[0]["artifactType"] == signature["artifactType"]
 
 
 def _rest(server: RegistryServer, who: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from tests.conformance.distribution.client import Registry, digest_of
 from tests.integration.controlplane.stores import wait_for
 from tests.integration.registry.scripted import Asked, Says, Scripted, scripted
 from tests.integration.registry.server import RegistryServer, registry_server
-from tests.integration.registry.test_proxy import KIND, admin, eventually, proxy
+from tests.integration.registry.test_proxy import INDEX, KIND, admin, eventually, proxy
 from tests.integration.registry.test_tokens import basic, bearer, get_token
 from tests.integration.registry.world_bytes import manifest_of
 
@@ -197,3 +198,13 @@ def test_what_neither_has_is_unknown_and_strangers_cause_no_request(
     charlie.call("GET", f"/v2/streamed/unknown{image.path}", expect=401)
     charlie.call("HEAD", f"/v2/streamed/unknown{image.path}", expect=401)
     assert len(proxied.asked) == before
+
+
+def test_what_is_no_referrer_is_not_shown(server: RegistryServer, proxied: Scripted) -> None:
+    good = {"mediaType": KIND, "digest": digest_of(b"good"), "size": 4}
+    odd = [{**good, "digest": "none"}, {**good, "digest": digest_of(b"x"), "size": "4"}, {**good, "mediaType": None}, 7]
+    more = {"artifactType": ["list"], "annotations": {"key": 1}, "urls": ["http://store.example.org"]}
+    body = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [*odd, {**good, **more}]}).encode()
+    path = f"/v2/streamed/odd/referrers/{digest_of(b'subject')}"
+    proxied.answer = lambda asked: Says(200, {"Content-Type": INDEX}, body) if "/v2/odd/referrers/" in asked.path else Says(404)
+    assert admin(server).call("GET", path, expect=200).json()["manifests"] == [good]
