@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from django.db import connection
+from django.utils import timezone
 
 from agent.protocol.errors import Throttled, WharfError
 from agent.protocol.oci import Digest
@@ -75,11 +76,11 @@ class ArrivingBlob:
 
 @dataclass(slots=True)
 class ArrivingImage:
-    """`asked_at`: when the other registry last said that the tag is this (time.monotonic())."""
+    """`tags`: those that it will have here, and when the other registry was last asked for them."""
 
     found: RemoteManifest
     sizes: dict[str, int]  # of its blobs
-    asked_at: float = field(default_factory=time.monotonic)
+    tags: dict[str, datetime] = field(default_factory=dict)
 
 
 _images: dict[Key, ArrivingImage] = {}
@@ -95,42 +96,69 @@ def image(full_name: str, target: str) -> ArrivingImage | None:
         return _images.get((full_name, target))
 
 
-def expect_image(full_name: str, target: str, coming: ArrivingImage, complete: Callable[[], None]) -> None:
-    """Show the image under `target` and its digest until `complete`, which brings what is missing and keeps it, has ended.
+def tags_of(coming: ArrivingImage) -> dict[str, datetime]:
+    with _lock:
+        return dict(coming.tags)
 
-    An image that comes already is only shown under `target` too. Raises Throttled.
+
+def expect_image(full_name: str, coming: ArrivingImage, complete: Callable[[ArrivingImage], None]) -> None:
+    """Show the image under its digest and tags until `complete` has ended, which brings and keeps what is missing.
+
+    An image that comes already gets the tags too. Raises Throttled.
     """
     digest = str(coming.found.digest)
     with _lock:
-        known = _images.get((full_name, target))
-        if known is not None and known.found.digest == coming.found.digest:
-            known.asked_at = coming.asked_at
-            return
-        _images[full_name, target] = _images[full_name, digest] = coming
+        known = _images.get((full_name, digest))
+        shown = _images.setdefault((full_name, digest), coming)
+        for tag, asked_at in list(coming.tags.items()):
+            _take_tag(full_name, tag)
+            _images[full_name, tag] = shown
+            shown.tags[tag] = asked_at
+    if known is not None:
+        return
 
     def run() -> None:
         try:
-            complete()
+            complete(coming)
         except WharfError as error:
             log.warning("%s of %s did not come whole: %s", digest, full_name, error)
         except Exception:
             log.exception("defect while %s of %s came", digest, full_name)
         finally:
-            forget_image(full_name, target, coming)
+            _forget_image(full_name, coming)
 
     try:
         _image_crew.do(run)
     except Throttled:
-        forget_image(full_name, target, coming)
+        _forget_image(full_name, coming)
         raise
 
 
-def forget_image(full_name: str, target: str, coming: ArrivingImage) -> None:
-    """It is here, or does not come; what is shown there since stays."""
+def note_asked(full_name: str, tag: str) -> None:
+    """The other registry just said again that the tag is the image that comes."""
     with _lock:
-        for key in ((full_name, target), (full_name, str(coming.found.digest))):
-            if _images.get(key) is coming:
-                del _images[key]
+        coming = _images.get((full_name, tag))
+        if coming is not None and tag in coming.tags:
+            coming.tags[tag] = timezone.now()
+
+
+def take_tag(full_name: str, tag: str) -> None:
+    """The image that comes with this tag, if one does, will not have it."""
+    with _lock:
+        _take_tag(full_name, tag)
+
+
+def _take_tag(full_name: str, tag: str) -> None:
+    if (coming := _images.pop((full_name, tag), None)) is not None:
+        coming.tags.pop(tag, None)
+
+
+def _forget_image(full_name: str, coming: ArrivingImage) -> None:
+    """It is here, or does not come."""
+    with _lock:
+        for target in (*coming.tags, str(coming.found.digest)):
+            if _images.get((full_name, target)) is coming:
+                del _images[full_name, target]
 
 
 def blob(full_name: str, digest: Digest) -> ArrivingBlob | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -48,11 +48,11 @@ def bring(proxy: Proxy, full_name: str, target: str) -> RemoteManifest | None:
     Raises RemoteAway, RemoteBusy, RemoteRefused, RemoteBroken when it is not here and cannot be had.
     """
     coming = arriving.image(full_name, target)
-    if coming is not None and (":" in target or coming.asked_at + proxy.fresh > time.monotonic()):
+    if coming is not None and (":" in target or _within(proxy, coming.tags.get(target))):
         return coming.found
     here = content.manifest(full_name, target)
     if coming is None and here is not None and (":" in target or _is_fresh(proxy, full_name, target)):
-        _note(full_name, target, checked=False)
+        _note(full_name, target)
         return None
     shown = coming.found if coming else None
     known = str(shown.digest) if shown else here.digest if here else ""
@@ -60,7 +60,7 @@ def bring(proxy: Proxy, full_name: str, target: str) -> RemoteManifest | None:
         return shown
     try:
         if known:
-            return _renew(proxy, full_name, target, known, coming)
+            return _renew(proxy, full_name, target, known, shown)
         return _fetch(proxy, full_name, target)
     except (RemoteAway, RemoteBusy, RemoteRefused) as error:
         _note_away(proxy, error)
@@ -75,6 +75,10 @@ def _note_away(proxy: Proxy, error: WharfError) -> None:
             _away[proxy.pk] = time.monotonic() + AWAY_SECONDS
 
 
+def _within(proxy: Proxy, asked_at: datetime | None) -> bool:
+    return asked_at is not None and asked_at + timedelta(seconds=proxy.fresh) > timezone.now()
+
+
 def _is_fresh(proxy: Proxy, full_name: str, tag: str) -> bool:
     since = timezone.now() - timedelta(seconds=proxy.fresh)
     return Proxied.objects.filter(repository__full_name=full_name, name=tag, checked_at__gt=since).exists()
@@ -85,47 +89,47 @@ def _is_away(proxy: Proxy) -> bool:
         return _away.get(proxy.pk, 0.0) > time.monotonic()
 
 
-def _renew(proxy: Proxy, full_name: str, tag: str, known: str, coming: ArrivingImage | None) -> RemoteManifest | None:
-    """Has the tag moved? Within HEAD_SECONDS, else what is here is served."""
+def _renew(proxy: Proxy, full_name: str, tag: str, known: str, shown: RemoteManifest | None) -> RemoteManifest | None:
+    """Has the tag moved? Within HEAD_SECONDS, else what is here or comes is served."""
+    asked_at = timezone.now()
     with RegistryClient(remote_of(proxy), attempts=1, deadline=HEAD_SECONDS) as client:
         found = client.head_manifest(proxy.remote_name(full_name), tag)
     if found is None:
-        if coming is not None:
-            arriving.forget_image(full_name, tag, coming)
+        arriving.take_tag(full_name, tag)
         with suppress(*STAYS):
             manifests.delete_tag(actor_of(proxy), full_name, tag)
         return None
     if found.digest != known:
         return _fetch(proxy, full_name, tag)
-    if coming is not None:
-        coming.asked_at = time.monotonic()
-        return coming.found
-    _note(full_name, tag, checked=True)
-    return None
+    if shown is None:
+        _note(full_name, tag, asked_at)
+    else:
+        arriving.note_asked(full_name, tag)
+    return shown
 
 
 def _fetch(proxy: Proxy, full_name: str, target: str) -> RemoteManifest | None:
     """The manifest, when blobs of it are missing here; else it is kept at once, if there is one."""
+    asked_at = timezone.now()
     with RegistryClient(remote_of(proxy), attempts=2, wait=_briefly) as client:
         found = client.get_manifest(proxy.remote_name(full_name), target)
     if found is None:
         return None  # the handler says that there is none
     document = parse_manifest(found.raw, found.media_type)
     repository = _repository(proxy, full_name)
+    tags = {} if ":" in target else {target: asked_at}
     sizes = {str(item.digest): item.size for item in needs(document)}
     if all(content.blob(full_name, digest) is not None for digest in sizes):
-        _keep(proxy, repository, document, found, target)
+        arriving.take_tag(full_name, target)
+        _keep(proxy, repository, document, found, tags)
         return None
-    coming = ArrivingImage(found, sizes)
 
-    def complete() -> None:
+    def complete(coming: ArrivingImage) -> None:
         for item in needs(document):
             _expect(proxy, repository, item.digest, item.size).done.result()
-        shown = arriving.image(full_name, target)
-        moved = shown is not None and shown is not coming  # the tag, meanwhile
-        _keep(proxy, repository, document, found, str(found.digest) if moved else target)
+        _keep(proxy, repository, document, found, arriving.tags_of(coming))
 
-    arriving.expect_image(full_name, target, coming, complete)
+    arriving.expect_image(full_name, ArrivingImage(found, sizes, tags), complete)
     return found
 
 
@@ -206,10 +210,13 @@ def _briefly(seconds: float) -> None:
     time.sleep(min(seconds, 0.5))
 
 
-def _keep(proxy: Proxy, repository: Repository, document: Document, found: RemoteManifest, target: str) -> None:
-    tags = [] if ":" in target else [target]
-    manifests.put_manifest(actor_of(proxy), repository.full_name, document, found.digest, tags, platforms_of(document))
-    _note(repository.full_name, target, checked=True)
+def _keep(proxy: Proxy, repository: Repository, document: Document, found: RemoteManifest, asked: dict[str, datetime]) -> None:
+    """With those of the tags that the other registry has not been asked for again since, be it by another process."""
+    rows = Proxied.objects.filter(repository=repository)
+    tags = {tag: at for tag, at in asked.items() if not rows.filter(name=tag, checked_at__gt=at).exists()}
+    manifests.put_manifest(actor_of(proxy), repository.full_name, document, found.digest, list(tags), platforms_of(document))
+    for name, at in (tags or {str(found.digest): timezone.now()}).items():
+        _note(repository.full_name, name, at)
 
 
 def _repository(proxy: Proxy, full_name: str) -> Repository:
@@ -229,14 +236,15 @@ def actor_of(proxy: Proxy) -> Actor:
     return Actor("system", f"proxy/{proxy.pk}", f"proxy of {proxy.host}", is_admin=True)
 
 
-def _note(full_name: str, name: str, *, checked: bool) -> None:
-    """When it was asked about, and pulled: what is served from here all day is one write an hour."""
+def _note(full_name: str, name: str, checked_at: datetime | None = None) -> None:
+    """When it was asked about there, and pulled here: what is served from here all day is one write an hour."""
     now = timezone.now()
     rows = Proxied.objects.filter(repository__full_name=full_name, name=name)
-    if not checked and rows.filter(pulled_at__gt=now - timedelta(seconds=NOTE_SECONDS)).exists():
+    if checked_at is None and rows.filter(pulled_at__gt=now - timedelta(seconds=NOTE_SECONDS)).exists():
         return
-    if rows.update(pulled_at=now, **({"checked_at": now} if checked else {})):
+    if rows.update(pulled_at=now, **({"checked_at": checked_at} if checked_at else {})):
         return
     repository = Repository.objects.filter(full_name=full_name).first()
     if repository is not None:
-        Proxied.objects.update_or_create(repository=repository, name=name, defaults={"checked_at": now, "pulled_at": now})
+        times = {"checked_at": checked_at or now, "pulled_at": now}
+        Proxied.objects.update_or_create(repository=repository, name=name, defaults=times)

@@ -106,6 +106,16 @@ class Reading:
         return self.answer.read()
 
 
+def test_what_is_no_referrer_is_not_shown(server: RegistryServer, proxied: Scripted) -> None:
+    good = {"mediaType": KIND, "digest": digest_of(b"good"), "size": 4}
+    odd = [{**good, "digest": "none"}, {**good, "digest": digest_of(b"x"), "size": "4"}, {**good, "mediaType": None}, 7]
+    more = {"artifactType": ["list"], "annotations": {"key": 1}, "urls": ["http://store.example.org"]}
+    body = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [*odd, {**good, **more}]}).encode()
+    path = f"/v2/streamed/odd/referrers/{digest_of(b'subject')}"
+    proxied.answer = lambda asked: Says(200, {"Content-Type": INDEX}, body) if "/v2/odd/referrers/" in asked.path else Says(404)
+    assert admin(server).call("GET", path, expect=200).json()["manifests"] == [good]
+
+
 def test_an_image_is_answered_and_its_layer_sent_before_the_whole_has_come(
     server: RegistryServer, proxied: Scripted, image: Image
 ) -> None:
@@ -127,6 +137,26 @@ def test_an_image_is_answered_and_its_layer_sent_before_the_whole_has_come(
     image.away = True
     assert root.call("GET", f"/v2/{name}/manifests/v1", expect=200).body == image.raw
     assert root.call("GET", f"/v2/{name}{image.path}", expect=200).body == image.layer
+
+
+def test_a_tag_that_moves_while_its_image_comes_stays_moved(server: RegistryServer, proxied: Scripted, image: Image) -> None:
+    root, name, later = admin(server), "streamed/moving", Image()
+    later.go_on.set()
+    assert root.call("GET", f"/v2/{name}/manifests/v1", expect=200).body == image.raw
+    with Reading(server, name, image.path) as reading:
+        reading.answer.read(MiB)
+        proxied.answer = later
+        assert root.call("GET", f"/v2/{name}/manifests/v1", expect=200).body == later.raw
+        wait_for(lambda: root.call("GET", f"/v2/{name}/tags/list").json()["tags"] == ["v1"], "the second is kept", 20)
+        image.go_on.set()
+        assert len(reading.rest()) == len(image.layer) - MiB
+    later.away = True  # what is here now is all there is
+
+    def kept() -> bool:
+        return root.call("GET", f"/v2/{name}/manifests/{digest_of(image.raw)}").status == 200
+
+    wait_for(kept, "the first is kept too", 20)
+    assert root.call("GET", f"/v2/{name}/manifests/v1", expect=200).body == later.raw
 
 
 def test_many_readers_in_several_processes_fetch_a_blob_once(server: RegistryServer, proxied: Scripted, image: Image) -> None:
@@ -198,13 +228,3 @@ def test_what_neither_has_is_unknown_and_strangers_cause_no_request(
     charlie.call("GET", f"/v2/streamed/unknown{image.path}", expect=401)
     charlie.call("HEAD", f"/v2/streamed/unknown{image.path}", expect=401)
     assert len(proxied.asked) == before
-
-
-def test_what_is_no_referrer_is_not_shown(server: RegistryServer, proxied: Scripted) -> None:
-    good = {"mediaType": KIND, "digest": digest_of(b"good"), "size": 4}
-    odd = [{**good, "digest": "none"}, {**good, "digest": digest_of(b"x"), "size": "4"}, {**good, "mediaType": None}, 7]
-    more = {"artifactType": ["list"], "annotations": {"key": 1}, "urls": ["http://store.example.org"]}
-    body = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [*odd, {**good, **more}]}).encode()
-    path = f"/v2/streamed/odd/referrers/{digest_of(b'subject')}"
-    proxied.answer = lambda asked: Says(200, {"Content-Type": INDEX}, body) if "/v2/odd/referrers/" in asked.path else Says(404)
-    assert admin(server).call("GET", path, expect=200).json()["manifests"] == [good]
