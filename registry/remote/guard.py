@@ -36,6 +36,8 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
 _UNICAST = ipaddress.IPv6Network("2000::/3")  # all that was ever given out; site-local addresses count as global to Python
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
+# Protocol assignments (RFC 6890). Newer Pythons count 192.0.0.9 and .10 as global: anycast to this network's own gateways.
+_ASSIGNED = ipaddress.IPv4Network("192.0.0.0/24")
 # What hands out credentials to whoever asks. The last one of IPv4 is a public address.
 METADATA: tuple[Network, ...] = tuple(
     ipaddress.ip_network(text)
@@ -151,7 +153,7 @@ def why_not(address: Address) -> str:
         (address.is_unspecified, "it is this host itself"),
         (address.is_multicast, "it is a multicast address"),
         (address.is_reserved, "it is reserved"),
-        (not address.is_global, "it is private"),
+        (not address.is_global or address in _ASSIGNED, "it is private"),
         (address.version == 6 and address not in _UNICAST, "it is outside of what the Internet uses"),
     ):
         if is_it:

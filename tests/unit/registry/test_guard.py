@@ -89,6 +89,12 @@ def test_a_name_with_one_forbidden_address_is_refused_whatever_else_it_has(addre
             go("https://registry.example.org/", lambda host, port, order=order: order)  # type: ignore[misc]  # a default
 
 
+@pytest.mark.parametrize("address", ["192.0.0.9", "192.0.0.10", "[64:ff9b::192.0.0.9]"])
+def test_the_networks_own_gateways_are_refused_whatever_python_calls_them(address: str) -> None:
+    with pytest.raises(EgressRefused):
+        go(f"https://{address}/", never)
+
+
 @given(st.ip_addresses(v=4).filter(lambda address: address.is_global and not address.is_multicast))
 def test_unusual_spellings_of_public_addresses_are_refused_too(address: ipaddress.IPv4Address) -> None:
     usual, *others = spellings(address)
