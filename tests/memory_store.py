@@ -26,6 +26,18 @@ class _Blob:
         pass
 
 
+class _Unfinished(_Blob):
+    """Keeps what it saw last, as an open file would."""
+
+    def __init__(self, sessions: dict[str, tuple[bytes, float]], session: str) -> None:
+        super().__init__(sessions[session][0])
+        self._sessions, self._session = sessions, session
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        self._data = self._sessions.get(self._session, (self._data, 0.0))[0]
+        return super().read_at(offset, count)
+
+
 class _Writer:
     def __init__(self, store: MemoryStore, session: str, offset: int) -> None:
         self._store, self._session = store, session
@@ -73,6 +85,9 @@ class MemoryStore:
 
     def holds(self, session: str) -> bool:
         return session in self.sessions
+
+    def unfinished(self, session: str) -> BlobFile | None:
+        return _Unfinished(self.sessions, session) if session in self.sessions else None
 
     def open(self, digest: Digest) -> BlobFile | None:
         found = self.visible.get(digest)

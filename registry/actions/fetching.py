@@ -67,6 +67,10 @@ def fetch(
         if held is not None:
             break
         wait(POLL)
+    if content.blob(repository.full_name, str(digest)) is not None:  # its writer ended between our look and our claim
+        uploads.forget(held.session)
+        open_store().discard(held.session)
+        return False
     _Fetch(held, digest, size, pusher, told).run(source)
     return True
 

@@ -229,9 +229,15 @@ class FilesystemStore:
     def holds(self, session: str) -> bool:
         return os.path.exists(self._upload(session))
 
+    def unfinished(self, session: str) -> BlobFile | None:
+        return self._opened(self._upload(session))
+
     def open(self, digest: Digest) -> BlobFile | None:
+        return self._opened(self._blob(digest))
+
+    def _opened(self, path: str) -> BlobFile | None:
         try:
-            fd = os.open(self._blob(digest), os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
         return _File(fd, os.fstat(fd).st_size)

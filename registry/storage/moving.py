@@ -39,6 +39,9 @@ class MovingStore:
     def holds(self, session: str) -> bool:
         return self.first.holds(session) or self.second.holds(session)
 
+    def unfinished(self, session: str) -> BlobFile | None:
+        return self._of(session).unfinished(session)
+
     def open(self, digest: Digest) -> BlobFile | None:
         # Never the other way round: the mover copies from the second to the first, and nothing goes back.
         return self.first.open(digest) or self.second.open(digest)

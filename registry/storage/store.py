@@ -158,6 +158,13 @@ class BlobStore(Protocol):
     def holds(self, session: str) -> bool:
         """Is there anything of this upload?"""
 
+    def unfinished(self, session: str) -> BlobFile | None:
+        """What is there of an upload, for one who reads along: `read_at` also gives what comes later, b"" where nothing is yet.
+
+        It goes on reading after a commit. None where there is no such upload, or where the store shows no unfinished ones. Nobody
+        has checked these bytes.
+        """
+
     def open(self, digest: Digest) -> BlobFile | None: ...
 
     def location(self, digest: Digest) -> str | None:

@@ -13,15 +13,15 @@ from django.db import DatabaseError
 from agent.protocol.errors import Internal, NotFound, Unavailable, WharfError
 from registry import token as token_core
 from registry.actions import pulled, pulls
-from registry.errors import Unsupported
+from registry.errors import BlobUnknown, Unsupported
 from registry.v2 import again, blobs, catalog, manifests, ping, proxy, referrers, tags, token, uploads
 from registry.v2.errors import error_response
 from registry.v2.request import ClientGone, Request
-from registry.v2.response import BlobResponse, Response, send_response
+from registry.v2.response import AnyResponse, BlobResponse, Response, send_response
 from registry.v2.routes import Route, match
 from registry.v2.threads import writes
 
-Handler: TypeAlias = Callable[..., Awaitable[Response | BlobResponse]]
+Handler: TypeAlias = Callable[..., Awaitable[Response | BlobResponse]]  # of what is here
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ async def application(scope: Scope, receive: ASGIReceiveCallable, send: ASGISend
     _flush_pulls()
 
 
-async def _answer(request: Request) -> Response | BlobResponse:
+async def _answer(request: Request) -> AnyResponse:
     try:
         return await _dispatch(request)
     except ClientGone:
@@ -77,7 +77,7 @@ def _refusal(request: Request, error: WharfError) -> Response:
     return error_response(error, f"{request.base_url}/v2/token", token_core.SERVICE)
 
 
-async def _dispatch(request: Request) -> Response | BlobResponse:
+async def _dispatch(request: Request) -> AnyResponse:
     route = _route(request.scope)
     if route is None:
         raise NotFound(f"there is nothing at {request.path[:200]}")
@@ -85,9 +85,17 @@ async def _dispatch(request: Request) -> Response | BlobResponse:
     handler = methods.get(request.method)
     if handler is None:
         raise Unsupported(f"{request.method} is not possible here", allow=", ".join(sorted(methods)))
-    route = await proxy.prepare(request, route)
+    route = await proxy.scoped(request, route)
+    coming: AnyResponse | None = await proxy.manifest(request, route)
+    if coming is not None:
+        return coming
     arguments = (route.name, route.target) if route.target else (route.name,) if route.name else ()
-    return await handler(request, *arguments)
+    try:
+        return await handler(request, *arguments)
+    except BlobUnknown:
+        if (coming := await proxy.blob(request, route)) is None:
+            raise
+        return coming
 
 
 def _route(scope: HTTPScope) -> Route | None:

@@ -18,7 +18,7 @@ from registry.v2.threads import files, rows, writes
 CONTENT_TYPE = "application/octet-stream"
 
 
-def _headers(digest: Digest) -> dict[str, str]:
+def headers_of(digest: Digest) -> dict[str, str]:
     # A digest names its bytes for ever; private, for rights may end.
     return {
         "docker-content-digest": str(digest),
@@ -32,7 +32,7 @@ def _headers(digest: Digest) -> dict[str, str]:
 async def head(request: Request, name: str, target: str) -> Response:
     digest = Digest.parse(target)
     row, request.memo = await rows(_find, Credentials.of(request), name, digest)
-    return Response(200, _headers(digest), length=row.size)
+    return Response(200, headers_of(digest), length=row.size)
 
 
 async def get(request: Request, name: str, target: str) -> Response | BlobResponse:
@@ -47,7 +47,7 @@ async def get(request: Request, name: str, target: str) -> Response | BlobRespon
     blob = await files(store.open, digest)
     if blob is None:
         raise BlobUnknown(f"the bytes of {digest} are missing from the store; push the image again", digest=str(digest))
-    headers = _headers(digest)
+    headers = headers_of(digest)
     if part is None and blob.size <= INLINE_BYTES:
         return Response(200, headers, await files(_read, blob))
     if part is None:

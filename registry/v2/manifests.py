@@ -38,13 +38,13 @@ def _target(text: str) -> str:
     return str(Digest.parse(text)) if ":" in text else check_tag(text)
 
 
-def _headers(row: ManifestRow) -> dict[str, str]:
-    return {"docker-content-digest": row.digest, "content-type": row.media_type, "etag": f'"{row.digest}"'}
+def headers_of(digest: str, media_type: str) -> dict[str, str]:
+    return {"docker-content-digest": digest, "content-type": media_type, "etag": f'"{digest}"'}
 
 
 async def head(request: Request, name: str, target: str) -> Response:
     row, request.memo, _ = await rows(_find, Credentials.of(request), name, _target(target), counts=False)
-    return Response(200, _headers(row), length=len(row.content))
+    return Response(200, headers_of(row.digest, row.media_type), length=len(row.content))
 
 
 async def get(request: Request, name: str, target: str) -> Response:
@@ -53,7 +53,7 @@ async def get(request: Request, name: str, target: str) -> Response:
     row, request.memo, who = await rows(_find, Credentials.of(request), name, target, counts=True)
     pulls.count(name, target, who)
     pulled.note(name, target, row.digest)
-    return Response(200, _headers(row), row.content)
+    return Response(200, headers_of(row.digest, row.media_type), row.content)
 
 
 def _find(credentials: Credentials, name: str, target: str, counts: bool) -> tuple[ManifestRow, Memo | None, str]:

@@ -7,11 +7,14 @@ from typing import Any
 
 from agent.protocol.oci import MEDIA_OCI_INDEX, Digest
 from registry.queries import content
+from registry.v2 import proxy
 from registry.v2.auth import Credentials, admit
 from registry.v2.paging import next_page, page_of
 from registry.v2.request import Request
 from registry.v2.response import Response
 from registry.v2.threads import rows
+
+Json = dict[str, Any]
 
 DEFAULT_PAGE = 500
 MAX_PAGE = 1000
@@ -23,6 +26,8 @@ async def get(request: Request, name: str, target: str) -> Response:
     limit, after = page_of(request, DEFAULT_PAGE, MAX_PAGE)
     artifact_type = request.parameter("artifactType") or ""
     found = await rows(_found, Credentials.of(request), name, str(digest), artifact_type, after, limit + 1)
+    if elsewhere := await proxy.referrers(request, name, digest):
+        found = _merged(found, elsewhere, artifact_type, after)
     page, more = _fit(found, limit)
     headers = {"content-type": MEDIA_OCI_INDEX}
     if artifact_type:
@@ -34,14 +39,22 @@ async def get(request: Request, name: str, target: str) -> Response:
     return Response(200, headers, json.dumps(index).encode())
 
 
-def _found(credentials: Credentials, name: str, digest: str, artifact_type: str, after: str, limit: int) -> list[dict[str, Any]]:
+def _found(credentials: Credentials, name: str, digest: str, artifact_type: str, after: str, limit: int) -> list[Json]:
     admit(credentials, name, "pull")
     return content.referrers(name, digest, artifact_type, after, limit)
 
 
-def _fit(found: list[dict[str, Any]], limit: int) -> tuple[list[dict[str, Any]], bool]:
+def _merged(here: list[Json], elsewhere: list[Json], artifact_type: str, after: str) -> list[Json]:
+    """In the order of their digests. Ours may be cut off after one more than the page: what lies beyond it is on a later one."""
+    wanted = {
+        item["digest"]: item for item in elsewhere if item["digest"] > after and artifact_type in ("", item.get("artifactType"))
+    }
+    return [item for _, item in sorted((wanted | {item["digest"]: item for item in here}).items())]
+
+
+def _fit(found: list[Json], limit: int) -> tuple[list[Json], bool]:
     """As many as the page and MAX_BYTES take, and whether there are more."""
-    page: list[dict[str, Any]] = []
+    page: list[Json] = []
     room = MAX_BYTES - 200
     for descriptor in found[:limit]:
         room -= len(json.dumps(descriptor)) + 2

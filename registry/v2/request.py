@@ -146,6 +146,11 @@ class Request:
             pieces.append(chunk)
         return b"".join(pieces)
 
+    async def gone(self) -> None:
+        """Until the client goes away, or has its whole answer. For requests whose body nobody reads."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
     async def _next(self) -> Any:
         try:
             async with asyncio.timeout(STALL_SECONDS):

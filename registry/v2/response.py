@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlencode
 
 from asgiref.typing import ASGISendCallable, HTTPScope
 
+from agent.protocol.errors import WharfError
 from registry.storage.store import BlobFile
+from registry.v2.request import ClientGone
 from registry.v2.threads import files
 
 READ_BYTES = 1 << 20
@@ -19,6 +22,8 @@ INLINE_BYTES = 64 << 10  # smaller blobs go out in one message
 WARNING_BYTES = 4096  # of all Warning headers together (distribution-spec, "Warnings")
 
 Headers = Mapping[str, str]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -44,6 +49,19 @@ class BlobResponse:
     count: int
 
 
+@dataclass(slots=True)
+class PiecesResponse:
+    """`count` bytes that come piece by piece. A WharfError among them breaks the connection: no part is taken for the whole."""
+
+    status: int
+    headers: dict[str, str]
+    pieces: AsyncGenerator[bytes, None]
+    count: int
+
+
+AnyResponse: TypeAlias = Response | BlobResponse | PiecesResponse
+
+
 def json_response(status: int, data: Any, headers: Mapping[str, str] | None = None) -> Response:
     return Response(status, {"content-type": "application/json", **(headers or {})}, json.dumps(data).encode())
 
@@ -66,7 +84,10 @@ def _raw_headers(response: Response) -> list[tuple[bytes, bytes]]:
     return raw
 
 
-async def send_response(scope: HTTPScope, send: ASGISendCallable, response: Response | BlobResponse) -> None:
+async def send_response(scope: HTTPScope, send: ASGISendCallable, response: AnyResponse) -> None:
+    if isinstance(response, PiecesResponse):
+        await _send_pieces(send, response)
+        return
     if isinstance(response, BlobResponse):
         await _send_blob(scope, send, response)
         return
@@ -89,6 +110,22 @@ def _warnings(texts: Iterable[str]) -> Iterable[tuple[bytes, bytes]]:
         if room < 0:
             return
         yield b"warning", value
+
+
+async def _send_pieces(send: ASGISendCallable, response: PiecesResponse) -> None:
+    raw = _encode({"content-length": str(response.count), "docker-distribution-api-version": "registry/2.0", **response.headers})
+    try:
+        await send({"type": "http.response.start", "status": response.status, "headers": raw, "trailers": False})
+        async for piece in response.pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+    except ClientGone:
+        return
+    except WharfError as error:
+        log.warning("an answer broke off: %s", error)  # the server ends the connection of an answer that is not complete
+    else:
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    finally:
+        await response.pieces.aclose()
 
 
 async def _send_blob(scope: HTTPScope, send: ASGISendCallable, response: BlobResponse) -> None:

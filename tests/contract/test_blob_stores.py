@@ -280,3 +280,24 @@ def test_listing(store: BlobStore) -> None:
 def test_sessions_are_not_paths(store: BlobStore, session: str) -> None:
     with pytest.raises(ValueError, match="session"):
         store.discard(session)
+
+
+def test_one_reads_along_while_another_writes(store: BlobStore) -> None:
+    assert store.unfinished("s1") is None
+    writer = store.writer("s1", 0, "sha256", None)
+    writer.write(b"first" * 100)
+    part = store.unfinished("s1")
+    if part is None:
+        assert store.name.startswith("s3"), "only where unfinished objects cannot be read"
+        writer.close()
+        return
+    try:
+        assert part.read_at(0, 10_000) == b"first" * 100
+        assert part.read_at(500, 10_000) == b""
+        writer.write(b"second" * 100)
+        assert part.read_at(500, 10_000) == b"second" * 100
+        store.commit("s1", writer, digest(b"first" * 100 + b"second" * 100))
+        assert part.read_at(490, 20) == b"firstfirst" + b"secondseco"
+        assert store.unfinished("s1") is None
+    finally:
+        part.close()

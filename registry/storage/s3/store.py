@@ -70,6 +70,9 @@ class S3Store:
         prefix = folder(check_session(session))
         return any(True for _ in chain(self._bucket.objects(prefix), self._bucket.begun(prefix)))
 
+    def unfinished(self, session: str) -> BlobFile | None:
+        return None  # the parts of a multipart upload cannot be read
+
     def open(self, digest: Digest) -> BlobFile | None:
         size = self._bucket.size(_blob(digest))
         return None if size is None else S3File(self._bucket, (_blob(digest), _trashed(digest)), size)

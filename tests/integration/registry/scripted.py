@@ -21,12 +21,16 @@ class Asked:
 
 @dataclass
 class Says:
-    """`cut`: bytes of the body after which the connection breaks, although Content-Length promises all of it."""
+    """`cut`: bytes of the body after which the connection breaks, although Content-Length promises all of it.
+
+    `hold`: bytes of the body after which it waits for the event.
+    """
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     cut: int | None = None
+    hold: tuple[int, threading.Event] | None = None
 
 
 @dataclass
@@ -59,7 +63,12 @@ def scripted(answer: Callable[[Asked], Says], authority: Authority | None = None
                 self.send_header("Content-Length", str(len(says.body)))
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(says.body if says.cut is None else says.body[: says.cut])
+                sent = 0
+                if says.hold is not None:
+                    sent, event = says.hold
+                    self.wfile.write(says.body[:sent])
+                    assert event.wait(30)
+                self.wfile.write(says.body[sent : says.cut])
             if says.cut is not None:
                 self.close_connection = True
 

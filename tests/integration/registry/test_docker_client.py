@@ -1,7 +1,7 @@
 """The docker command, over plain HTTP on loopback and over TLS.
 
-It has an engine do its pulls and pushes. Ours is podman's service, which speaks Docker's API and, unlike dockerd, keeps to
-a directory; `docker manifest` needs none and talks to the registry itself.
+It has an engine do its pulls and pushes. Here that is podman's service, which speaks Docker's API and, unlike dockerd, keeps to
+a directory and needs no root (Docker's own engine: test_docker_engine.py); `docker manifest` needs none and asks the registry.
 """
 
 from __future__ import annotations

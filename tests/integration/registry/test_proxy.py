@@ -5,24 +5,23 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from registry.remote.client import RegistryClient
+from registry.remote.client import RegistryClient, referrers_tag
 from registry.remote.session import Remote
+from registry.remote.upload import push_blob
 from tests.conformance.distribution.anchor import BINARY
 from tests.conformance.distribution.cases.manifests import push
 from tests.conformance.distribution.client import Registry, digest_of
 from tests.conformance.distribution.content import image
 from tests.integration.controlplane.stores import wait_for
 from tests.integration.registry import world
-from tests.integration.registry.scripted import Asked, Says, scripted
 from tests.integration.registry.server import RegistryServer, registry_server
-from tests.integration.registry.test_remote_client import push_image
+from tests.integration.registry.test_remote_client import push_image, reader
 from tests.integration.registry.test_tokens import basic, bearer, get_token
 from tests.integration.registry.upstream import Upstream, upstream
 
@@ -94,6 +93,8 @@ def test_what_was_pulled_is_served_while_the_other_registry_is_away(
     root.call("GET", "/v2/away/nothing/manifests/v1", expect=404)
     moved = push_image(there, "team/app", "v1", [b"moved"])
     assert root.call("GET", "/v2/away/app/manifests/v1", expect=200).headers["docker-content-digest"] == moved
+    for blob in (b"{}", b"moved"):  # the image is kept when all its blobs have come
+        assert root.call("GET", f"/v2/away/app/blobs/{digest_of(blob)}", expect=200).body == blob
     peer.kill()
     for _ in range(2):
         assert root.call("GET", "/v2/away/app/manifests/v1", expect=200).headers["docker-content-digest"] == moved
@@ -148,6 +149,8 @@ def test_a_client_that_takes_us_for_a_mirror_names_the_other_registry(
     assert again.headers["docker-content-digest"] == moved, "the other registry is asked each time"
     push_image(there, "team/mirrored", "v2", [b"second"])
     root.call("GET", f"/v2/team/mirrored/manifests/v2?ns={host}", expect=200)
+    tags = f"/v2/mirrored/mirrored/tags/list?ns={host}"
+    wait_for(lambda: root.call("GET", tags).json()["tags"] == ["v1", "v2"], "both images are whole", 20)
     listed = root.call("GET", f"/v2/team/mirrored/tags/list?n=1&ns={host}", expect=200)
     assert listed.json() == {"name": "team/mirrored", "tags": ["v1"]}
     following = listed.headers["link"].partition("<")[2].partition(">")[0]
@@ -213,72 +216,47 @@ def test_an_index_comes_without_the_children_nobody_asks_for(
     assert server.python(count) == "2\n"
 
 
-class Slow:
-    """One image whose layer stops in the middle until the test lets it go on, or breaks there."""
+def test_referrers_are_those_of_the_other_registry_and_come_when_they_are_asked_for(
+    server: RegistryServer, peer: Upstream, there: RegistryClient
+) -> None:
+    """docker-registry has no referrers API: its clients keep them in an index by the old tag schema."""
+    subject = push_image(there, "team/signed", "v1", [b"program"])
+    described = {"mediaType": KIND, "digest": subject, "size": 7}
+    attached = {}
+    for kind in ("application/vnd.example.sbom", "application/vnd.example.signature"):
+        push_blob(there, "team/signed", digest_of(kind.encode()), len(kind), reader(kind.encode()))
+        body = json.loads(world.manifest_of(b"{}", [kind.encode()])) | {"subject": described, "artifactType": kind}
+        raw = json.dumps(body).encode()
+        there.put_manifest("team/signed", digest_of(raw), raw, KIND)
+        notes = {"org.example.kind": kind}
+        entry = {"mediaType": KIND, "digest": digest_of(raw), "size": len(raw), "artifactType": kind, "annotations": notes}
+        attached[kind] = entry
+    index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [*attached.values()]}).encode()
+    there.put_manifest("team/signed", referrers_tag(subject), index, INDEX)
+    proxy(server, "signed", peer.url)
+    root, charlie = admin(server), Registry(server.url, "charlie", server.password)
+    eventually(root, "/v2/signed/signed/manifests/v1", 200)
+    path = f"/v2/signed/signed/referrers/{subject}"
 
-    def __init__(self, layer: bytes) -> None:
-        self.layer, self.raw = layer, world.manifest_of(b"{}", [layer])
-        self.asked, self.go_on, self.cut = threading.Event(), threading.Event(), False
+    def listed(query: str = "") -> list[dict[str, Any]]:
+        return root.call("GET", path + query, expect=200).json()["manifests"]
 
-    def __call__(self, asked: Asked) -> Says:
-        if "/manifests/" in asked.path:
-            return Says(200, {"Content-Type": KIND, "Docker-Content-Digest": digest_of(self.raw)}, self.raw)
-        if digest_of(b"{}") in asked.path:
-            return Says(200, {}, b"{}")
-        self.asked.set()
-        assert self.go_on.wait(30)
-        start = int(asked.headers.get("range", "bytes=0-")[6:-1])
-        return Says(206 if start else 200, {}, self.layer[start:], cut=len(self.layer) // 2 if self.cut else None)
+    everything = sorted(attached.values(), key=lambda entry: entry["digest"])
+    sbom, signature = attached.values()
+    assert listed() == everything
+    assert listed(f"?artifactType={sbom['artifactType']}") == [sbom]
+    first = root.call("GET", f"{path}?n=1", expect=200)
+    assert first.json()["manifests"] == everything[:1]
+    following = first.headers["link"].partition("<")[2].partition(">")[0]
+    assert root.call("GET", following, expect=200).json()["manifests"] == everything[1:]
+    charlie.call("GET", path, expect=401)
 
-
-def test_many_who_pull_at_once_fetch_a_blob_once(server: RegistryServer) -> None:
-    site_of = Slow(os.urandom(3 << 20))
-    with scripted(site_of) as site:
-        proxy(server, "once", site.url)
-        root = admin(server)
-        eventually(root, "/v2/once/app/tags/list", 404)
-        answers: list[int] = []
-
-        def pull() -> None:
-            mine = admin(server)
-            wait_for(lambda: mine.call("HEAD", "/v2/once/app/manifests/v1").status != 404, "the namespace is proxied", 20)
-            answers.append(mine.call("GET", "/v2/once/app/manifests/v1").status)
-
-        pullers = [threading.Thread(target=pull) for _ in range(6)]
-        for puller in pullers:
-            puller.start()
-        assert site_of.asked.wait(20)
-        site_of.go_on.set()
-        for puller in pullers:
-            puller.join(60)
-        assert answers == [200] * 6
-        fetched = [path for path in site.calls("GET") if digest_of(site_of.layer) in path]
-        assert len(fetched) == 1
-        assert root.call("GET", f"/v2/once/app/blobs/{digest_of(site_of.layer)}", expect=200).body == site_of.layer
-
-
-def test_a_registry_that_dies_in_the_middle_of_a_pull_leaves_nothing_half(server: RegistryServer) -> None:
-    site_of = Slow(os.urandom(3 << 20))
-    site_of.go_on.set()
-    site_of.cut = True
-
-    def answer(asked: Asked) -> Says:
-        """After the first half it is gone."""
-        if site_of.cut and site_of.asked.is_set() and digest_of(site_of.layer) in asked.path:
-            return Says(503)
-        return site_of(asked)
-
-    with scripted(answer) as site:
-        proxy(server, "half", site.url)
-        root = admin(server)
-        refused = eventually(root, "/v2/half/app/manifests/v1", 503)
-        assert refused.json()["errors"]
-        root.call("GET", f"/v2/half/app/blobs/{digest_of(site_of.layer)}", expect=404)
-        site_of.cut = False
-        assert root.call("GET", "/v2/half/app/manifests/v1", expect=200).body == site_of.raw
-        assert root.call("GET", f"/v2/half/app/blobs/{digest_of(site_of.layer)}", expect=200).body == site_of.layer
-        resumed = [item.headers.get("range") for item in site.asked if digest_of(site_of.layer) in item.path]
-        assert resumed[-1] is not None, "what had come is not fetched again"
+    root.call("GET", f"/v2/signed/signed/manifests/{signature['digest']}", expect=200)
+    for blob in (b"{}", signature["artifactType"].encode()):
+        assert root.call("GET", f"/v2/signed/signed/blobs/{digest_of(blob)}", expect=200).body == blob
+    peer.kill()
+    wait_for(lambda: [entry["digest"] for entry in listed()] == [signature["digest"]], "what was asked for is kept", 20)
+    assert listed()[0]["artifactType"] == signature["artifactType"]
 
 
 def _rest(server: RegistryServer, who: str) -> Any:
