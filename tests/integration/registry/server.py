@@ -85,8 +85,15 @@ class RegistryServer:
 
     def python(self, program: str) -> str:
         """Run `program` beside the server, on its database and store; returns what it prints."""
+        return self._beside("-c", program)
+
+    def module(self, name: str) -> str:
+        """The same of a module."""
+        return self._beside("-m", name)
+
+    def _beside(self, *words: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-c", program], cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False
+            [sys.executable, *words], cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
