@@ -19,6 +19,7 @@ from controlplane.api import access
 from controlplane.api.pagination import LinkPagination
 from controlplane.api.views import ModelRoutes
 from registry.actions import repositories, trash
+from registry.api.robots_read import ForRobots
 from registry.api.scope import OfRepository
 from registry.api.serializers import RepositorySerializer
 from registry.models import Namespace, Repository, Trashed
@@ -96,7 +97,7 @@ class RestoreTag(OfRepository):
         return Response({"tag": tag, "digest": digest})
 
 
-class States(OfRepository):
+class States(ForRobots, OfRepository):
     """What the tags named at a moment."""
 
     operations = {"get": "Repository View"}
