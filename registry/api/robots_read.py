@@ -56,7 +56,7 @@ def _split(encoded: str) -> tuple[str, str]:
 class ForRobots:
     """Mixed into a view that robots may read: every answer of it must be decided by `visible` and `require`."""
 
-    authentication_classes = (RobotAuthentication, BearerAuthentication, SessionAuthentication)
+    authentication_classes: Any = (RobotAuthentication, BearerAuthentication, SessionAuthentication)
 
 
 class _InTheDocument(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  # drf-spectacular's __init_subclass__

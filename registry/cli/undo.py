@@ -109,7 +109,8 @@ def undelete(
         return
     row = _newest(session.pages("/api/v1/deleted-repositories"), name)
     answer = session.post(f"/api/v1/deleted-repositories/{row['id']}/restore")
-    session.say(f"{name} is back; its grants are not.", answer)
+    lost = f"; {answer['grants_left']} of its grants are not" if answer["grants_left"] else ""
+    session.say(f"{answer['name']} is back with {answer['grants']} grants{lost}.", answer)
 
 
 def _newest(rows: Iterator[Mapping[str, Any]], name: str) -> Mapping[str, Any]:

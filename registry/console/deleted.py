@@ -46,6 +46,7 @@ class DeletedRepositories(Page):
         row = self._rows().filter(pk=self.request.POST.get("repository", "")).first()
         if row is None:
             raise NotFound("There is no such deleted repository in a namespace of yours.")
-        back = restore_repository(self.actor, row.pk)
-        self.done(f"Repository {back.full_name} is back; grants that it had are not.")
-        return reverse("repository", args=[back.full_name])
+        row, _, left = restore_repository(self.actor, row.pk)
+        lost = f", without {left} of its grants: whom they were for is gone, or their folder is new" if left else ""
+        self.done(f"Repository {row.full_name} is back with its images and the rights given on it{lost}.")
+        return reverse("repository", args=[row.full_name])

@@ -195,7 +195,7 @@ def test_a_deleted_repository_comes_back_whole(web: Repository, later: Callable[
     later(WINDOW - DAY)
     gc()
     forget_repositories(trash.window_start())
-    back = restore_repository(SYSTEM, web.pk)
+    back, _, _ = restore_repository(SYSTEM, web.pk)
     assert back.full_name == NAME
     assert back.collection.path == "/Registry/library/web/"
     assert (served(digest), served(signature)) == before
