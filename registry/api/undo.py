@@ -67,7 +67,7 @@ class Trash(OfRepository):
     @extend_schema(responses={204: None})
     def delete(self, request: Request, pk: str) -> Response:
         """Forget them now: what nothing else needs goes at the next collection, and quotas are freed with it."""
-        trash.forget(timezone.now(), self.repository())
+        trash.forget_now(self.actor, self.repository())
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
