@@ -20,7 +20,7 @@ _ADMINS = "Repository Policy"
 # what the page offers to filter by -> kinds or prefixes with a dot at their end
 GROUPS = {
     "pushes": ("tag.pushed", "manifest.pushed"),
-    "deletes": ("tag.deleted", "manifest.deleted"),
+    "deletes": ("tag.deleted", "tag.evicted", "manifest.deleted", "manifest.forgotten"),
     "settings": ("repository.",),
     "access": ("grant.",),
 }
@@ -62,6 +62,14 @@ def _manifest_deleted(data: dict[str, Any]) -> str:
     return f"removed image {_short(data.get('digest'))}" + (f" with its tags {', '.join(tags)}" if tags else "")
 
 
+def _images(count: int) -> str:
+    return "1 deleted image" if count == 1 else f"{count} deleted images"
+
+
+def _as(tags: list[str] | None) -> str:
+    return f" as {', '.join(tags)}" if tags else ""
+
+
 def _subject(data: dict[str, Any]) -> str:
     kind, _, identifier = str(data.get("subject")).partition("/")
     return f"{kind} {data.get('subject_name') or identifier}"
@@ -72,6 +80,13 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "tag.deleted": lambda data: f"removed tag {data.get('tag')} ({_short(data.get('digest'))})",
     "manifest.pushed": lambda data: f"pushed image {_short(data.get('digest'))}",
     "manifest.deleted": _manifest_deleted,
+    "manifest.forgotten": lambda data: f"forgot {_images(len(data.get('digests') or []))} for good",
+    "manifest.restored": lambda data: f"brought back image {_short(data.get('digest'))}{_as(data.get('tags'))}",
+    "tag.restored": lambda data: f"pointed tag {data.get('tag')} back at {_short(data.get('digest'))}",
+    "tag.evicted": lambda data: f"evicted tag {data.get('tag')}: the limit is {data.get('limit')} tags",
+    "repository.restored": lambda data: (
+        "brought the repository back" + (f" with {data['grants']} grants" if data.get("grants") else "")
+    ),
     "repository.created": lambda data: f"made the repository, {data.get('visibility', 'private')}",
     "repository.updated": lambda data: f"changed {', '.join(data.get('changed') or ['nothing'])}",
     "grant.created": lambda data: f"gave {_subject(data)} the role {data.get('role')}",

@@ -130,6 +130,16 @@ def test_the_time_machine(wharf: Wharf, alice: Registry, name: str) -> None:  # 
     assert {row["name"] for row in listed(wharf("--json", "repo", "tags", name))} == {"v1", "tmp-1"}
 
 
+def test_forgetting_now(wharf: Wharf, name: str) -> None:  # noqa: F811  # a fixture
+    digest = listed(wharf("--json", "repo", "inspect", f"{name}:v1"))["digest"]
+    wharf("repo", "rm", f"{name}@{digest}")
+    assert "Forgot the deleted images" in wharf("repo", "forget", name, "--yes")
+    assert wharf("repo", "deleted", name).count("\n") == 1, "the heading alone"
+    wharf("repo", "rm", name, "--yes")
+    assert name in wharf("repo", "forget", name, "--repository", "--yes")
+    assert name not in wharf("repo", "deleted")
+
+
 def test_settings_of_a_repository(wharf: Wharf, name: str) -> None:  # noqa: F811  # a fixture
     changed = listed(wharf("--json", "repo", "set", name, "--immutable", "--tag-limit", "5"))
     assert (changed["immutable_tags"], changed["tag_limit"]) == (True, 5)

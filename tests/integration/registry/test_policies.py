@@ -105,7 +105,7 @@ def test_pruning_removes_what_meets_all_rules_but_not_what_is_held() -> None:
     said = run(policy)
     assert tags(DEV) == ["latest", "rc1", "v1", "v2"]
     assert any("keep library/dev:v1: immutable by" in line for line in said)
-    assert any("keep library/dev:rc1: runs: task/1" in line for line in said)
+    assert any("keep library/dev:rc1: in use by task/1" in line for line in said)
     policy.refresh_from_db()
     assert policy.ran == {"looked_at": 5, "done": 1, "kept": 4, "failed": 0}
     assert not Manifest.objects.filter(repository__full_name=DEV, tags=None).exists(), "the image went with its last tag"
