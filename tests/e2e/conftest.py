@@ -21,6 +21,7 @@ def _apart() -> Iterator[None]:
     yield
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist, which writes the group into the name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
