@@ -9,7 +9,7 @@ import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files marked `heavy` come first: one that began last would keep one of two workers busy while the other has nothing left."""
+    """Files marked `heavy` come first: one that began last would keep one worker busy while the other has nothing left."""
     heavy = {item.path for item in items if item.get_closest_marker("heavy")}
     items.sort(key=lambda item: item.path not in heavy)
 

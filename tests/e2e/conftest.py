@@ -1,9 +1,8 @@
-"""Two workers share these stories: every file is one worker's, and so is the whole directory of the browser with its one product."""
+"""Two workers share these stories: every file is one worker's, and the browser's directory with its one product is too."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,10 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _apart() -> Iterator[None]:
+def _apart() -> None:
     """A network of the worker's own from its first test on: nobody else takes the ports that a story has found free."""
     if os.geteuid() == 0:
         isolate()
-    yield
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist, which writes the group into the name
