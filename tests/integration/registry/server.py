@@ -14,6 +14,7 @@ from pathlib import Path
 from controlplane.server.listener import bind
 from tests.integration.controlplane.listening import Authority
 from tests.integration.registry.serve_registry import PASSWORD
+from tests.migrated import migrated
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -62,6 +63,9 @@ class RegistryServer:
         }
 
     def start(self) -> None:
+        database = self.home / "db.sqlite3"
+        if not self.database_url and not database.exists():
+            migrated(database)
         for number in range(self.workers):
             environment = {**self.environment, "REGISTRY_TEST_MIGRATE": "0" if number else "1"}
             self._start(environment)

@@ -1,4 +1,4 @@
-"""`wharf repo policy`, `quota`, `read-only`, `promote` and the time machine, as a program against a running server."""
+"""`wharf repo policy`, `quota`, `read-only`, `promote` and the time machine, against a running server."""
 
 from __future__ import annotations
 
