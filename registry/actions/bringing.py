@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+from django.db import transaction
 from django.utils import timezone
 
 from agent.protocol.errors import WharfError
@@ -47,14 +48,15 @@ def bring(proxy: Proxy, full_name: str, target: str) -> RemoteManifest | None:
 
     Raises RemoteAway, RemoteBusy, RemoteRefused, RemoteBroken when it is not here and cannot be had.
     """
-    coming = arriving.image(full_name, target)
-    if coming is not None and (":" in target or _within(proxy, coming.tags.get(target))):
-        return coming.found
+    if ":" in target:
+        return _bring_digest(proxy, full_name, target)
+    shown, asked_at = _coming(full_name, target)
+    if shown is not None and _within(proxy, asked_at):
+        return shown
     here = content.manifest(full_name, target)
-    if coming is None and here is not None and (":" in target or _is_fresh(proxy, full_name, target)):
+    if shown is None and here is not None and _is_fresh(proxy, full_name, target):
         _note(full_name, target)
         return None
-    shown = coming.found if coming else None
     known = str(shown.digest) if shown else here.digest if here else ""
     if known and _is_away(proxy):
         return shown
@@ -69,6 +71,31 @@ def bring(proxy: Proxy, full_name: str, target: str) -> RemoteManifest | None:
         return shown
 
 
+def _bring_digest(proxy: Proxy, full_name: str, digest: str) -> RemoteManifest | None:
+    if (coming := arriving.image(full_name, digest)) is not None:
+        return coming.found
+    if content.manifest(full_name, digest) is not None:
+        _note(full_name, digest)
+        return None
+    try:
+        return _fetch(proxy, full_name, digest)
+    except (RemoteAway, RemoteBusy) as error:
+        _note_away(proxy, error)
+        raise
+
+
+def _coming(full_name: str, tag: str) -> tuple[RemoteManifest | None, datetime | None]:
+    """What is on its way under a tag, and when it was asked for; not when something else is here since."""
+    coming = arriving.image(full_name, tag)
+    asked_at = coming.tags.get(tag) if coming else None
+    if coming is None or asked_at is None:
+        return None, None
+    if _asked_since(full_name, tag, asked_at):
+        arriving.take_tag(full_name, tag)
+        return None, None
+    return coming.found, asked_at
+
+
 def _note_away(proxy: Proxy, error: WharfError) -> None:
     if isinstance(error, RemoteAway | RemoteBusy):
         with _lock:
@@ -77,6 +104,11 @@ def _note_away(proxy: Proxy, error: WharfError) -> None:
 
 def _within(proxy: Proxy, asked_at: datetime | None) -> bool:
     return asked_at is not None and asked_at + timedelta(seconds=proxy.fresh) > timezone.now()
+
+
+def _asked_since(full_name: str, tag: str, asked_at: datetime) -> bool:
+    """And kept what the other registry answered then, maybe by another process."""
+    return Proxied.objects.filter(repository__full_name=full_name, name=tag, checked_at__gt=asked_at).exists()
 
 
 def _is_fresh(proxy: Proxy, full_name: str, tag: str) -> bool:
@@ -212,11 +244,12 @@ def _briefly(seconds: float) -> None:
 
 def _keep(proxy: Proxy, repository: Repository, document: Document, found: RemoteManifest, asked: dict[str, datetime]) -> None:
     """With those of the tags that the other registry has not been asked for again since, be it by another process."""
-    rows = Proxied.objects.filter(repository=repository)
-    tags = {tag: at for tag, at in asked.items() if not rows.filter(name=tag, checked_at__gt=at).exists()}
-    manifests.put_manifest(actor_of(proxy), repository.full_name, document, found.digest, list(tags), platforms_of(document))
-    for name, at in (tags or {str(found.digest): timezone.now()}).items():
-        _note(repository.full_name, name, at)
+    name = repository.full_name
+    with transaction.atomic():  # whoever sees the tag also sees when it was asked for
+        tags = {tag: at for tag, at in asked.items() if not _asked_since(name, tag, at)}
+        manifests.put_manifest(actor_of(proxy), name, document, found.digest, list(tags), platforms_of(document))
+        for target, at in (tags or {str(found.digest): timezone.now()}).items():
+            _note(name, target, at)
 
 
 def _repository(proxy: Proxy, full_name: str) -> Repository:
