@@ -89,6 +89,15 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     ),
     "repository.created": lambda data: f"made the repository, {data.get('visibility', 'private')}",
     "repository.updated": lambda data: f"changed {', '.join(data.get('changed') or ['nothing'])}",
+    "tag.promoted": lambda data: f"promoted tag {data.get('tag')} to {data.get('target')}:{data.get('target_tag')}",
+    "policy.created": lambda data: f"made the {data.get('policy')} policy",
+    "policy.updated": lambda data: (
+        f"changed the {data.get('policy')} policy" + ("" if data.get("enabled", True) else ", which is off")
+    ),
+    "policy.deleted": lambda data: f"removed the {data.get('policy')} policy",
+    "registry.policy_ran": lambda data: (
+        f"ran the {data.get('policy')} policy: {data.get('done')} of {data.get('looked_at')} tags"
+    ),
     "grant.created": lambda data: f"gave {_subject(data)} the role {data.get('role')}",
     "grant.deleted": lambda data: f"took the role {data.get('role')} from {_subject(data)}",
 }
@@ -111,3 +120,8 @@ def sentence(event: Event) -> str:
     """What was done, without who and when: "pushed tag v1 (3f2a…)". The kind itself where there are no words for it."""
     words = _WORDS.get(event.kind)
     return words(event.data) if words else event.kind.replace(".", " ").replace("_", " ")
+
+
+def who(event: Event) -> str:
+    """Whose act it was, for people: a policy acts under its id."""
+    return "a policy" if event.actor_kind == "system" and event.actor_name.startswith("policy/") else event.actor_name

@@ -52,7 +52,9 @@ def _of_subject(repository: Repository, row: User | Team | Organisation) -> Call
 
     def answer(operation: str) -> Answer:
         decision = rbac.explain(actor, operation, repository)
-        return Answer(operation, decision.allowed, f"{decision.reason} {decision.hint}".strip())
+        # The engine speaks to whom it judges; here somebody else reads it.
+        reason = decision.reason.replace("You lack", f"{row.username} lacks").replace("Yours: held", "Held")
+        return Answer(operation, decision.allowed, f"{reason} {decision.hint}".strip())
 
     return answer
 

@@ -87,6 +87,7 @@ PAGES = {
     "refused": ("/services/by-name/nosuch", ""),
     "not-found": ("/no/such/page", ""),
 }
+REGISTRY = ("/repositories", "/deleted-repositories", "/robots", "/proxies", "/storage", "/read-only")
 LONG = "a-service-with-the-longest-name-that-anybody-may-give-it-63-chr"
 
 
@@ -200,6 +201,16 @@ def _too_wide(page: Page) -> list[str]:
     return found
 
 
+def _scrolling_tables(page: Page) -> list[str]:
+    """Tables that must be pushed sideways to be read."""
+    found: list[str] = page.evaluate(
+        """() => [...document.querySelectorAll(".table-wrap")]
+            .filter((wrap) => wrap.scrollWidth > wrap.clientWidth + 1)
+            .map((wrap) => `${wrap.getAttribute("aria-label")}: ${wrap.scrollWidth} px`)"""
+    )
+    return found
+
+
 def _shoot(page: Page, name: str) -> None:
     if directory := os.environ.get("SHOTS"):
         page.screenshot(path=Path(directory) / f"{name}.png", full_page=True)
@@ -239,6 +250,8 @@ def test_page(visitor: Visitor, world: dict[str, str], name: str) -> None:
     page.set_viewport_size(NARROW)  # type: ignore[arg-type]  # a TypedDict's shape
     found += _violations(page, "dark, 390 px")
     wide = _too_wide(page)
+    if path.startswith(REGISTRY):
+        wide += _scrolling_tables(page)
     _shoot(page, f"{name}-390")
     assert found == []
     assert spent < MOST or name == "container-terminal"

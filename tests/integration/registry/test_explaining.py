@@ -97,7 +97,7 @@ def test_robots_of_other_namespaces_are_not_told_of(crowd: Crowd) -> None:
         ("kind=team&name=harbour/crane", "team harbour/crane lacks"),
         ("kind=team&name=harbour/none", "There is no team &#x27;harbour/none&#x27;"),
         ("kind=robot&name=harbour%2Bci", "Its right to pull here."),
-        ("user=bob", "You lack Repository Push"),
+        ("user=bob", "bob lacks Repository Push on /Registry/harbour/web/."),
         ("kind=king&name=x", "Explained is one of"),
     ],
 )
