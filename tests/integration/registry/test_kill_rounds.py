@@ -162,7 +162,7 @@ def check(server: RegistryServer, done: list[tuple[Image, str]]) -> None:
         for data in (each.config, each.layer):
             assert registry.call("GET", f"/v2/{each.name}/blobs/{digest_of(data)}", expect=200).body == data
     program = (
-        "import os, django; os.environ['WHARF_REGISTRY_UPLOAD_TTL'] = '1'; django.setup()\n"
+        "import django; django.setup()\n"
         "from django.utils import timezone\n"
         "from datetime import timedelta\n"
         "from registry.actions import collect, reconcile\n"
@@ -180,7 +180,7 @@ def check(server: RegistryServer, done: list[tuple[Image, str]]) -> None:
     answers: list[str] = []
 
     def clean() -> bool:
-        answers.append(server.python(program).strip())
+        answers.append(server.python_with(program, WHARF_REGISTRY_UPLOAD_TTL="1").strip())
         return answers[-1] == "[] [0, 0, 0, 0] []"
 
     wait_for(clean, "nothing is left over")
