@@ -22,6 +22,7 @@ import pytest
 
 from tests.e2e import images
 from tests.e2e.fleet import ROOT, ControlPlane, Host, fleet, page, wait_for
+from tests.wharf import as_a_call
 
 pytestmark = [
     pytest.mark.root,
@@ -58,7 +59,10 @@ class Cli:
         return done.stdout.decode()
 
     def json(self, *arguments: str) -> Any:
-        return json.loads(self(*arguments, "--json"))
+        """What a command says to programs; without a start of Python, for tests ask often how things stand."""
+        code, output, errors = as_a_call([*arguments, "--json"], self.environment)
+        assert code == 0, (arguments, output, errors)
+        return json.loads(output)
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from controlplane.server.listener import bind
 from tests.integration.controlplane.listening import Authority
+from tests.integration.registry.beside import Beside
 from tests.integration.registry.serve_registry import PASSWORD
 from tests.migrated import migrated
 
@@ -28,6 +29,7 @@ class RegistryServer:
     workers: int = 1
     settings: dict[str, str] = field(default_factory=dict)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    beside: Beside | None = None
 
     def __post_init__(self) -> None:
         self.sockets = [bind("127.0.0.1", 0), bind("127.0.0.1", 0)]
@@ -88,16 +90,16 @@ class RegistryServer:
         assert line == b"ready\n", self.log()
 
     def python(self, program: str) -> str:
-        """Run `program` beside the server, on its database and store; returns what it prints."""
-        return self._beside("-c", program)
+        """Run `program` beside the server, on its database and store, in a process of its own; returns what it prints."""
+        if self.beside is None or self.beside.environment != self.environment:
+            self._leave()
+            self.beside = Beside(self.environment)
+        return self.beside.run(program)
 
     def module(self, name: str) -> str:
-        """The same of a module."""
-        return self._beside("-m", name)
-
-    def _beside(self, *words: str) -> str:
+        """The same of a module, which sets Django up itself."""
         done = subprocess.run(
-            [sys.executable, *words], cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False
+            [sys.executable, "-m", name], cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -132,7 +134,13 @@ class RegistryServer:
             process.stdout.close()
         self.processes.clear()
 
+    def _leave(self) -> None:
+        if self.beside is not None:
+            self.beside.close()
+            self.beside = None
+
     def close(self) -> None:
+        self._leave()
         self.kill()
         for sock in self.sockets:
             sock.close()

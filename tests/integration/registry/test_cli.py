@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from controlplane.cli.main import main
 from tests.conformance.distribution.cases.manifests import push
 from tests.conformance.distribution.client import Registry
 from tests.conformance.distribution.content import image
-from tests.integration.registry.server import ROOT, RegistryServer
+from tests.integration.registry.server import RegistryServer
 from tests.integration.registry.test_tokens import basic
+from tests.wharf import Environment, Ran, as_a_call, as_a_program
 
 Wharf = Callable[..., str]
-
-
-Ran = tuple[int, str, str]  # exit code, output, errors
-Environment = dict[str, str]
-
-
-def as_a_program(arguments: list[str], environment: Environment) -> Ran:
-    command = [sys.executable, "-m", "controlplane.cli.main", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout, done.stderr
-
-
-def as_a_call(arguments: list[str], environment: Environment) -> Ran:
-    """The program's own main() in this process: what is left out is a start of Python."""
-    out, errors = io.StringIO(), io.StringIO()
-    code: object = 0
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors):
-        patch.setattr(os, "environ", environment)
-        patch.setattr(sys, "argv", ["wharf", *arguments])
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-    assert isinstance(code, int), code
-    return code, out.getvalue(), errors.getvalue()
 
 
 def signed_in(
