@@ -3,7 +3,7 @@
 The time-outs of uploads are over, and a collection has run.
 
     lost        promised by a row, and not in the store byte for byte
-    reconciled  rows without bytes, of another size, bytes without a row
+    reconciled  rows without bytes, of another size, bytes without a row, and such bytes that are too young to say
     uploads     rows of uploads, and what the store has of uploads
     digests     what the rows say the store holds
     failed      jobs that ended in an error, each as "kind: error"
@@ -40,7 +40,7 @@ def main() -> None:
     failed = Job.objects.filter(state=JobState.ERROR).values_list("kind", "error")
     told = {
         "lost": world.lost_blobs(store),
-        "reconciled": [found.missing.count, found.wrong_size.count, found.orphans.count],
+        "reconciled": [found.missing.count, found.wrong_size.count, found.orphans.count, found.young],
         "uploads": [*Upload.objects.values_list("pk", flat=True), *(session for session, _ in store.uploads())],
         "digests": list(Blob.objects.values_list("digest", flat=True)),
         "failed": [f"{kind}: {error}" for kind, error in failed],
