@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from agent.protocol.errors import WharfError
@@ -124,7 +124,7 @@ def _is_away(proxy: Proxy) -> bool:
 def _renew(proxy: Proxy, full_name: str, tag: str, known: str, shown: RemoteManifest | None) -> RemoteManifest | None:
     """Has the tag moved? Within HEAD_SECONDS, else what is here or comes is served."""
     asked_at = timezone.now()
-    with RegistryClient(remote_of(proxy), attempts=1, deadline=HEAD_SECONDS) as client:
+    with _there(proxy, attempts=1, deadline=HEAD_SECONDS) as client:
         found = client.head_manifest(proxy.remote_name(full_name), tag)
     if found is None:
         arriving.take_tag(full_name, tag)
@@ -143,7 +143,7 @@ def _renew(proxy: Proxy, full_name: str, tag: str, known: str, shown: RemoteMani
 def _fetch(proxy: Proxy, full_name: str, target: str) -> RemoteManifest | None:
     """The manifest, when blobs of it are missing here; else it is kept at once, if there is one."""
     asked_at = timezone.now()
-    with RegistryClient(remote_of(proxy), attempts=2, wait=_briefly) as client:
+    with _there(proxy, attempts=2, wait=_briefly) as client:
         found = client.get_manifest(proxy.remote_name(full_name), target)
     if found is None:
         return None  # the handler says that there is none
@@ -158,7 +158,9 @@ def _fetch(proxy: Proxy, full_name: str, target: str) -> RemoteManifest | None:
 
     def complete(coming: ArrivingImage) -> None:
         for item in needs(document):
-            _expect(proxy, repository, item.digest, item.size).done.result()
+            blob = _expect(proxy, repository, item.digest, item.size)
+            connection.close()
+            blob.done.result()
         _keep(proxy, repository, document, found, arriving.tags_of(coming))
 
     arriving.expect_image(full_name, ArrivingImage(found, sizes, tags), complete)
@@ -181,7 +183,7 @@ def bring_blob(proxy: Proxy, full_name: str, digest: Digest) -> ArrivingBlob | N
 def _remote_size(proxy: Proxy, full_name: str, digest: Digest) -> int | None:
     """Of a blob there; None when there is none. Raises RemoteAway, RemoteBusy, RemoteRefused."""
     try:
-        with RegistryClient(remote_of(proxy), attempts=1, deadline=HEAD_SECONDS) as client:
+        with _there(proxy, attempts=1, deadline=HEAD_SECONDS) as client:
             size = client.head_blob(proxy.remote_name(full_name), str(digest))
             if size == 0 and digest != Digest.of(b"", digest.algorithm):
                 raise RemoteBroken(f"{proxy.host} does not say how large {digest} is")
@@ -202,7 +204,7 @@ def referrers(proxy: Proxy, full_name: str, digest: Digest) -> list[dict[str, An
     if _is_away(proxy):
         return []
     try:
-        with RegistryClient(remote_of(proxy), attempts=1, deadline=HEAD_SECONDS) as client:
+        with _there(proxy, attempts=1, deadline=HEAD_SECONDS) as client:
             found = client.referrers(proxy.remote_name(full_name), str(digest))
     except (RemoteAway, RemoteBusy, RemoteRefused) as error:
         _note_away(proxy, error)
@@ -229,12 +231,32 @@ def _descriptor(item: dict[str, Any]) -> dict[str, Any] | None:
 
 def _expect(proxy: Proxy, repository: Repository, digest: Digest, size: int) -> ArrivingBlob:
     def fetch() -> None:
-        with RegistryClient(remote_of(proxy), attempts=2, wait=_briefly) as client:
-            source = partial(client.blob, proxy.remote_name(repository.full_name), str(digest))
-            fetching.fetch(repository, digest, size, source, actor_of(proxy).name)
+        with _there(proxy, attempts=2, wait=_briefly) as client:
+
+            def source(start: int) -> Iterator[bytes]:
+                connection.close()
+                return client.blob(proxy.remote_name(repository.full_name), str(digest), start)
+
+            fetching.fetch(
+                repository, digest, size, source, actor_of(proxy).name, wait=_asleep, told=lambda offset: connection.close()
+            )
 
     session = fetching.session_of(repository.pk, digest)
     return arriving.expect_blob(repository.full_name, digest, size, session, fetch)
+
+
+@contextmanager
+def _there(proxy: Proxy, **options: Any) -> Iterator[RegistryClient]:
+    """The other registry may be long in answering: meanwhile nobody here holds one of the process's few database connections."""
+    remote = remote_of(proxy)
+    connection.close()
+    with RegistryClient(remote, **options) as client:
+        yield client
+
+
+def _asleep(seconds: float) -> None:
+    connection.close()
+    time.sleep(seconds)
 
 
 def _briefly(seconds: float) -> None:

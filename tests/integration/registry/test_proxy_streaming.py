@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import pytest
@@ -19,15 +20,18 @@ from tests.integration.registry.server import RegistryServer, registry_server
 from tests.integration.registry.test_proxy import INDEX, KIND, admin, eventually, proxy
 from tests.integration.registry.test_tokens import basic, bearer, get_token
 from tests.integration.registry.world_bytes import manifest_of
+from tests.servers import postgresql
 
 PROCESSES = 2
+CONNECTIONS = 12  # to the database, of each; six of its threads keep one
 MiB = 1 << 20
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
-    settings = {"WHARF_REGISTRY_EGRESS_ALLOW": "127.0.0.1"}
-    with registry_server(tmp_path_factory.mktemp("registry"), settings=settings, workers=PROCESSES) as running:
+    settings = {"WHARF_REGISTRY_EGRESS_ALLOW": "127.0.0.1", "WHARF_DATABASE_POOL": str(CONNECTIONS)}
+    options = {"settings": settings, "workers": PROCESSES}
+    with postgresql() as url, registry_server(tmp_path_factory.mktemp("registry"), database_url=url, **options) as running:
         yield running
         assert "defect" not in running.log(), running.log()
 
@@ -226,3 +230,22 @@ def test_what_neither_has_is_unknown_and_strangers_cause_no_request(
     charlie.call("GET", f"/v2/streamed/unknown{image.path}", expect=401)
     charlie.call("HEAD", f"/v2/streamed/unknown{image.path}", expect=401)
     assert len(proxied.asked) == before
+
+
+def test_what_comes_slowly_holds_no_database_connection(server: RegistryServer, proxied: Scripted) -> None:
+    name, images = "streamed/slow", [Image() for _ in range(20)]
+
+    def answer(asked: Asked) -> Says:
+        return next((made(asked) for made in images if made.path in asked.path), Says(404))
+
+    proxied.answer = answer
+    with ExitStack() as stack:
+        readings = [stack.enter_context(Reading(server, name, made.path)) for made in images]
+        for reading in readings:
+            reading.answer.read(MiB)
+        root = admin(server)
+        for _ in range(2 * PROCESSES):
+            root.call("GET", "/v2/_catalog", expect=200)
+        for made in images:
+            made.go_on.set()
+        assert [len(reading.rest()) for reading in readings] == [2 * MiB] * len(images)
