@@ -1,6 +1,7 @@
 // The frame: theme, drawer, shortcuts, copying, ages, and the live socket that tells which fragments are stale.
 
 import { drafts, restore } from "./drafts";
+import { nameTableParts } from "./tables";
 
 const root = document.documentElement;
 
@@ -231,6 +232,7 @@ function wireRequests(): void {
     restore(kept);
     kept = [];
     refreshAges();
+    nameTableParts();
   });
 }
 
@@ -262,6 +264,7 @@ wireDialogs();
 wireConfirm();
 wireRequests();
 refreshAges();
+nameTableParts();
 setInterval(refreshAges, 1000);
 const live = new Live();
 live.connect();
