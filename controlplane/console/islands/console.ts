@@ -103,9 +103,20 @@ function refreshAges(): void {
   }
 }
 
+// A form was sent and its answer is another page: what it removes must not be asked for on the way out.
+let leaving = false;
+
+function wireLeaving(): void {
+  addEventListener("submit", (event) => {
+    const form = event.target as HTMLFormElement;
+    if (!event.defaultPrevented && form.method === "post") leaving = true;
+  });
+  addEventListener("pageshow", () => (leaving = false)); // back from the browser's page cache
+}
+
 // Somebody works inside the fragment: a new copy of it would take away what they typed, or the dialog.
 function busy(fragment: Element): boolean {
-  return fragment.querySelector("dialog[open], form:focus-within") !== null;
+  return leaving || fragment.querySelector("dialog[open], form:focus-within") !== null;
 }
 
 // Fragments with data-live="topic …" are fetched again when one of their topics changes.
@@ -263,6 +274,7 @@ wireCopy();
 wireDialogs();
 wireConfirm();
 wireRequests();
+wireLeaving();
 refreshAges();
 nameTableParts();
 setInterval(refreshAges, 1000);

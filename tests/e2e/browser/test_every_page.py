@@ -201,16 +201,6 @@ def _too_wide(page: Page) -> list[str]:
     return found
 
 
-def _scrolling_tables(page: Page) -> list[str]:
-    """Tables that must be pushed sideways to be read."""
-    found: list[str] = page.evaluate(
-        """() => [...document.querySelectorAll(".table-wrap")]
-            .filter((wrap) => wrap.scrollWidth > wrap.clientWidth + 1)
-            .map((wrap) => `${wrap.getAttribute("aria-label")}: ${wrap.scrollWidth} px`)"""
-    )
-    return found
-
-
 def _sideways(page: Page) -> list[str]:
     """Lists that hide a part of themselves beyond the edge; a table that a person wrote may."""
     found: list[str] = page.evaluate(
@@ -261,7 +251,7 @@ def test_page(visitor: Visitor, world: dict[str, str], name: str) -> None:
     found += _violations(page, "dark, 390 px")
     wide = _too_wide(page)
     if path.startswith(REGISTRY):
-        wide += _scrolling_tables(page)
+        wide += _sideways(page)
     _shoot(page, f"{name}-390")
     assert found == []
     assert spent < MOST or name == "container-terminal"
