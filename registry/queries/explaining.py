@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from agent.protocol.errors import InvalidInput, NotFound
 from controlplane import rbac
-from controlplane.api.access import catalogue
+from controlplane.api.access import Decision, catalogue
 from controlplane.api.actor import actor_of_user
 from controlplane.rbac import rights
 from controlplane.rbac.builtin import REPOSITORY_READ
@@ -54,9 +54,17 @@ def _of_subject(repository: Repository, row: User | Team | Organisation) -> Call
         decision = rbac.explain(actor, operation, repository)
         # The engine speaks to whom it judges; here somebody else reads it.
         reason = decision.reason.replace("You lack", f"{row.username} lacks").replace("Yours: held", "Held")
-        return Answer(operation, decision.allowed, f"{reason} {decision.hint}".strip())
+        return Answer(operation, decision.allowed, f"{reason} {decision.hint}{_through(row, decision)}".strip())
 
     return answer
+
+
+def _through(user: User, decision: Decision) -> str:
+    """By which team or organisation the user has it; "" for a grant of their own."""
+    if not (decision.allowed and decision.grants):
+        return ""
+    kind, _, key = decision.grants[0]["subject"].partition("/")
+    return "" if kind == "user" else f"{user.username} is one of the {kind} {names_of({key}).get(key, key)}."
 
 
 def _of_members(repository: Repository, who: str, held: list[Held]) -> Callable[[str], Answer]:

@@ -95,6 +95,7 @@ def test_people_commands(wharf: Any, alice: Registry, server: RegistryServer, tm
     grant = next(row["grant_id"] for row in shown if row["who"] == "bob")
     assert grant in wharf("repo", "access", name)
     assert "Repository Push" in wharf("repo", "access", name, "--user", "bob")
+    assert "lacks Repository Push" in wharf("repo", "access", name, "--org", "everyone")
     wharf("repo", "take", name, grant)
     assert "bob" not in wharf("repo", "access", name)
     assert "Say one of" in wharf("repo", "give", name, "read", code=2)

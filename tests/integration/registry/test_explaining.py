@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from typing import Any
 
 import pytest
@@ -71,6 +73,26 @@ def test_a_robot_has_what_stands_on_it_and_nothing_once_it_is_disabled(crowd: Cr
     assert "never that wide" in found["Policy"].reason
     update_robot(crowd.alice.actor, row, disabled=True)
     assert {answer.reason for answer in of("robot", "harbour+ci").values()} == {"The robot is disabled: nobody logs in as it."}
+
+
+def test_a_user_is_told_of_with_the_team_that_brings_it(crowd: Crowd) -> None:
+    give(crowd.alice.actor, repository("harbour/web"), "team", "harbour/crane", "read")
+    give(crowd.alice.actor, repository("harbour/web"), "user", "charlie", "read")
+    granted = "Granted by the role Registry Read on /Registry/harbour/web/."
+    assert of("user", "Bob")["Pull"].reason == f"{granted} bob is one of the team harbour/crane."
+    assert of("user", "charlie")["Pull"].reason == granted
+    assert "one of" not in of("user", "bob")["Push"].reason
+
+
+def test_the_list_of_rights_leads_to_the_explanation(crowd: Crowd) -> None:
+    create_robot(crowd.alice.actor, "ci", namespace="harbour", rights=[{"repositories": "harbour/*", "actions": ["pull"]}])
+    give(crowd.alice.actor, repository("harbour/web"), "team", "harbour/crane", "read")
+    alice = browser("alice")
+    page = alice.get("/repositories/harbour/web/-/access", secure=True).content.decode()
+    links = [html.unescape(link) for link in re.findall(r'href="(\?kind=[^"#]+)#explain"', page)]
+    assert set(links) == {"?kind=user&name=alice", "?kind=team&name=harbour%2Fcrane", "?kind=robot&name=harbour%2Bci"}
+    for link in links:
+        assert "What" in alice.get(f"/repositories/harbour/web/-/access{link}", secure=True).content.decode()
 
 
 def test_over_rest_for_who_looks_after_the_repository(crowd: Crowd) -> None:
