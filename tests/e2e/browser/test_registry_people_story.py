@@ -63,7 +63,7 @@ def test_a_team_gets_a_right_and_the_page_says_why(visitor: Visitor) -> None:
     dialog.get_by_role("button", name="Give", exact=True).click()
     expect(page.get_by_text("wilma has read-write here")).to_be_visible()
     expect(rows.filter(has_text="wilma")).to_contain_text("The role Registry Read-Write on this repository.")
-    page.get_by_label("User", exact=True).fill("wilma")
+    page.get_by_role("textbox", name="Name", exact=True).fill("wilma")
     visitor.button("Explain").click()
     answers = page.get_by_role("region", name="What wilma may do")
     expect(answers.get_by_role("row", name="Repository Push")).to_contain_text("yes")
