@@ -78,7 +78,8 @@ def _change(node_id: str, state: NodeState, reason: str) -> bool:
     if node is None or node.state in (NodeState.LEFT, state):
         return False
     alive = node.lease_until is not None and node.lease_until > now
-    if alive is not (state is NodeState.READY):
+    doubted = state is NodeState.UNKNOWN and not node.session  # without a link its lease may still run
+    if not doubted and alive is not (state is NodeState.READY):
         return False
     was = node.state
     node.state, node.state_at = state, now

@@ -3,7 +3,8 @@
 A node is down when its lease has run out (three heartbeats); when more than 30 % of the ready nodes (at least 3) would go down
 within 30 s, or nobody has looked for a while (start of the control plane, database away), nodes become UNKNOWN instead: the grace
 is six times as long and nothing is rescheduled. An operator may release the brake early. A node whose link is held by a web
-process that itself fell silent becomes UNKNOWN too, it alone: the silence is that process's, and says nothing of the node.
+process that itself fell silent becomes UNKNOWN too, it alone: the silence is that process's, and says nothing of the node. So
+does one without a link when the watch was interrupted, however briefly: for a part of its grace there was nobody to link to.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ GRACE = 3 * PERIOD
 UNKNOWN_GRACE = 6 * GRACE
 DEAF_AFTER = 3.0  # seconds without a write of leases after which a web process is not believed to hear its nodes
 BLIND_AFTER = 5.0  # seconds without a look after which the verdicts of before do not count
+INTERRUPTED_AFTER = 2.5  # seconds without a look (there is one a second) that look like a restart of the control plane
 BRAKE_WINDOW = 30.0
 BRAKE_SHARE = 0.30
 BRAKE_LEAST = 3
@@ -41,7 +43,9 @@ def judge(nodes: Sequence[NodeLease], *, now: float, looked_at: float, brake: Br
     lost = [node for node in ordered if node.state in (NodeState.READY, NodeState.SUSPECT) and node.lease_until <= now]
     given_up = [(node.id, NodeState.DOWN) for node in ordered if _given_up(node, now, brake)]
     reason = _brake_reason(ordered, lost, now, looked_at, brake)
-    ended = [(node.id, NodeState.UNKNOWN if reason or _unheard(node, now) else NodeState.DOWN) for node in lost]
+    cut = [node for node in ordered if _cut_off(node, now - looked_at)]
+    doubted = {node.id for node in lost if reason or _unheard(node, now)} | {node.id for node in cut}
+    ended = [(id_, NodeState.UNKNOWN if id_ in doubted else NodeState.DOWN) for id_ in {node.id for node in [*lost, *cut]}]
     states = sorted([*revived, *given_up, *ended])
     return Verdict(tuple(states), bool(reason), reason)
 
@@ -49,6 +53,11 @@ def judge(nodes: Sequence[NodeLease], *, now: float, looked_at: float, brake: Br
 def _unheard(node: NodeLease, now: float) -> bool:
     """Nobody listens to it: its link is open, but the web process at our end of it writes no leases."""
     return node.linked and now - node.web_seen > DEAF_AFTER
+
+
+def _cut_off(node: NodeLease, unwatched: float) -> bool:
+    """It lost its link, and then the control plane was away for `unwatched` seconds: it could not come back to anybody."""
+    return node.state is NodeState.SUSPECT and not node.linked and unwatched > INTERRUPTED_AFTER
 
 
 def _revived(node: NodeLease, now: float) -> bool:

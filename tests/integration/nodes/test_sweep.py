@@ -81,6 +81,18 @@ def test_after_nobody_looked_nobody_is_declared_dead(watched: list[Node]) -> Non
     assert list(states().values()).count(N.READY) == 4
 
 
+def test_a_node_without_a_link_outlives_a_short_restart_of_the_control_plane(watched: list[Node]) -> None:
+    node = watched[0]
+    actions.link_lost(node.pk, node.epoch)
+    Watch.objects.update(looked_at=timezone.now() - timedelta(seconds=4))
+    actions.sweep()
+    assert states()["n0"] == N.UNKNOWN
+    silence(node)
+    actions.sweep()
+    assert states()["n0"] == N.UNKNOWN, "the long grace counts from the restart"
+    assert list(states().values()).count(N.READY) == len(watched) - 1
+
+
 def test_one_process_watches_at_a_time() -> None:
     first, second = Reconciler(), Reconciler()
     assert first.step()

@@ -1,6 +1,6 @@
 from agent.protocol.states import NodeState
 from nodes.orchestrator import judge
-from nodes.orchestrator.liveness import BLIND_AFTER, UNKNOWN_GRACE
+from nodes.orchestrator.liveness import BLIND_AFTER, INTERRUPTED_AFTER, UNKNOWN_GRACE
 from nodes.snapshot import Brake, NodeLease
 
 N = NodeState
@@ -39,6 +39,18 @@ def test_after_a_blind_spell_nobody_is_declared_dead() -> None:
     verdict = judge([lease("a"), lease("b", until=101)], now=100, looked_at=100 - BLIND_AFTER - 1)
     assert verdict.states == (("a", N.UNKNOWN),)
     assert verdict.engage
+
+
+def test_a_node_whose_link_closed_before_the_control_plane_restarted_is_not_given_up() -> None:
+    nodes = [
+        lease("a", N.SUSPECT, until=103, linked=False, web_seen=0),
+        lease("b", N.SUSPECT, linked=False, web_seen=0),
+        lease("c", until=103),
+    ]
+    restarted = judge(nodes, now=100, looked_at=100 - INTERRUPTED_AFTER - 0.1)
+    assert restarted.states == (("a", N.UNKNOWN), ("b", N.UNKNOWN))
+    assert not restarted.engage
+    assert judge(nodes, now=100, looked_at=99).states == (("b", N.DOWN),)
 
 
 def test_an_unknown_node_is_ready_again_or_down_after_six_times_the_grace() -> None:
