@@ -42,12 +42,12 @@ def places(actor: Actor, digests: Sequence[str]) -> tuple[list[Place], int]:
     return found, tasks.count() + loose.count() - len(found)
 
 
-def names(actor: Actor, holders: Sequence[str]) -> dict[str, str]:
-    """{"service/<id>": "service web"} of those holders of leases that `actor` may see (nodes.actions.leases)."""
+def names(actor: Actor, holders: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """{"service/<id>": ("service web", its page)} of those holders of leases that `actor` may see (nodes.actions.leases)."""
     keys = [holder.partition("/")[2] for holder in holders]
-    services = access.visible(actor, Service.objects.filter(pk__in=keys))
-    containers = access.visible(actor, Container.objects.filter(pk__in=keys))
+    services = access.visible(actor, Service.objects.filter(pk__in=keys)).values_list("pk", "name")
+    containers = access.visible(actor, Container.objects.filter(pk__in=keys)).values_list("pk", "name")
     return {
-        **{f"service/{key}": f"service {name}" for key, name in services.values_list("pk", "name")},
-        **{f"container/{key}": f"container {name}" for key, name in containers.values_list("pk", "name")},
+        **{f"service/{key}": (f"service {name}", reverse("service", args=[name])) for key, name in services},
+        **{f"container/{key}": (f"container {name}", reverse("container", args=[key])) for key, name in containers},
     }

@@ -85,6 +85,7 @@ def root(
 ) -> None:
     """Run before every command."""
     ctx.obj = Session(as_json=as_json, server=server, context=context)
+    ctx.call_on_close(ctx.obj.close)
 
 
 def main() -> None:

@@ -80,6 +80,11 @@ class Session:
             self._client = httpx.Client(base_url=chosen.server, verify=self.trust(), headers=headers, timeout=30)
         return self._client
 
+    def close(self) -> None:
+        """Ends the connections to the control plane."""
+        if self._client is not None:
+            self._client.close()
+
     def trust(self) -> Any:
         """An ssl.SSLContext with the roots of the context's server."""
         import ssl  # late, as httpx

@@ -132,13 +132,13 @@ class Launcher:
 
     def _start_all(self, owner: tuple[int, int] | None, wake: int) -> None:
         if not os.environ.get("WHARF_REDIS_URL"):
-            self._start(self._child("valkey", valkey.command(self.layout.home), probe=self._valkey_answers), wake)
+            self._start(wake, self._child("valkey", valkey.command(self.layout.home), probe=self._valkey_answers))
         first = self._first_start()
         python = [sys.executable, "-m"]
-        self._start(self._child("web", [*python, "controlplane.server"], owner=owner, notify=True), wake)
+        web = self._child("web", [*python, "controlplane.server"], owner=owner, notify=True)
         celery = ["celery", "-A", "controlplane.celery", "worker", "--pool", "threads", "-c", "4", "-l", "WARNING"]
         quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-        self._start(self._child("worker", [*python, *celery, *quiet], owner=owner, notify=True), wake)
+        self._start(wake, web, self._child("worker", [*python, *celery, *quiet], owner=owner, notify=True))
         self._announce(first)
         self._start_agent(wake)
 
@@ -148,15 +148,16 @@ class Launcher:
         wrapped = drop(command, self.user, self.view)
         return Child(name, wrapped, self.environment, self.layout.logs / f"{name}.log", cwd=Path("/"), **options)
 
-    def _start(self, child: Child, wake: int) -> None:
-        """Starts it and returns when it is ready."""
-        self.children.append(child)
-        child.start()
+    def _start(self, wake: int, *children: Child) -> None:
+        """Starts them side by side and returns when all are ready."""
+        for child in children:
+            self.children.append(child)
+            child.start()
         deadline = time.monotonic() + START_TIMEOUT
-        while not child.ready:
+        while late := [child for child in children if not child.ready]:
             if time.monotonic() > deadline:
-                raise Unavailable(f"{child.name} was not ready after {START_TIMEOUT:.0f} seconds.\n{child.tail()}")
-            self._wait(wake, 0.02 if child.probe else 0.2)
+                raise Unavailable(f"{late[0].name} was not ready after {START_TIMEOUT:.0f} seconds.\n{late[0].tail()}")
+            self._wait(wake, 0.02 if late[0].probe else 0.2)
             self._round()
 
     def _valkey_answers(self) -> bool:
@@ -217,7 +218,7 @@ class Launcher:
             self._join(agent, environment)
         command = bind_fate(agent.command("run", *agent.places, *agent.guarded))
         # umask: the directories of images and containers have the modes that the agent gives them
-        self._start(Child("agent", command, environment, self.layout.logs / "agent.log", cwd=Path("/"), umask=0o022), wake)
+        self._start(wake, Child("agent", command, environment, self.layout.logs / "agent.log", cwd=Path("/"), umask=0o022))
         if os.environ.get("WELCOME") != "0":
             helper = [sys.executable, "-m", "controlplane.launcher.welcome", f"https://{self._here}"]
             self.aside = Aside(drop(helper, self.user, self.view), self.environment, self._host)

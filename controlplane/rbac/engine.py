@@ -30,11 +30,23 @@ def held_by(actor: Actor) -> list[Held]:
         return []
     teams = TeamMembership.objects.filter(user_id=actor.id).values("team_id")
     organisations = Organisation.objects.filter(Q(memberships__user_id=actor.id) | Q(everyone=True)).values("id")
-    rows = Grant.objects.filter(
+    return _held(
         Q(subject_kind="user", subject_id=actor.id)
         | Q(subject_kind="team", subject_id__in=teams)
         | Q(subject_kind="org", subject_id__in=organisations)
-    ).values_list("role__name", "collection__path", "role__operations", "subject_kind", "subject_id")
+    )
+
+
+def held_through(organisation_id: str, team_id: str = "") -> list[Held]:
+    """The grants that every member of the organisation holds, or every member of its team: theirs, and those to everyone."""
+    organisations = Organisation.objects.filter(Q(pk=organisation_id) | Q(everyone=True)).values("id")
+    found = Q(subject_kind="org", subject_id__in=organisations)
+    return _held(found | Q(subject_kind="team", subject_id=team_id) if team_id else found)
+
+
+def _held(wanted: Q) -> list[Held]:
+    columns = ("role__name", "collection__path", "role__operations", "subject_kind", "subject_id")
+    rows = Grant.objects.filter(wanted).values_list(*columns)
     return [Held(role, path, operations, f"{kind}/{subject}") for role, path, operations, kind, subject in rows]
 
 

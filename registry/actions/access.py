@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from agent.protocol.errors import Denied, InvalidInput, NotFound
+from agent.protocol.errors import Denied, NotFound
 from controlplane import rbac
 from controlplane.api.actor import Actor
 from controlplane.rbac.actions.grants import create_grant, delete_grant
 from controlplane.rbac.models import Collection, Grant, Role
-from controlplane.users.models import Organisation, Team, User
 from registry.models import Repository
 from registry.queries import access
 from registry.queries.sharing import LEVELS
+from registry.queries.subjects import subject
 
-SUBJECTS = ("user", "team", "org")
 _OURS = frozenset({"Repository", "Robot"})
 
 
@@ -27,7 +26,7 @@ def give(actor: Actor, repository: Repository, kind: str, name: str, role_name: 
     if role is None:
         raise NotFound(f"there is no role {role_name!r}; say {', '.join(LEVELS)}, or the name of a role")
     _check_role(actor, repository, target, role)
-    return create_grant(actor, kind, subject_id(kind, name), role, target)
+    return create_grant(actor, kind, subject(kind, name).pk, role, target)
 
 
 def take(actor: Actor, repository: Repository, grant_id: str) -> None:
@@ -43,24 +42,6 @@ def take(actor: Actor, repository: Repository, grant_id: str) -> None:
             f"the role {row.role.name} is about more than repositories ({', '.join(foreign)}); an administrator takes it away"
         )
     delete_grant(actor, row)
-
-
-def subject_id(kind: str, name: str) -> str:
-    """Raises InvalidInput, NotFound."""
-    if kind not in SUBJECTS:
-        raise InvalidInput(f"a right is given to one of {', '.join(SUBJECTS)}, not to {kind!r}", field="kind")
-    found: str | None
-    if kind == "user":
-        found = User.objects.filter(username=name.lower()).values_list("pk", flat=True).first()
-    elif kind == "team":
-        organisation, _, team = name.partition("/")
-        found = Team.objects.filter(organisation__name=organisation, name=team).values_list("pk", flat=True).first()
-    else:
-        found = Organisation.objects.filter(name=name).values_list("pk", flat=True).first()
-    if found is None:
-        hint = "; a team is written organisation/team" if kind == "team" else ""
-        raise NotFound(f"there is no {kind} {name!r}{hint}")
-    return found
 
 
 def _require(actor: Actor, repository: Repository, target: Collection, operation: str) -> None:

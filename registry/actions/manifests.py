@@ -20,7 +20,7 @@ from controlplane.api.ids import new_id
 from registry.actions import quotas, trash
 from registry.actions.filled import refuse_users
 from registry.actions.repositories import ensure_repository
-from registry.actions.tags import delete_tag, make_room, point, record, refuse_if_held, refuse_if_immutable
+from registry.actions.tags import delete_tag, make_room, point, record, record_evicted, refuse_if_held, refuse_if_immutable
 from registry.errors import ManifestBlobUnknown, ManifestUnknown, RepositoryUnknown, SizeInvalid
 from registry.models import Blob, Manifest, ManifestBlob, ManifestChild, Repository, RepositoryBlob, Tag, TagChange
 from registry.queries import standing
@@ -74,8 +74,8 @@ def put_manifest(
         warnings = quotas.warnings(actor, repository)
         for tag, before in moved:
             record(actor, repository, "tag.pushed", tag=tag, digest=row.digest, before=before)
+        record_evicted(actor, repository, repository.tag_limit, evicted)
         for gone in evicted:
-            record(actor, repository, "tag.evicted", tag=gone.tag, digest=gone.digest, limit=repository.tag_limit)
             warnings.append(f"tag {gone.tag} was evicted: {full_name} is limited to {repository.tag_limit} tags")
         if created or not tags:
             media_type, size = document.media_type, len(document.raw)

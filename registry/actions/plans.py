@@ -74,35 +74,35 @@ def read_only() -> Iterator[None]:
             cursor.execute("PRAGMA query_only = 0")
 
 
-def _protected(item: Candidate) -> str:
-    if item.immutable:
-        return f"immutable by {item.immutable}"
-    return f"runs: {', '.join(item.holders)}" if item.holders else ""
-
-
 def _pruning(draft: Draft, repository: Repository, rules: Standing, now: datetime, names: list[str] | None) -> list[Outcome]:
     found = []
     for item in candidates(repository, rules, tags=draft.tags, since=draft.since, names=names):
         verdict = judge(draft.judged_rules, item, now)
         act = REMOVE if verdict.met else KEEP
         reasons = verdict.reasons
-        if act == REMOVE and (why := _protected(item)):
-            act, reasons = KEEP, (why, *reasons)
-        found.append(Outcome(repository.full_name, item.tag, item.digest, act, reasons))
+        if act == REMOVE and item.protected:
+            act, reasons = KEEP, (*item.protected, *reasons)
+        found.append(Outcome(repository.full_name, item.tag, item.digest, act, reasons, holders=item.holders))
     return found
 
 
 def _retention(draft: Draft, repository: Repository, rules: Standing, now: datetime, names: list[str] | None) -> list[Outcome]:
     found = decide(draft.keeps, candidates(repository, rules, tags=draft.tags, since=draft.since, names=names), now)
     result = [
-        Outcome(repository.full_name, row.candidate.tag, row.candidate.digest, KEEP if row.kept else REMOVE, row.reasons)
+        Outcome(
+            repository.full_name,
+            row.candidate.tag,
+            row.candidate.digest,
+            KEEP if row.kept else REMOVE,
+            row.reasons,
+            holders=row.candidate.holders,
+        )
         for row in found
     ]
     if draft.options.get("untagged"):
         for item in untagged(repository):
-            why = _protected(item)
-            act = KEEP if why else REMOVE
-            result.append(Outcome(repository.full_name, "", item.digest, act, (why or "no tag names it",)))
+            act, why = (KEEP, item.protected) if item.protected else (REMOVE, ("no tag names it",))
+            result.append(Outcome(repository.full_name, "", item.digest, act, why, holders=item.holders))
     return result
 
 
@@ -159,17 +159,15 @@ def _tag_limit(repository: Repository, limit: int) -> list[Outcome]:
     """What the next new tag would evict under `limit`."""
     rows = Tag.objects.filter(repository=repository).select_related("manifest").defer("manifest__content")
     excess = max(0, rows.count() + 1 - limit) if limit else 0
-    going = {tag.pk for tag in evictable(repository, rows.order_by("pushed_at", "id"), excess)}
-    result = [
-        Outcome(
-            repository.full_name,
-            tag.name,
-            tag.manifest.digest,
-            REMOVE if tag.pk in going else KEEP,
-            ("the next new tag evicts it",) if tag.pk in going else (f"within the limit of {limit}, or may not go",),
-        )
-        for tag in rows.order_by("-pushed_at", "-id")
-    ]
+    going = {tag.name for tag in evictable(repository, rows.order_by("pushed_at", "id"), excess)}
+    result = []
+    for place, item in enumerate(candidates(repository, standing.current()), 1):
+        act, why = KEEP, item.protected or ("may not go",)
+        if item.tag in going:
+            act, why = REMOVE, ("the next new tag evicts it",)
+        elif not excess or place < limit:
+            why = (f"within the limit of {limit}" if limit else "there is no limit",)
+        result.append(Outcome(repository.full_name, item.tag, item.digest, act, why, holders=item.holders))
     if len(going) < excess:
         result.insert(0, Outcome(repository.full_name, "", "", REFUSE, ("the next new tag is refused: too few tags may go",)))
     return result

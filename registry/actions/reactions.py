@@ -37,6 +37,7 @@ log = structlog.get_logger(__name__)
 
 MODULES: tuple[str, ...] = (
     "registry.actions.deliveries",
+    "registry.actions.evictions",
     "registry.actions.mirror_runs",
     "registry.actions.promotion",
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -16,7 +15,7 @@ from agent.protocol.oci import check_name
 from controlplane import events
 from controlplane.api.actor import Actor
 from controlplane.rbac.models import Collection
-from registry.actions import quotas, trash
+from registry.actions import folders, quotas, trash
 from registry.actions.filled import refuse_users
 from registry.errors import ImageInUse, RepositoryUnknown
 from registry.limits import limit
@@ -83,9 +82,7 @@ def create_repository(
 def _create(actor: Actor, full_name: str, fields: dict[str, Any], labels: Mapping[str, str]) -> Repository:
     namespace_name, _, rest = full_name.partition("/")
     namespace, new = _namespace(namespace_name)
-    collection = namespace.collection
-    for component in rest.split("/") if rest else ():
-        collection = _child(collection, component)
+    collection, _ = folders.leaf(namespace, rest)
     repository = Repository.objects.create(namespace=namespace, name=rest, full_name=full_name, collection=collection, **fields)
     _set_labels(repository, labels)
     # Events come after all row locks: the audit chain's lock is the one that everybody waits for.
@@ -134,10 +131,8 @@ def _namespace(name: str) -> tuple[Namespace, bool]:
     if found is not None:
         return found, False
     kind, owner_id = access.owner_of(name)
-    namespace = Namespace.objects.create(
-        name=name, kind=kind, owner_id=owner_id, collection=_child(Collection.objects.get(path=COLLECTION), name)
-    )
-    return namespace, True
+    collection, _ = folders.child(Collection.objects.get(path=COLLECTION), name)
+    return Namespace.objects.create(name=name, kind=kind, owner_id=owner_id, collection=collection), True
 
 
 def _record_namespace(actor: Actor, namespace: Namespace) -> None:
@@ -148,13 +143,6 @@ def _record_namespace(actor: Actor, namespace: Namespace) -> None:
         collection_path=namespace.collection.path,
         data={"kind": namespace.kind},
     )
-
-
-def _child(parent: Collection, component: str) -> Collection:
-    # Collection names end at 100 characters, components of repository names do not.
-    name = component if len(component) <= 100 else f"{component[:83]}-{hashlib.sha256(component.encode()).hexdigest()[:16]}"
-    child, _ = Collection.objects.get_or_create(path=f"{parent.path}{name}/", defaults={"name": name, "parent": parent})
-    return child
 
 
 def ensure_repository(actor: Actor, full_name: str) -> Repository:
@@ -233,7 +221,9 @@ def delete_repository(actor: Actor, repository: Repository, version: int | None 
         row.deleted_at, row.deleted_by, row.former_name = timezone.now(), actor.name, row.full_name
         row.full_name, row.collection_id = f"~{row.pk}", row.namespace.collection_id
         row.save()
-        _prune(collection)
+        # The row first: the folder's last repository must be gone from it.
+        row.former_grants = folders.prune(collection)
+        row.save(update_fields=["former_grants"])
         if limit("UNDO_WINDOW") <= 0:
             _forget(row)
         events.record(
@@ -241,7 +231,7 @@ def delete_repository(actor: Actor, repository: Repository, version: int | None 
             actor=actor,
             target=f"repository/{repository.pk}",
             collection_path=collection.path,
-            data={"name": repository.full_name, "tags": tags},
+            data={"name": repository.full_name, "tags": tags, "grants": row.former_grants},
         )
 
 
@@ -255,8 +245,11 @@ def _refuse_if_held(actor: Actor, row: Repository) -> None:
         )
 
 
-def restore_repository(actor: Actor, key: str) -> Repository:
-    """Bring a deleted repository back under its name, without the grants it had. Raises RepositoryUnknown, RepositoryExists."""
+def restore_repository(actor: Actor, key: str) -> tuple[Repository, int, int]:
+    """Bring a deleted repository back under its name: (it, grants that stand again, grants that do not).
+
+    Raises RepositoryUnknown, RepositoryExists.
+    """
     standing.refuse_writes(fresh=True)
     with transaction.atomic():
         rows = Repository.everything.select_for_update(of=("self",)).select_related("namespace__collection")
@@ -267,20 +260,20 @@ def restore_repository(actor: Actor, key: str) -> Repository:
             raise RepositoryExists(
                 f"there is a new repository {row.former_name}; delete it first, then the old one can come back"
             )
-        collection = row.namespace.collection
-        for component in row.name.split("/") if row.name else ():
-            collection = _child(collection, component)
+        collection, made = folders.leaf(row.namespace, row.name)
+        former, row.former_grants = row.former_grants, []
         row.full_name, row.former_name, row.deleted_by, row.deleted_at = row.former_name, "", "", None
         row.collection, row.version = collection, row.version + 1
         row.save()
+        back, left = folders.give_back(actor, former, made)
         events.record(
             "repository.restored",
             actor=actor,
             target=f"repository/{row.pk}",
             collection_path=collection.path,
-            data={"name": row.full_name},
+            data={"name": row.full_name, "grants": back, "grants_left": left},
         )
-    return row
+    return row, back, left
 
 
 def forget_repository(actor: Actor, key: str) -> None:
@@ -323,20 +316,6 @@ def _forget(row: Repository) -> None:
     Blob.objects.filter(pk__in=list(locked.values_list("id", flat=True))).update(last_touched=timezone.now())
     row.delete()
     quotas.unlinked([(row.namespace_id, blob) for blob in blobs])
-
-
-def _prune(collection: Collection) -> None:
-    """Remove the leaf and the empty folders above it, up to the namespace: a later repository of that name inherits no grants."""
-    while not (
-        Namespace.objects.filter(collection=collection).exists()
-        or Repository.objects.filter(collection=collection).exists()
-        or collection.children.exists()
-    ):
-        parent = collection.parent
-        collection.delete()
-        if parent is None or parent.path == COLLECTION:
-            return
-        collection = parent
 
 
 def _check_version(row: Repository, version: int | None) -> None:

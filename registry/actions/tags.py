@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -157,6 +157,11 @@ def drop_tag(actor: Actor, tag: Tag) -> None:
     )
     Tag.objects.filter(pk=tag.pk).delete()
     record(actor, tag.repository, "tag.deleted", tag=tag.name, digest=digest)
+
+
+def record_evicted(actor: Actor, repository: Repository, limit: int, evicted: Iterable[Evicted]) -> None:
+    for gone in evicted:
+        record(actor, repository, "tag.evicted", tag=gone.tag, digest=gone.digest, limit=limit)
 
 
 def record(actor: Actor, repository: Repository, kind: str, **data: object) -> None:

@@ -6,11 +6,11 @@ collects garbage sees references like any others and needs to know nothing of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef
+from django.db.models import Exists, F, OuterRef, QuerySet
 from django.utils import timezone
 
 from controlplane.api.actor import Actor
@@ -147,28 +147,34 @@ def restore_tag(actor: Actor, repository: Repository, name: str, digest: str) ->
     with transaction.atomic():
         manifest = take_back(actor, repository, digest)
         before = tagging.point(actor, repository, name, manifest, timezone.now())
-        if repository.tag_limit:
-            tagging.make_room(actor, repository, {name}, timezone.now())
+        evicted = tagging.make_room(actor, repository, {name}, timezone.now()) if repository.tag_limit else []
+        tagging.record_evicted(actor, repository, repository.tag_limit, evicted)
         if before != digest:
             record(actor, repository, "tag.restored", tag=name, digest=digest, before=before)
     return before
 
 
-def forget(before: datetime, repository: Repository | None = None) -> int:
+def forget(before: datetime) -> int:
     """End the window of what was deleted before `before`; its blobs go at the next collections. Returns how many manifests."""
-    count = 0
-    while True:
-        rows = Trashed.objects.filter(deleted_at__lt=before)
-        if repository is not None:
-            rows = rows.filter(repository=repository)
-        picked = list(rows.order_by("id").values_list("id", "manifest_id")[:BATCH])
-        if not picked:
-            return count
+    return sum(len(gone) for gone in _batches(Trashed.objects.filter(deleted_at__lt=before)))
+
+
+def forget_now(actor: Actor, repository: Repository) -> int:
+    """End the window of what is deleted in `repository` so far; one event for each batch that goes. Returns how many."""
+    rows = Trashed.objects.filter(repository=repository, deleted_at__lte=timezone.now())
+    return sum(len(gone) for gone in _batches(rows, lambda gone: record(actor, repository, "manifest.forgotten", digests=gone)))
+
+
+def _batches(rows: QuerySet[Trashed], told: Callable[[list[str]], None] | None = None) -> Iterator[list[str]]:
+    """Forget `rows`, a transaction each BATCH, which `told` ends; gives the digests that went with each."""
+    while picked := list(rows.order_by("id").values_list("id", "manifest_id")[:BATCH]):
         with transaction.atomic():
             blobs = lock_blobs([manifest for _, manifest in picked])
-            gone = Trashed.objects.select_for_update().filter(pk__in=[key for key, _ in picked], deleted_at__lt=before)
-            manifests = list(gone.values_list("manifest_id", flat=True))
+            gone = rows.select_for_update().filter(pk__in=[key for key, _ in picked])
+            manifests = dict(gone.order_by("id").values_list("manifest_id", "digest"))
             # Dropping a reference touches the blob: its grace begins now.
             Blob.objects.filter(pk__in=blobs).update(last_touched=timezone.now(), ver=F("ver") + 1)
             Manifest.objects.filter(pk__in=manifests).delete()
-        count += len(picked)
+            if told is not None and manifests:
+                told(sorted(manifests.values()))
+        yield list(manifests.values())

@@ -9,11 +9,11 @@ from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from agent.protocol.errors import NotFound
-from controlplane.users.models import User
+from agent.protocol.errors import InvalidInput
 from registry.actions import access as actions
 from registry.api.scope import OfRepository
-from registry.queries import sharing
+from registry.queries import explaining, sharing
+from registry.queries.subjects import SUBJECTS
 
 
 class RightSerializer(serializers.Serializer[Any]):
@@ -29,7 +29,7 @@ class RightSerializer(serializers.Serializer[Any]):
 
 
 class GiveSerializer(serializers.Serializer[Any]):
-    kind = serializers.ChoiceField(choices=actions.SUBJECTS)
+    kind = serializers.ChoiceField(choices=SUBJECTS)
     name = serializers.CharField(max_length=210, help_text="of a team: organisation/team")
     role = serializers.CharField(max_length=100, help_text="read, read-write, admin, or the name of a role")
     whole_namespace = serializers.BooleanField(default=False)
@@ -75,13 +75,21 @@ class Withdraw(OfRepository):
 class Explain(OfRepository):
     operations = {"get": "Repository Access"}
     serializer_class = AnswerSerializer
-    query = frozenset({"user"})
+    query = frozenset(explaining.KINDS)
 
-    @extend_schema(parameters=[OpenApiParameter("user", str, required=True)], responses=AnswerSerializer(many=True))
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("user", str, description="one of these four"),
+            OpenApiParameter("team", str, description="organisation/team"),
+            OpenApiParameter("org", str, description="an organisation: what every member may"),
+            OpenApiParameter("robot", str, description="namespace+name"),
+        ],
+        responses=AnswerSerializer(many=True),
+    )
     def get(self, request: Request, pk: str) -> Response:
-        """Every operation, as it is decided for one user, with the reason."""
-        repository = self.repository()
-        user = User.objects.filter(username=request.query_params.get("user", "").lower()).first()
-        if user is None:
-            raise NotFound("There is no such user.")
-        return Response(AnswerSerializer(sharing.explained(repository, user), many=True).data)
+        """Every operation, as it is decided for one user, team, organisation or robot, with the reason."""
+        repository, asked = self.repository(), request.query_params
+        given = [kind for kind in explaining.KINDS if asked.get(kind)]
+        if len(given) != 1:
+            raise InvalidInput(f"say one of {', '.join(explaining.KINDS)}")
+        return Response(AnswerSerializer(explaining.explained(repository, given[0], asked[given[0]]), many=True).data)

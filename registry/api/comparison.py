@@ -9,6 +9,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from registry.api.robots_read import ForRobots
 from registry.api.scope import OfRepository
 from registry.api.serializers import ImageLayerSerializer
 from registry.compare import compare
@@ -45,7 +46,7 @@ class ComparisonSerializer(serializers.Serializer[Any]):
     config = FieldSerializer(many=True)
 
 
-class Compare(OfRepository):
+class Compare(ForRobots, OfRepository):
     operations = {"get": "Repository Pull"}
     serializer_class = ComparisonSerializer
     query = frozenset({"before", "after"})

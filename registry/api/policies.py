@@ -19,6 +19,7 @@ from registry.actions.drafts import Draft, place
 from registry.models import Namespace, Policy, Repository
 from registry.queries.access import owned_namespaces
 from registry.rules.outcome import ACTS
+from registry.running import holders_of
 
 
 class PolicySerializer(serializers.ModelSerializer[Policy]):
@@ -75,6 +76,11 @@ class RehearsalSerializer(NewPolicySerializer):
     kind = serializers.ChoiceField(choices=[*Policy.Kind.values, plans.TAG_LIMIT, plans.QUOTA])
 
 
+class HolderSerializer(serializers.Serializer[Any]):
+    text = serializers.CharField(help_text='"service web"')
+    url = serializers.CharField(help_text="its page in the console")
+
+
 class OutcomeSerializer(serializers.Serializer[Any]):
     repository = serializers.CharField()
     tag = serializers.CharField(allow_blank=True)
@@ -82,6 +88,7 @@ class OutcomeSerializer(serializers.Serializer[Any]):
     act = serializers.ChoiceField(choices=ACTS)
     target = serializers.CharField(allow_blank=True)
     reasons = serializers.ListField(child=serializers.CharField())
+    holders = HolderSerializer(many=True, help_text="what keeps the image in use, as far as you may see it")
 
 
 class RunSerializer(serializers.Serializer[Any]):
@@ -164,7 +171,14 @@ class Policies(ModelRoutes):
         """What a draft would do to today's content: the engine of the real run, in a transaction that cannot write."""
         data = self.validated()
         access.visible(self.actor, Repository.objects.none(), self.operation)  # asked where the policy would be
-        return Response(OutcomeSerializer([item.as_dict() for item in rehearse(self.actor, data)], many=True).data)
+        outcomes = rehearse(self.actor, data)
+        known = holders_of(self.actor, (holder for item in outcomes for holder in item.holders))
+        words = {key: holder.text for key, holder in known.items()}
+        rows = [
+            {**item.named(words).as_dict(), "holders": [known[holder] for holder in item.holders if known[holder].url]}
+            for item in outcomes
+        ]
+        return Response(OutcomeSerializer(rows, many=True).data)
 
 
 def rehearse(actor: Any, data: dict[str, Any]) -> list[Any]:

@@ -15,6 +15,7 @@ from rest_framework.response import Response
 from agent.protocol.oci import check_tag
 from controlplane.api.views import ModelRoutes
 from registry.actions import manifests, repositories
+from registry.api.robots_read import ForRobots
 from registry.api.serializers import (
     ManifestSerializer,
     NewRepositorySerializer,
@@ -47,7 +48,9 @@ class RepositoryFilter(filters.FilterSet):  # type: ignore[misc]  # django-filte
         return listing.labelled(rows, value.split(","))
 
 
-class Repositories(ModelRoutes):
+class Repositories(ForRobots, ModelRoutes):
+    """Repositories with their tags and images. Robots may read them."""
+
     queryset = listing.listed()
     filterset_class = RepositoryFilter
     query = frozenset({"sort", "force"})

@@ -19,8 +19,8 @@ from controlplane.api import access
 from controlplane.api.pagination import LinkPagination
 from controlplane.api.views import ModelRoutes
 from registry.actions import repositories, trash
+from registry.api.robots_read import ForRobots
 from registry.api.scope import OfRepository
-from registry.api.serializers import RepositorySerializer
 from registry.models import Namespace, Repository, Trashed
 from registry.queries import history
 from registry.queries.access import owned_namespaces
@@ -67,7 +67,7 @@ class Trash(OfRepository):
     @extend_schema(responses={204: None})
     def delete(self, request: Request, pk: str) -> Response:
         """Forget them now: what nothing else needs goes at the next collection, and quotas are freed with it."""
-        trash.forget(timezone.now(), self.repository())
+        trash.forget_now(self.actor, self.repository())
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
@@ -96,7 +96,7 @@ class RestoreTag(OfRepository):
         return Response({"tag": tag, "digest": digest})
 
 
-class States(OfRepository):
+class States(ForRobots, OfRepository):
     """What the tags named at a moment."""
 
     operations = {"get": "Repository View"}
@@ -133,6 +133,15 @@ class DeletedRepositorySerializer(serializers.ModelSerializer[Repository]):
         read_only_fields = fields
 
 
+class RestoredRepositorySerializer(serializers.Serializer[Any]):
+    id = serializers.CharField()
+    name = serializers.CharField()
+    grants = serializers.IntegerField(help_text="How many of its grants stand again.")
+    grants_left = serializers.IntegerField(
+        help_text="How many do not: whom or what they were about is gone, or their folder was made anew by others."
+    )
+
+
 class DeletedRepositories(ModelRoutes):
     """Of the caller's own namespaces, within the undo window."""
 
@@ -159,12 +168,12 @@ class DeletedRepositories(ModelRoutes):
             raise NotFound("There is no such deleted repository in a namespace of yours.")
         return row
 
-    @extend_schema(request=None, responses=RepositorySerializer)
+    @extend_schema(request=None, responses=RestoredRepositorySerializer)
     @action(detail=True, methods=["post"], pagination_class=None)
     def restore(self, request: Request, pk: str) -> Response:
-        """Under its name, with all it held; the grants that it had are gone."""
-        row = repositories.restore_repository(self.actor, self.get_object().pk)
-        return self.tagged(row, {"id": row.pk, "name": row.full_name})
+        """Under its name, with all it held and the rights that were given on it."""
+        row, back, left = repositories.restore_repository(self.actor, self.get_object().pk)
+        return self.tagged(row, {"id": row.pk, "name": row.full_name, "grants": back, "grants_left": left})
 
     def destroy(self, request: Request, pk: str) -> Response:
         """Forget it now: there is no undo after it."""

@@ -14,18 +14,24 @@ from registry.cli.frame import app, find
 def access(
     ctx: typer.Context,
     name: str,
-    user: str = typer.Option("", help="Explain every operation for this user."),
+    user: str = typer.Option("", help="Explain every operation for this user,"),
+    team: str = typer.Option("", help="or for this team: organisation/team,"),
+    org: str = typer.Option("", help="or for every member of this organisation,"),
+    robot: str = typer.Option("", help="or for this robot: namespace+name."),
 ) -> None:
     """Who may do what in a repository, and why."""
     session = Session.of(ctx)
     path = f"/api/v1/repositories/{find(session, name)['id']}/access"
-    if user:
+    asked = {kind: value for kind, value in (("user", user), ("team", team), ("org", org), ("robot", robot)) if value}
+    if len(asked) > 1:
+        raise Failure("Say one of --user, --team, --org and --robot.", 2)
+    if asked:
         columns: dict[str, Column] = {
             "Operation": "operation",
             "Allowed": lambda row: "yes" if row["allowed"] else "no",
             "Why": "reason",
         }
-        session.table(session.get(f"{path}/explain", user=user), columns)
+        session.table(session.get(f"{path}/explain", **asked), columns)
         return
     session.table(session.get(path), {"Who": _who, "May": "level", "Why": "why", "Grant": "grant_id"})
 

@@ -109,7 +109,28 @@ def undelete(
         return
     row = _newest(session.pages("/api/v1/deleted-repositories"), name)
     answer = session.post(f"/api/v1/deleted-repositories/{row['id']}/restore")
-    session.say(f"{name} is back; its grants are not.", answer)
+    lost = f"; {answer['grants_left']} of its grants are not" if answer["grants_left"] else ""
+    session.say(f"{answer['name']} is back with {answer['grants']} grants{lost}.", answer)
+
+
+@app.command("forget")
+def forget(
+    ctx: typer.Context,
+    name: str = typer.Argument(..., help="A repository: its deleted images; or a deleted repository, with --repository."),
+    repository: bool = typer.Option(False, "--repository", help="The deleted repository itself."),
+    yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask first."),
+) -> None:
+    """End the undo window now: what was deleted can no longer return."""
+    session = Session.of(ctx)
+    if repository:
+        row = _newest(session.pages("/api/v1/deleted-repositories"), name)
+        path, what = f"/api/v1/deleted-repositories/{row['id']}", f"the deleted repository {row['name']}"
+    else:
+        path, what = f"/api/v1/repositories/{find(session, name)['id']}/trash", f"the deleted images of {name}"
+    if not yes:
+        typer.confirm(f"Forget {what} for good?", abort=True)
+    session.delete(path)
+    session.say(f"Forgot {what}.", {"forgotten": name})
 
 
 def _newest(rows: Iterator[Mapping[str, Any]], name: str) -> Mapping[str, Any]:

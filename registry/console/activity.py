@@ -25,7 +25,7 @@ class Activity(RepositoryPage):
         kept = {key: value for key, value in (("kind", kind), ("who", who)) if value}
         return {
             "page": page,
-            "lines": [(event, activity.sentence(event)) for event in activity.named(page)],
+            "lines": [(event, activity.who(event), activity.sentence(event)) for event in activity.named(page)],
             "groups": list(activity.GROUPS),
             "kind": kind,
             "who": who,

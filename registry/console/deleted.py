@@ -13,7 +13,7 @@ from agent.protocol.errors import NotFound
 from controlplane.api import access
 from controlplane.console.pages import Page
 from registry.actions import trash
-from registry.actions.repositories import restore_repository
+from registry.actions.repositories import forget_repository, restore_repository
 from registry.limits import limit
 from registry.models import Namespace, Repository
 from registry.queries.access import owned_namespaces
@@ -42,10 +42,18 @@ class DeletedRepositories(Page):
             "undo_days": limit("UNDO_WINDOW") // 86400,
         }
 
-    def act_undo(self) -> str:
-        row = self._rows().filter(pk=self.request.POST.get("repository", "")).first()
-        if row is None:
+    def _named(self) -> str:
+        key = self._rows().filter(pk=self.request.POST.get("repository", "")).values_list("pk", flat=True).first()
+        if key is None:
             raise NotFound("There is no such deleted repository in a namespace of yours.")
-        back = restore_repository(self.actor, row.pk)
-        self.done(f"Repository {back.full_name} is back; grants that it had are not.")
-        return reverse("repository", args=[back.full_name])
+        return key
+
+    def act_forget(self) -> None:
+        forget_repository(self.actor, self._named())
+        self.done("It is gone for good; what nothing else needs of it goes with the next garbage collection.")
+
+    def act_undo(self) -> str:
+        row, _, left = restore_repository(self.actor, self._named())
+        lost = f", without {left} of its grants: whom they were for is gone, or their folder is new" if left else ""
+        self.done(f"Repository {row.full_name} is back with its images and the rights given on it{lost}.")
+        return reverse("repository", args=[row.full_name])

@@ -48,6 +48,7 @@ class History(RepositoryPage):
             "then": list(tags_at(row, at).items()) if at else None,
             "may_push": self.may("Repository Push", row),
             "may_undo": self.may("Repository Tag Delete", row),
+            "may_forget": self.may("Repository Delete", row),
         }
 
     def _deleted(self) -> list[tuple[Trashed, datetime]]:
@@ -71,6 +72,12 @@ class History(RepositoryPage):
         digest = str(Digest.parse(self.request.POST.get("digest", "")))
         tags = trash.restore_manifest(self.actor, row, digest)
         self.done(f"The image is back{', named ' + ', '.join(tags) if tags else ''}.")
+
+    def act_forget(self) -> None:
+        row = self.repository
+        self.require(row, operation="Repository Delete")
+        count = trash.forget_now(self.actor, row)
+        self.done(f"{count} deleted image{'' if count == 1 else 's'} can no longer return.")
 
 
 def _way_back(move: TagChange, now: str) -> str:

@@ -76,4 +76,4 @@ def _state(row: Mirror, running: bool) -> str:
         return "stopped"
     if row.error:
         return "failed"
-    return "done" if row.ran_at else "pending"
+    return "done" if row.ran_at else "created"

@@ -20,6 +20,7 @@ from registry.models import Policy, Quota
 from registry.queries.access import owns_namespace
 from registry.rules import matches
 from registry.rules.outcome import Outcome
+from registry.running import Holder, holders_of
 
 SHOWN = 500  # outcomes on a page
 UNITS = {"MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
@@ -152,10 +153,17 @@ class PolicyDraft(RepositoryPage):
             and (self.actor.is_admin or owns_namespace(self.actor, row.namespace.name)),
             "problem": problem,
             "rehearsed": outcomes is not None,
-            "outcomes": [(drafting.TONES[item.act], item) for item in (outcomes or [])[:SHOWN]],
+            "outcomes": self._shown((outcomes or [])[:SHOWN]),
             "more": max(0, len(outcomes or []) - SHOWN),
             "counts": sorted(Counter(item.act for item in outcomes or []).items()),
         }
+
+    def _shown(self, outcomes: list[Outcome]) -> list[tuple[str, Outcome, list[Holder]]]:
+        """(state, outcome, who holds the image)."""
+        known = holders_of(self.actor, (holder for item in outcomes for holder in item.holders))
+        return [
+            (drafting.TONES[item.act], item, list(dict.fromkeys(known[holder] for holder in item.holders))) for item in outcomes
+        ]
 
     def _home(self) -> dict[str, Any]:
         row = self.repository

@@ -1,4 +1,4 @@
-"""The tab Access: who may do what in a repository and why; giving, taking, and explaining it for one person."""
+"""The tab Access: who may do what in a repository and why; giving, taking, and explaining it for one of them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import Any
 
 from django.urls import reverse
 
+from agent.protocol.errors import WharfError
 from controlplane.rbac.models import Role
-from controlplane.users.models import User
-from registry.actions.access import SUBJECTS, give, take
+from registry.actions.access import give, take
 from registry.console.tabs import RepositoryPage
-from registry.queries import sharing
+from registry.queries import explaining, sharing
+from registry.queries.subjects import SUBJECTS
 
 _BEYOND = ("None",)
 
@@ -21,18 +22,31 @@ class Access(RepositoryPage):
     tab = "access"
 
     def tab_context(self) -> dict[str, Any]:
-        name = self.request.GET.get("user", "").strip().lower()
-        user = User.objects.filter(username=name).first() if name else None
+        kind, name = self._asked()
+        answers, problem = [], ""
+        if name:
+            try:
+                answers = explaining.explained(self.repository, kind, name)
+            except WharfError as error:
+                problem = error.detail
         return {
             "rights": sharing.rights(self.repository),
             "levels": list(sharing.LEVELS),
             "roles": self._roles(),
             "kinds": SUBJECTS,
             "asked": name,
-            "unknown": bool(name) and user is None,
-            "answers": sharing.explained(self.repository, user) if user else [],
+            "asked_kind": kind,
+            "explainable": explaining.KINDS,
+            "problem": problem,
+            "answers": answers,
             "everything": self.actor.is_admin,
         }
+
+    def _asked(self) -> tuple[str, str]:
+        """(kind, name) of whom to explain; an address with ?user= from elsewhere is understood too."""
+        query = self.request.GET
+        kind = query.get("kind", "user")
+        return kind, (query.get("name") or query.get("user", "")).strip()
 
     def _roles(self) -> list[str]:
         """What may be given besides the levels: to whoever is no administrator, roles about repositories alone."""

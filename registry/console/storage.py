@@ -93,7 +93,7 @@ def _state(kind: Kind) -> dict[str, Any]:
     done = jobs.filter(state="done").exclude(result=None).first()
     return {
         "name": kind.name,
-        "description": (kind.function.__doc__ or "").strip().partition("\n")[0],
+        "description": (kind.function.__doc__ or "").strip().partition("\n")[0].replace("`", ""),
         "dry": _takes_dry_run(kind),
         "last": last,
         "percent": min(100, last.done * 100 // last.total) if last and last.live and last.total else None,

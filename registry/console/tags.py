@@ -16,7 +16,7 @@ from registry.models import Tag, TagChange
 from registry.queries.tags import listed
 
 PER_PAGE = 100
-MOVES = 10
+MOVES = 5  # of tags, beside the list; History has all of them
 
 
 def _commands(host: str, name: str, tag: Tag) -> list[dict[str, str]]:

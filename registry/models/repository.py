@@ -69,6 +69,7 @@ class Repository(Versioned):
     deleted_at = models.DateTimeField(null=True, blank=True, db_index=True)  # by registry.actions.repositories alone
     deleted_by = models.CharField(max_length=150, blank=True)
     former_name = models.CharField(max_length=255, blank=True)  # of a deleted one: its full name
+    former_grants = models.JSONField(default=list, blank=True)  # of a deleted one, by registry.actions.folders alone
     # by registry.actions.trash alone: this row holds the deleted manifests of that one
     trash_of = models.OneToOneField("self", on_delete=models.CASCADE, null=True, blank=True, related_name="trash_room")
 

@@ -20,7 +20,7 @@ _ADMINS = "Repository Policy"
 # what the page offers to filter by -> kinds or prefixes with a dot at their end
 GROUPS = {
     "pushes": ("tag.pushed", "manifest.pushed"),
-    "deletes": ("tag.deleted", "manifest.deleted"),
+    "deletes": ("tag.deleted", "tag.evicted", "manifest.deleted", "manifest.forgotten"),
     "settings": ("repository.",),
     "access": ("grant.",),
 }
@@ -62,6 +62,14 @@ def _manifest_deleted(data: dict[str, Any]) -> str:
     return f"removed image {_short(data.get('digest'))}" + (f" with its tags {', '.join(tags)}" if tags else "")
 
 
+def _images(count: int) -> str:
+    return "1 deleted image" if count == 1 else f"{count} deleted images"
+
+
+def _as(tags: list[str] | None) -> str:
+    return f" as {', '.join(tags)}" if tags else ""
+
+
 def _subject(data: dict[str, Any]) -> str:
     kind, _, identifier = str(data.get("subject")).partition("/")
     return f"{kind} {data.get('subject_name') or identifier}"
@@ -72,8 +80,24 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "tag.deleted": lambda data: f"removed tag {data.get('tag')} ({_short(data.get('digest'))})",
     "manifest.pushed": lambda data: f"pushed image {_short(data.get('digest'))}",
     "manifest.deleted": _manifest_deleted,
+    "manifest.forgotten": lambda data: f"forgot {_images(len(data.get('digests') or []))} for good",
+    "manifest.restored": lambda data: f"brought back image {_short(data.get('digest'))}{_as(data.get('tags'))}",
+    "tag.restored": lambda data: f"pointed tag {data.get('tag')} back at {_short(data.get('digest'))}",
+    "tag.evicted": lambda data: f"evicted tag {data.get('tag')}: the limit is {data.get('limit')} tags",
+    "repository.restored": lambda data: (
+        "brought the repository back" + (f" with {data['grants']} grants" if data.get("grants") else "")
+    ),
     "repository.created": lambda data: f"made the repository, {data.get('visibility', 'private')}",
     "repository.updated": lambda data: f"changed {', '.join(data.get('changed') or ['nothing'])}",
+    "tag.promoted": lambda data: f"promoted tag {data.get('tag')} to {data.get('target')}:{data.get('target_tag')}",
+    "policy.created": lambda data: f"made the {data.get('policy')} policy",
+    "policy.updated": lambda data: (
+        f"changed the {data.get('policy')} policy" + ("" if data.get("enabled", True) else ", which is off")
+    ),
+    "policy.deleted": lambda data: f"removed the {data.get('policy')} policy",
+    "registry.policy_ran": lambda data: (
+        f"ran the {data.get('policy')} policy: {data.get('done')} of {data.get('looked_at')} tags"
+    ),
     "grant.created": lambda data: f"gave {_subject(data)} the role {data.get('role')}",
     "grant.deleted": lambda data: f"took the role {data.get('role')} from {_subject(data)}",
 }
@@ -96,3 +120,8 @@ def sentence(event: Event) -> str:
     """What was done, without who and when: "pushed tag v1 (3f2a…)". The kind itself where there are no words for it."""
     words = _WORDS.get(event.kind)
     return words(event.data) if words else event.kind.replace(".", " ").replace("_", " ")
+
+
+def who(event: Event) -> str:
+    """Whose act it was, for people: a policy acts under its id."""
+    return "a policy" if event.actor_kind == "system" and event.actor_name.startswith("policy/") else event.actor_name

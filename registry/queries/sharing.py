@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from controlplane import rbac
 from controlplane.api.access import catalogue
-from controlplane.api.actor import actor_of_user
 from controlplane.rbac.builtin import REPOSITORY_READ, REPOSITORY_WRITE
 from controlplane.rbac.models import Grant
 from controlplane.users.models import Membership, Organisation, Team, User
@@ -37,26 +35,9 @@ class Right:
     removable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One operation for one person."""
-
-    operation: str
-    allowed: bool
-    reason: str
-
-
 def rights(repository: Repository) -> list[Right]:
     """Administrators, owners and the public first, then grants from the repository up to the root, then robots."""
     return [*_by_relation(repository), *_by_grants(repository), *_of_robots(repository)]
-
-
-def explained(repository: Repository, user: User) -> list[Answer]:
-    """Every operation on repositories, as the engine decides it for `user`."""
-    actor = actor_of_user(user)
-    names = [f"Repository {verb}" for verb in catalogue()["Repository"].operations if verb != "Create"]
-    decisions = [(name, rbac.explain(actor, name, repository)) for name in names]
-    return [Answer(name, decision.allowed, f"{decision.reason} {decision.hint}".strip()) for name, decision in decisions]
 
 
 def level_of(verbs: Iterable[str]) -> str:

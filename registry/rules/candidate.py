@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from registry.rules.outcome import IN_USE
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -24,6 +26,12 @@ class Candidate:
     @property
     def name(self) -> str:
         return self.tag or self.digest
+
+    @property
+    def protected(self) -> tuple[str, ...]:
+        """Why no policy may remove it; () when one may."""
+        immutable = (f"immutable by {self.immutable}",) if self.immutable else ()
+        return (*immutable, IN_USE) if self.holders else immutable
 
     @property
     def active_at(self) -> datetime:

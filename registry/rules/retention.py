@@ -82,7 +82,7 @@ class Kept:
 def decide(keeps: Sequence[Keep], candidates: Iterable[Candidate], now: datetime) -> list[Kept]:
     """Newest first. What is immutable or runs is kept whatever the rules say, and takes no place in a count."""
     items = sorted(candidates, key=lambda item: (item.pushed_at, item.name), reverse=True)
-    reasons: dict[tuple[str, str], list[str]] = {(item.tag, item.digest): _protected(item) for item in items}
+    reasons: dict[tuple[str, str], list[str]] = {(item.tag, item.digest): list(item.protected) for item in items}
     for keep in keeps:
         for item in _kept(keep, [item for item in items if matches(keep.tags, item.tag)], now):
             reasons[item.tag, item.digest].append(str(keep))
@@ -93,11 +93,6 @@ def decide(keeps: Sequence[Keep], candidates: Iterable[Candidate], now: datetime
     return [
         Kept(item, bool(why), tuple(why) or ("no rule keeps it",)) for item in items for why in [reasons[item.tag, item.digest]]
     ]
-
-
-def _protected(item: Candidate) -> list[str]:
-    found = [f"immutable by {item.immutable}"] if item.immutable else []
-    return [*found, f"runs: {', '.join(item.holders)}"] if item.holders else found
 
 
 def _kept(keep: Keep, items: list[Candidate], now: datetime) -> list[Candidate]:

@@ -35,10 +35,8 @@ class Journal:
     """One file of SIZE bytes below `directory`. Not thread-safe: FilesystemStore holds a lock around `append` and `renew`."""
 
     def __init__(self, directory: str) -> None:
-        self.path = os.path.join(directory, uuid.uuid4().hex)
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.path, self._fd = _new_file(directory)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
             # Written, not only allocated: space that was never written changes the file's map when it is.
             for start in range(0, SIZE, 1 << 20):
                 os.pwrite(self._fd, bytes(1 << 20), start)
@@ -80,6 +78,17 @@ class Journal:
         os.fdatasync(self._fd)
 
 
+def _new_file(directory: str) -> tuple[str, int]:
+    """(path, descriptor) of an empty file that is locked."""
+    while True:
+        path = os.path.join(directory, uuid.uuid4().hex)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if os.fstat(fd).st_nlink:
+            return path, fd
+        os.close(fd)  # whoever recovers was quicker with the lock, and took it for one that was left
+
+
 def left(directory: str) -> Iterator[tuple[str, int]]:
     """(path, descriptor that holds its lock) of each journal whose process is gone. The caller closes the descriptor."""
     for name in os.listdir(directory):
@@ -91,6 +100,9 @@ def left(directory: str) -> Iterator[tuple[str, int]]:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(fd)
+            continue
+        if not os.fstat(fd).st_nlink:  # recovered between our open and our lock
             os.close(fd)
             continue
         yield path, fd

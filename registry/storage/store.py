@@ -118,10 +118,10 @@ class UploadWriter(Protocol):
         """The number of bytes stored so far."""
 
     def write(self, data: bytes) -> None:
-        """Append and hash; raises StoreFull."""
+        """Append and hash. Raises StoreFull, StoreAway: then `offset` may be less than before, and says what stands."""
 
     def state(self) -> bytes | None:
-        """Saved hash state for `BlobStore.writer`, see registry.storage.hashing."""
+        """Saved hash state for `BlobStore.writer`, see registry.storage.hashing. May wait for the store."""
 
     def close(self) -> None:
         """Release the upload. Only then does what state() named stand in the store: note the state after it."""

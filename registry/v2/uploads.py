@@ -273,14 +273,18 @@ def _survived(name: str, held: Claim, offset: int) -> RangeInvalid:
 
 
 async def _release(held: Claim, writer: UploadWriter) -> None:
-    offset, state = writer.offset, writer.state()
+    offset, state = held.offset, held.state  # a store that is away does not take more: what was noted before still holds
     try:
-        await files(writer.close)
-    except BaseException:
-        offset, state = held.offset, held.state  # a store that is away did not take it: what was noted before still holds
-        raise
+        offset, state = await files(_pause, writer)
     finally:
         await writes(uploads.release, held, offset, state)
+
+
+def _pause(writer: UploadWriter) -> tuple[int, bytes | None]:
+    try:
+        return writer.offset, writer.state()
+    finally:
+        writer.close()
 
 
 async def get(request: Request, name: str, session: str) -> Response:

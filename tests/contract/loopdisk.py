@@ -57,8 +57,10 @@ def loop_device(image: Path, *options: str) -> Iterator[str]:
         tool("losetup", "--detach", device)
 
 
-def attached() -> set[str]:
-    return set(tool("losetup", "--list", "--noheadings", "--output", "NAME").split())
+def attached(below: Path) -> set[str]:
+    """The loop devices whose files are below that directory: others are another process's."""
+    lines = tool("losetup", "--list", "--raw", "--noheadings", "--output", "NAME,BACK-FILE").splitlines()
+    return {name for name, _, file in (line.partition(" ") for line in lines) if Path(file).is_relative_to(below)}
 
 
 def tool(name: str, *arguments: str) -> str:

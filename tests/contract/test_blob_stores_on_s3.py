@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from registry.storage.s3 import bucket
 from registry.storage.s3.address import Address
 from registry.storage.s3.store import S3Store
+from registry.storage.s3.writing import AT_ONCE
 from registry.storage.store import DigestMismatch, StoreAway, StoreMisconfigured, UploadLost
 from tests.contract.test_blob_stores import digest, read
 from tests.s3 import CREDENTIALS, S3Server, s3_server
@@ -101,6 +103,7 @@ def test_bytes_of_two_writers_never_become_one_blob(store: S3Store) -> None:
     new.write(DATA[PART : 2 * PART])
     new.write(DATA[2 * PART :])
     old.write(bytes(PART))
+    old.state()  # it has arrived
     with pytest.raises(UploadLost):
         store.commit("s1", new, digest(DATA))
     assert store.size(digest(DATA)) is None
@@ -166,6 +169,115 @@ def test_a_large_blob_is_copied_in_parts(store: S3Store, monkeypatch: pytest.Mon
     store.trash(digest(DATA))
     assert store.restore(digest(DATA))
     assert read(store, digest(DATA)) == DATA
+
+
+def test_parts_are_under_way_at_once_and_not_more_than_some(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer gathers on while AT_ONCE parts wait for S3, and then waits with them."""
+    count, all_here, go_on, waiting = [0], threading.Event(), threading.Event(), threading.Lock()
+    real = store._bucket.part
+
+    def part(*arguments: Any) -> str:
+        with waiting:
+            count[0] += 1
+            if count[0] == AT_ONCE:
+                all_here.set()
+        assert go_on.wait(20)
+        return real(*arguments)
+
+    monkeypatch.setattr(store._bucket, "part", part)
+    data = random.Random(3).randbytes((AT_ONCE + 1) * PART + 1)
+    writer = store.writer("s1", 0, "sha256", None)
+    gathering = threading.Thread(target=writer.write, args=(data[-PART - 1 : -1],))
+    for number in range(AT_ONCE):
+        writer.write(data[number * PART : (number + 1) * PART])
+    assert all_here.wait(20)
+    gathering.start()
+    gathering.join(0.2)
+    assert gathering.is_alive(), "one more would be one too many"
+    assert count == [AT_ONCE]
+    go_on.set()
+    gathering.join(60)
+    writer.write(data[-1:])
+    store.commit("s1", writer, digest(data))
+    assert read(store, digest(data)) == data
+    assert list(store.uploads()) == []
+
+
+@pytest.mark.parametrize("begun", [0, 10, PART + 10])
+def test_a_part_that_does_not_arrive(store: S3Store, begun: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It and those after it do not count, those before it do; the upload goes on from there."""
+    data, state = random.Random(4).randbytes(begun + 4 * PART), None
+    if begun:
+        before = write(store, data[:begun])
+        state = before.state()
+        before.close()
+    real, whole = store._bucket.part, begun // PART
+
+    def part(name: str, upload: str, number: int, body: Any) -> str:
+        if number == whole + 2:
+            raise StoreAway("away")
+        return real(name, upload, number, body)
+
+    with monkeypatch.context() as away:
+        away.setattr(store._bucket, "part", part)
+        writer = write(store, data, begun, state)
+        with pytest.raises(StoreAway):
+            writer.state()
+    offset, state = writer.offset, writer.state()
+    writer.close()
+    assert begun < offset <= begun + PART
+    store.commit("s1", write(store, data, offset, state), digest(data))
+    assert read(store, digest(data)) == data
+
+
+def test_the_first_part_does_not_arrive(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was noted of the upload before still counts, though the part began with it."""
+    before = write(store, DATA[:10])
+    state = before.state()
+    before.close()
+    with monkeypatch.context() as away:
+        away.setattr(store._bucket, "part", lambda *_: (_ for _ in ()).throw(StoreAway("away")))
+        writer = write(store, DATA, 10, state)
+        with pytest.raises(StoreAway):
+            writer.state()
+    assert writer.offset == 10
+    state = writer.state()
+    writer.close()
+    store.commit("s1", write(store, DATA, 10, state), digest(DATA))
+    assert read(store, digest(DATA)) == DATA
+
+
+def test_an_upload_that_is_dropped_waits_for_its_parts(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one that arrives after the abort would stay for ever."""
+    entered, ended, real = threading.Event(), [], store._bucket.part
+
+    def part(*arguments: Any) -> str:
+        entered.set()
+        done = real(*arguments)
+        ended.append(done)
+        return done
+
+    monkeypatch.setattr(store._bucket, "part", part)
+    writer = write(store, DATA[:PART])
+    assert entered.wait(20)
+    with pytest.raises(DigestMismatch):
+        store.commit("s1", writer, digest(b"other"))
+    assert len(ended) == 1
+    assert list(store.uploads()) == []
+
+
+@pytest.mark.timeout(60)
+def test_many_large_blobs_are_trashed_at_once(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is copied in parts, and waiting for the parts must not take the threads that copy them."""
+    for name, value in (("THREADS", 2), ("COPY_WHOLE", PART), ("COPY_PART", PART)):
+        monkeypatch.setattr(f"registry.storage.s3.bucket.{name}", value)
+    blobs = [bytes([number]) * (PART + 1) for number in range(3)]
+    with contextlib.closing(S3Store(server.location(server.bucket(), part=5))) as store:
+        for data in blobs:
+            store.put(digest(data), data)
+        store.trash_all([digest(data) for data in blobs])
+        assert [store.size(digest(data)) for data in blobs] == [None] * 3
+        assert all(store.restore(digest(data)) for data in blobs)
 
 
 def test_presigned_address(server: S3Server) -> None:

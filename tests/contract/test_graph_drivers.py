@@ -69,14 +69,14 @@ class TestRealDeviceMapper(GraphDriverSuite):
     options = ("dm.loopdatasize=1g", "dm.loopmetadatasize=16m", "dm.fs=ext4", "dm.basesize=64m")
 
     @pytest.fixture(autouse=True)
-    def swept(self) -> Iterator[None]:
-        before, loops = _devices(), loopdisk.attached()
+    def swept(self, tmp_path: Path) -> Iterator[None]:
+        before = _devices()
         try:
             yield
         finally:
             for name in sorted(_devices() - before, key=lambda name: name.endswith("-pool")):  # the pool last
                 devmapper.remove(name)
-            for device in loopdisk.attached() - loops:
+            for device in loopdisk.attached(tmp_path):
                 loopdisk.tool("losetup", "--detach", device)
 
     @pytest.mark.parametrize("kind", ["ext4", "xfs"])

@@ -194,3 +194,34 @@ def test_a_sync_that_failed_is_not_taken_for_one(tmp_path: Path, monkeypatch: py
 
     with pytest.raises(OSError, match="could not be made durable"):
         fill()
+
+
+def test_a_journal_that_is_taken_for_one_left_behind_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that starts just then finds the new file before its maker has locked it, and removes it."""
+    store, blob = FilesystemStore(str(tmp_path)), small()
+    real, met = journal.fcntl.flock, []
+
+    def flock(fd: int, how: int) -> None:
+        if how == journal.fcntl.LOCK_EX and not met:
+            met.append(fd)
+            FilesystemStore(str(tmp_path))
+        real(fd, how)
+
+    monkeypatch.setattr(journal.fcntl, "flock", flock)
+    store.put_all([blob])
+    assert met
+    files = list((tmp_path / "journal").iterdir())
+    assert len(files) == 2
+    assert any(blob.data in file.read_bytes() for file in files), "a power cut would take the blob"
+
+
+def test_who_recovers_second_leaves_a_journal_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old").write_bytes(b"")
+    real = journal.fcntl.flock
+
+    def flock(fd: int, how: int) -> None:
+        (tmp_path / "old").unlink()
+        real(fd, how)
+
+    monkeypatch.setattr(journal.fcntl, "flock", flock)
+    assert list(journal.left(str(tmp_path))) == []

@@ -55,6 +55,19 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> 
         time.sleep(0.05)
 
 
+def page(address: str, port: int) -> str:
+    """What a web server says at "/". A container runs before its program listens: who is refused asks again."""
+    answers: list[str] = []
+
+    def answered() -> bool:
+        with contextlib.suppress(httpx.ConnectError):
+            answers.append(httpx.get(f"http://{address}:{port}/", timeout=10).text)
+        return bool(answers)
+
+    wait_for(answered, f"somebody listens at {address}:{port}", 20)
+    return answers[0]
+
+
 def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True)
 

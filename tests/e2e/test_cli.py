@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.e2e import images
-from tests.e2e.fleet import ROOT, ControlPlane, Host, fleet, wait_for
+from tests.e2e.fleet import ROOT, ControlPlane, Host, fleet, page, wait_for
+from tests.wharf import as_a_call
 
 pytestmark = [
     pytest.mark.root,
@@ -59,7 +59,10 @@ class Cli:
         return done.stdout.decode()
 
     def json(self, *arguments: str) -> Any:
-        return json.loads(self(*arguments, "--json"))
+        """What a command says to programs; without a start of Python, for tests ask often how things stand."""
+        code, output, errors = as_a_call([*arguments, "--json"], self.environment)
+        assert code == 0, (arguments, output, errors)
+        return json.loads(output)
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -156,17 +159,19 @@ def test_an_imported_image_runs_and_answers_on_both_nodes(cli: Cli) -> None:
     made = json.loads(cli("service", "create", "--name", "web", *options, "admin/box:1"))
     assert made["tasks"] == {"running": 2}, "create waited"
     for host in cli.hosts:
-        assert httpx.get(f"http://{host.address}:8099/", timeout=10).text == "hello from the import\n"
+        assert page(host.address, 8099) == "hello from the import\n"
     shown = cli("service", "ls")
     assert "2/2" in shown
     assert "8099->80/tcp" in shown
     assert {row["hostname"] for row in cli.json("service", "ps", "web")} == {"n1", "n2"}
     assert cli("container", "exec", "web.1", "sh", "-c", "pwd; echo $COLOUR").split() == ["/www", "blue"]
-    assert {row["node"] for row in cli.json("image", "ls")} == {"n1", "n2"}
-    lines = cli.run("service", "logs", "web").stderr.decode().splitlines()
-    assert {line.split(" | ")[0] for line in lines if "response:200" in line} == {"web.1@n1", "web.2@n2"} or {
-        line.split(" | ")[0] for line in lines if "response:200" in line
-    } == {"web.1@n2", "web.2@n1"}
+    wait_for(lambda: {row["node"] for row in cli.json("image", "ls")} == {"n1", "n2"}, "both nodes have told of the image")
+
+    def answered() -> set[str]:
+        lines = cli.run("service", "logs", "web").stderr.decode().splitlines()
+        return {line.split(" | ")[0] for line in lines if "response:200" in line}
+
+    wait_for(lambda: answered() in ({"web.1@n1", "web.2@n2"}, {"web.1@n2", "web.2@n1"}), "a line in the log of each")
     cli("service", "rm", "web")
 
 

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import images
-from tests.e2e.fleet import ControlPlane, Host, fleet, wait_for
+from tests.e2e.fleet import ControlPlane, Host, fleet, page, wait_for
 from tests.e2e.test_cli import Cli
-from tests.e2e.test_fleet import page
 from tests.nodes import outside
 
 pytestmark = [

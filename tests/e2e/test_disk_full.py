@@ -15,9 +15,8 @@ import httpx
 import pytest
 
 from tests.e2e import images
-from tests.e2e.fleet import CONTROL, ControlPlane, Fabric, Host, wait_for
+from tests.e2e.fleet import CONTROL, ControlPlane, Fabric, Host, page, wait_for
 from tests.e2e.ledger import processes
-from tests.e2e.test_fleet import page
 
 pytestmark = [
     pytest.mark.root,

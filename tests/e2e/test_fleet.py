@@ -11,12 +11,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 
 from nodes.cli.streaming import Line
 from tests.e2e import images
-from tests.e2e.fleet import CONTROL, ControlPlane, Host, fleet, wait_for
+from tests.e2e.fleet import CONTROL, ControlPlane, Host, fleet, page, wait_for
 
 pytestmark = [
     pytest.mark.root,
@@ -44,10 +43,6 @@ def service(world: Fleet, request: pytest.FixtureRequest) -> Iterator[str]:
     for row in control.call("GET", "services", params={"name": name}):
         control.call("DELETE", f"services/{row['id']}", headers={"If-Match": f'"v{row["version"]}"'})
     wait_for(lambda: not control.call("GET", "services", params={"name": name}), f"{name} is removed", 60)
-
-
-def page(address: str, port: int) -> str:
-    return httpx.get(f"http://{address}:{port}/", timeout=10).text
 
 
 def containers(control: ControlPlane, service: str) -> dict[str, dict[str, Any]]:

@@ -23,6 +23,7 @@ QUIET, BATCHES = 3, 5  # times of up and down without a kill, in which descripto
 SLACK = 2  # descriptors that may differ: connections of a pool, a request that is being served
 
 pytestmark = [
+    pytest.mark.heavy,
     pytest.mark.root,
     pytest.mark.timeout(300 + 90 * ROUNDS),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: hosts are namespaces"),

@@ -16,6 +16,7 @@ from tests import servers
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(600)
 @pytest.mark.skipif("WHARF_DATABASE_URL" in os.environ, reason="this run is on a chosen database already")
 def test_the_suite_passes_on_postgresql_and_valkey(tmp_path):

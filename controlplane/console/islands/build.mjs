@@ -1,4 +1,4 @@
-// Builds the console's bundles into ../static/vendor and ../static/console, with a manifest of versions, licences and hashes.
+// Builds the console's scripts and styles into ../static/vendor and ../static/console, with a manifest of versions, licences and hashes.
 import { createHash } from "node:crypto";
 import { copyFileSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -10,8 +10,10 @@ const root = join(here, "../../..");
 const modules = join(root, "node_modules");
 const vendor = join(here, "../static/vendor");
 const bundles = join(here, "../static/console/js");
+const styles = join(here, "../styles");
+const sheets = join(here, "../static/console/css");
 
-for (const directory of [vendor, bundles]) {
+for (const directory of [vendor, bundles, sheets]) {
   rmSync(directory, { recursive: true, force: true });
   mkdirSync(directory, { recursive: true });
 }
@@ -47,6 +49,16 @@ await build({
   nodePaths: [modules],
 });
 
+// One stylesheet, and so one request, from one file a noun.
+await build({
+  entryPoints: [join(styles, "console.css")],
+  outdir: sheets,
+  bundle: true,
+  minify: true,
+  charset: "utf8",
+  legalComments: "none",
+});
+
 const packages = Object.keys(JSON.parse(readFileSync(join(root, "package.json"), "utf8")).dependencies);
 const manifest = {
   packages: Object.fromEntries(
@@ -56,13 +68,15 @@ const manifest = {
     }),
   ),
   sources: Object.fromEntries(
-    readdirSync(here)
-      .filter((file) => /\.(ts|mjs|json)$/.test(file))
-      .sort()
-      .map((file) => [file, createHash("sha256").update(readFileSync(join(here, file))).digest("hex")]),
+    [here, styles].flatMap((directory) =>
+      readdirSync(directory)
+        .filter((file) => /\.(ts|mjs|json|css)$/.test(file))
+        .sort()
+        .map((file) => [file, createHash("sha256").update(readFileSync(join(directory, file))).digest("hex")]),
+    ),
   ),
   files: Object.fromEntries(
-    [[vendor, "vendor"], [bundles, "console/js"]].flatMap(([directory, prefix]) =>
+    [[vendor, "vendor"], [bundles, "console/js"], [sheets, "console/css"]].flatMap(([directory, prefix]) =>
       readdirSync(directory)
         .sort()
         .map((file) => [`${prefix}/${file}`, createHash("sha256").update(readFileSync(join(directory, file))).digest("hex")]),

@@ -1,6 +1,7 @@
 // The frame: theme, drawer, shortcuts, copying, ages, and the live socket that tells which fragments are stale.
 
 import { drafts, restore } from "./drafts";
+import { nameTableParts } from "./tables";
 
 const root = document.documentElement;
 
@@ -102,9 +103,20 @@ function refreshAges(): void {
   }
 }
 
+// A form was sent and its answer is another page: what it removes must not be asked for on the way out.
+let leaving = false;
+
+function wireLeaving(): void {
+  addEventListener("submit", (event) => {
+    const form = event.target as HTMLFormElement;
+    if (!event.defaultPrevented && form.method === "post") leaving = true;
+  });
+  addEventListener("pageshow", () => (leaving = false)); // back from the browser's page cache
+}
+
 // Somebody works inside the fragment: a new copy of it would take away what they typed, or the dialog.
 function busy(fragment: Element): boolean {
-  return fragment.querySelector("dialog[open], form:focus-within") !== null;
+  return leaving || fragment.querySelector("dialog[open], form:focus-within") !== null;
 }
 
 // Fragments with data-live="topic …" are fetched again when one of their topics changes.
@@ -231,6 +243,7 @@ function wireRequests(): void {
     restore(kept);
     kept = [];
     refreshAges();
+    nameTableParts();
   });
 }
 
@@ -261,7 +274,9 @@ wireCopy();
 wireDialogs();
 wireConfirm();
 wireRequests();
+wireLeaving();
 refreshAges();
+nameTableParts();
 setInterval(refreshAges, 1000);
 const live = new Live();
 live.connect();

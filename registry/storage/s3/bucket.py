@@ -7,7 +7,7 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from typing import IO, Any, TypeVar
@@ -44,6 +44,14 @@ def session() -> Any:
 _one_at_a_time = threading.Lock()
 
 
+def _all(calls: list[Future[R]]) -> list[R]:
+    """What they return; raises the first error after all have ended."""
+    errors = [error for call in calls if (error := call.exception()) is not None]
+    if errors:
+        raise errors[0]
+    return [call.result() for call in calls]
+
+
 def code_of(error: Any) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
@@ -54,6 +62,8 @@ class Bucket:
     def __init__(self, address: Address) -> None:
         self.address = address
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="registry-s3")
+        # of their own: an object that is copied in parts is waited for in a thread of the other pool
+        self._parts = ThreadPoolExecutor(THREADS, thread_name_prefix="registry-s3-parts")
 
     @cached_property
     def client(self) -> Any:
@@ -65,7 +75,7 @@ class Bucket:
             retries={"mode": "standard", "total_max_attempts": 4},
             connect_timeout=5,
             read_timeout=60,
-            max_pool_connections=THREADS + 16,
+            max_pool_connections=2 * THREADS + 16,
             # Servers that are not Amazon's have no bucket host names, and older ones refuse the checksums of newer clients.
             s3={"addressing_style": "path" if own else "auto"},
             **({"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"} if own else {}),
@@ -75,7 +85,8 @@ class Bucket:
             return session().client("s3", endpoint_url=self.address.endpoint or None, region_name=region, config=config)
 
     def close(self) -> None:
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True)
+        self._parts.shutdown(cancel_futures=True)
         if "client" in self.__dict__:
             self.client.close()
 
@@ -154,8 +165,8 @@ class Bucket:
         upload = self.begin(target)
         try:
             ranges = [(start, min(start + COPY_PART, size)) for start in range(0, size, COPY_PART)]
-            etags = self.each(lambda item: self.copy_part(source, target, upload, item[0] + 1, item[1]), list(enumerate(ranges)))
-            self.complete(target, upload, etags)
+            parts = [self._parts.submit(self.copy_part, source, target, upload, *item) for item in enumerate(ranges, 1)]
+            self.complete(target, upload, _all(parts))
         except BaseException:
             self.abort(target, upload)
             raise
@@ -192,11 +203,7 @@ class Bucket:
 
     def each(self, call: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """`call` for all items, several at once; raises the first error after all have ended."""
-        futures = [self._pool.submit(call, item) for item in items]
-        errors = [error for future in futures if (error := future.exception()) is not None]
-        if errors:
-            raise errors[0]
-        return [future.result() for future in futures]
+        return _all([self._pool.submit(call, item) for item in items])
 
     # --- uploads in parts -------------------------------------------------------------------------------------------------------
 
@@ -223,6 +230,10 @@ class Bucket:
         with self.explained():
             made = self.client.create_multipart_upload(**self.key(name), ContentType="application/octet-stream")
         return str(made["UploadId"])
+
+    def send_part(self, name: str, upload: str, number: int, body: IO[bytes]) -> Future[str]:
+        """`part` in a thread of its own; the body is its alone until it has ended."""
+        return self._parts.submit(self.part, name, upload, number, body)
 
     def part(self, name: str, upload: str, number: int, body: IO[bytes]) -> str:
         """Stores part `number` (from 1); returns its ETag. Raises UploadGone."""

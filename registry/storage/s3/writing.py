@@ -1,4 +1,8 @@
-"""The writer of an upload on S3: a part is gathered in a file on the local disk, so that memory stays constant."""
+"""The writer of an upload on S3: parts are gathered in files on the local disk, so that memory stays constant.
+
+While one is gathered, up to AT_ONCE earlier ones are under way to S3: one connection there is slower than most clients are.
+Only what has arrived is the session's. When a part does not arrive, it and all after it do not count: the writer stands there.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import contextlib
 import hashlib
 import shutil
 import tempfile
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from typing import IO
 
 from agent.protocol.oci import Digest
@@ -17,8 +23,19 @@ from registry.storage.store import DigestMismatch, StoreFull, UploadLost, full_e
 
 GROW_EVERY = 1000  # parts; S3 takes 10,000: with 8 MiB at first, growing by 8 MiB every 1,000, an upload may have 430 GiB
 MAX_PARTS = 10_000
+AT_ONCE = 4  # parts of one upload that are under way to S3; the one that is gathered comes on top
 MAX_PIECES = 32  # small chunks are stored one by one up to here, then as one
 READ_BYTES = 1 << 20
+
+
+@dataclass
+class _Sent:
+    """A part under way. `pieces`: the objects that its first bytes came from, which are there until it has arrived."""
+
+    file: IO[bytes]
+    size: int
+    pieces: list[tuple[str, int]]
+    etag: Future[str]
 
 
 class Writer:
@@ -34,7 +51,9 @@ class Writer:
         self.offset = self.session.size
         self._hash = new_hash(algorithm) if self.offset == 0 else resume(algorithm, self.offset, hash_state)
         self._buffer: IO[bytes] | None = None
-        self._held = 0  # bytes in the buffer, which follow the session's
+        self._held = 0  # bytes in the buffer, which follow the session's and those under way
+        self._fetched: list[tuple[str, int]] = []  # the pieces that the buffer begins with
+        self._sent: list[_Sent] = []  # in their order; their bytes follow the session's
         self._promised: tuple[str, int] | None = None  # the piece that a state in somebody's hand names, not stored yet
         self.stored = offset > 0  # may there be anything of this upload on S3?
         self._open = True
@@ -58,7 +77,11 @@ class Writer:
 
     @property
     def _part_bytes(self) -> int:
-        return self._bucket.address.part * (1 + len(self.session.parts) // GROW_EVERY)
+        return self._bucket.address.part * (1 + self._begun_parts // GROW_EVERY)
+
+    @property
+    def _begun_parts(self) -> int:
+        return len(self.session.parts) + len(self._sent)
 
     def _file(self) -> IO[bytes]:
         if self._buffer is None:
@@ -81,28 +104,80 @@ class Writer:
             whole.close()
             raise
         self._held += session.in_pieces
-        self._buffer, session.pieces = whole, []
+        self._buffer, self._fetched, session.pieces = whole, session.pieces, []
+
+    # --- parts ------------------------------------------------------------------------------------------------------------------
 
     def _store_part(self) -> None:
+        """Send what is held on its way."""
         self._keep_promise()
         if self.session.pieces:
             self._absorb()
-        if len(self.session.parts) >= MAX_PARTS:
+        if self._begun_parts >= MAX_PARTS:
             raise StoreFull("S3 takes no blob of more than 10,000 parts; set a larger part= in WHARF_BLOB_STORE")
         self.stored = True
         if not self.session.upload:
             self._begin()
-        try:
-            etag = self._send_part()
-        except UploadGone:
-            self._begin()
-            etag = self._send_part()
-        self.session.parts.append((etag, self._held))
-        self._held = 0
+        while len(self._sent) >= AT_ONCE:
+            self._receive()
+        file, size = self._file(), self._held
+        self._sent.append(_Sent(file, size, self._fetched, self._send(file, size)))
+        self._buffer, self._held, self._fetched = None, 0, []
 
-    def _send_part(self) -> str:
-        body = _Limited(self._file(), self._held)
-        return self._bucket.part(self.session.data, self.session.upload, len(self.session.parts) + 1, body)  # type: ignore[arg-type]  # read, seek and tell are all that is used
+    def _send(self, file: IO[bytes], size: int) -> Future[str]:
+        """It gets the number after all that are there or under way."""
+        body = _Limited(file, size)
+        return self._bucket.send_part(self.session.data, self.session.upload, self._begun_parts + 1, body)  # type: ignore[arg-type]  # read, seek and tell are all that is used
+
+    def _receive(self) -> None:
+        """Wait for the oldest part under way."""
+        first = self._sent[0]
+        try:
+            try:
+                etag = first.etag.result()
+            except UploadGone:
+                self._send_again()
+                etag = first.etag.result()
+        except BaseException as error:
+            self._drop_sent()
+            if isinstance(error, UploadGone):
+                raise UploadLost("the stored bytes of this upload are gone; start it again") from error
+            raise
+        self.session.parts.append((etag, first.size))
+        self._sent.pop(0).file.close()
+
+    def _receive_all(self) -> None:
+        while self._sent:
+            self._receive()
+
+    def _send_again(self) -> None:
+        """All of them, to a new multipart upload."""
+        sent, self._sent = self._sent, []
+        wait([part.etag for part in sent])
+        try:
+            self._begin()
+            for part in sent:
+                part.etag = self._send(part.file, part.size)
+                self._sent.append(part)
+        except BaseException:
+            self._sent = sent  # for whoever drops them
+            raise
+
+    def _drop_sent(self) -> None:
+        """What is under way or held does not count; the writer stands after what has arrived."""
+        self.session.pieces = self._sent[0].pieces
+        self._let_go()
+        self._held, self._fetched, self._promised = 0, [], None
+        self.offset = self.session.size
+        self._hash = None  # it is ahead; whoever goes on from here reads all of it again at the commit
+
+    def _let_go(self) -> None:
+        sent, self._sent = self._sent, []
+        wait([part.etag for part in sent if not part.etag.cancel()])  # before anybody else sends parts of these numbers
+        for file in (*(part.file for part in sent), self._buffer):
+            if file is not None:
+                file.close()
+        self._buffer = None
 
     def _begin(self) -> None:
         """A new multipart upload. With parts already: a process died after it had completed them; take them from the object."""
@@ -121,7 +196,8 @@ class Writer:
     # --- pausing ----------------------------------------------------------------------------------------------------------------
 
     def state(self) -> bytes | None:
-        """What close() will have stored. Named now and stored then: this is asked for in the event loop."""
+        """What close() will have stored. Waits for the parts under way; what is held is named now and stored then."""
+        self._receive_all()
         session = self.session
         if self._held and (self._promised is None or self._promised[1] != self._held):
             self._promised = session.new_piece(self._held)
@@ -150,6 +226,7 @@ class Writer:
         if not self._open:
             return
         try:
+            self._receive_all()
             if self._held and self._promised is None:
                 self._promised = self.session.new_piece(self._held)
             self._keep_promise()
@@ -159,9 +236,7 @@ class Writer:
     def forget(self) -> None:
         """Close without storing what is held."""
         self._open = False
-        if self._buffer is not None:
-            self._buffer.close()
-            self._buffer = None
+        self._let_go()
 
     # --- ending -----------------------------------------------------------------------------------------------------------------
 
@@ -169,7 +244,7 @@ class Writer:
         """Store all of it at `target`, or nothing. Raises DigestMismatch."""
         if self._hash is not None and self._hash.algorithm == digest.algorithm and self._hash.hexdigest() != digest.hex:
             raise self._mismatch(digest)
-        if self.session.parts:
+        if self.session.parts or self._sent:
             self._commit_parts(digest, target)
             return
         if self.session.pieces:
@@ -182,6 +257,7 @@ class Writer:
         session = self.session
         if session.pieces or self._held:
             self._store_part()
+        self._receive_all()
         try:
             self._bucket.complete(session.data, session.upload, [etag for etag, _ in session.parts])
         except UploadGone as error:  # a process died between its completion and its answer

@@ -22,6 +22,7 @@ def test_tags_layers_and_the_removal_of_a_tag(visitor: Visitor) -> None:
     tags = page.get_by_role("region", name="Tags").get_by_role("row")
     expect(tags).to_have_count(3)
     visitor.never_reloaded()
+    expect(tags.last.locator("td").first).to_have_attribute("role", "cell")  # also of a row that came in by itself
 
     page.get_by_role("link", name="1", exact=True).click()
     visitor.heading("1")

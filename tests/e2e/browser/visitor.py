@@ -80,7 +80,11 @@ class Visitor:
         return self.page.get_by_role("button", name=name, exact=True)
 
     def confirm(self, name: str) -> None:
-        """Types the name into the open dialog of a removal and presses its button, which sleeps until then."""
+        """Types the name into the open dialog of a removal and presses its button, which sleeps until then.
+
+        The page of what goes may hear of it before the browser has left it, and asks once more.
+        """
+        self.expects(f"status of 404.*{re.escape(urlsplit(self.page.url).path)}")
         dialog = self.page.locator("dialog[open]")
         button = dialog.locator("button[type=submit]")
         expect(button).to_be_disabled()

@@ -75,6 +75,7 @@ def test_mirrors_by_buttons(browser: Any, people: Cast) -> None:
         assert "The other registry answers" in said(client, path, "add", **place)
         assert "whole number" in said(client, path, "add", **{**place, "speed": "fast"})
         row = Mirror.objects.get()
+        assert "not run yet" in client.get(path).content.decode()
         assert (row.rules[0]["values"], row.cron, row.speed) == (["v*"], "0 0 * * * *", 5)
         answer = client.post(path, {"act": "run", "mirror": row.pk})
         assert answer["Location"].startswith("/jobs/")

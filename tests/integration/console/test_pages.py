@@ -353,6 +353,17 @@ def test_what_is_rehearsed_is_what_is_saved(world: dict[str, str]) -> None:
     assert '<option value="latest_pushed" selected>' in form
 
 
+@pytest.mark.parametrize(
+    "draft", ["kind=pruning&field=tag&operator=not_one_of&value=x", "kind=retention&keep=always", "kind=tag_limit&limit=1"]
+)
+def test_a_rehearsal_names_what_keeps_an_image_in_use(world: dict[str, str], draft: str) -> None:
+    path = f"/repositories/{world['repository']}/-/policies/draft?{draft}&rehearse=1"
+    text = browser("admin").get(path, secure=True).content.decode()
+    assert "in use by <a" in text
+    assert '<a href="/services/by-name/web">service web</a>' in text
+    assert Service.objects.get(name="web").pk not in text
+
+
 def test_a_stale_change_of_a_policy_is_refused(world: dict[str, str]) -> None:
     client = browser("admin")
     path = f"/repositories/{world['repository']}/-/policies/draft"

@@ -20,9 +20,11 @@ import pytest
 
 from tests import servers
 from tests.integration.controlplane.stores import Valkey, valkey, wait_for
+from tests.migrated import Databases, migrated
 
 ROOT = Path(__file__).resolve().parents[3]
 pytestmark = [
+    pytest.mark.heavy,
     pytest.mark.timeout(240),
     pytest.mark.skipif("WHARF_DATABASE_URL" in os.environ, reason="runs on databases of its own, whatever the suite runs on"),
 ]
@@ -92,12 +94,22 @@ class Cluster:
         self.log.close()
 
 
+@pytest.fixture(scope="module")
+def databases() -> Iterator[Databases]:
+    with servers.postgresql() as url:
+        yield Databases(url)
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     with contextlib.ExitStack() as stack:
         directory = Path(tempfile.mkdtemp(prefix="wharf-jobs-"))
         stack.callback(shutil.rmtree, directory)
-        url = stack.enter_context(servers.postgresql()) if request.param == "postgres" else f"sqlite:///{directory}/db.sqlite3"
+        if request.param == "postgres":
+            url = request.getfixturevalue("databases").new()
+        else:
+            migrated(directory / "db.sqlite3")
+            url = f"sqlite:///{directory}/db.sqlite3"
         made = Cluster(directory, url, stack.enter_context(valkey()))
         stack.callback(made.close)
         made.ask("migrate")

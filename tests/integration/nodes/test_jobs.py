@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
+from django.utils import timezone
 
 from controlplane.api.actor import SYSTEM
 from controlplane.jobs import enqueue
@@ -18,11 +21,13 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def carry_out(kind: str) -> Job:
-    """Queue a job of that kind and run it here."""
+    """Queue a job of that kind and run it here; what the test's own acts have queued waits."""
     worker = Worker.objects.create(host="here", pid=1, capacity={"slots": 1})
+    Job.objects.filter(state=JobState.QUEUED).update(run_after=timezone.now() + timedelta(days=1))
     made = enqueue(kind, {}, actor=SYSTEM)
     claim = claim_next(worker.pk)
     assert claim is not None
+    assert claim.job_id == made.pk
     run(JobContext(claim, Signals()))
     return Job.objects.get(pk=made.pk)
 

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[3]
 FILES = ("test_link_sessions.py", "test_link_hostile.py", "test_link_brake.py", "test_sessions.py", "test_leases.py")
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(600)
 @pytest.mark.skipif("WHARF_DATABASE_URL" in os.environ, reason="this run is on a chosen database already")
 def test_the_link_passes_on_postgresql_and_valkey(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from controlplane.server.listener import bind
 from tests.integration.controlplane.listening import Authority
+from tests.integration.registry.beside import Beside
 from tests.integration.registry.serve_registry import PASSWORD
+from tests.migrated import migrated
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -27,6 +29,7 @@ class RegistryServer:
     workers: int = 1
     settings: dict[str, str] = field(default_factory=dict)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    beside: Beside | None = None
 
     def __post_init__(self) -> None:
         self.sockets = [bind("127.0.0.1", 0), bind("127.0.0.1", 0)]
@@ -62,6 +65,9 @@ class RegistryServer:
         }
 
     def start(self) -> None:
+        database = self.home / "db.sqlite3"
+        if not self.database_url and not database.exists():
+            migrated(database)
         for number in range(self.workers):
             environment = {**self.environment, "REGISTRY_TEST_MIGRATE": "0" if number else "1"}
             self._start(environment)
@@ -84,9 +90,16 @@ class RegistryServer:
         assert line == b"ready\n", self.log()
 
     def python(self, program: str) -> str:
-        """Run `program` beside the server, on its database and store; returns what it prints."""
+        """Run `program` beside the server, on its database and store, in a process of its own; returns what it prints."""
+        if self.beside is None or self.beside.environment != self.environment:
+            self._leave()
+            self.beside = Beside(self.environment)
+        return self.beside.run(program)
+
+    def module(self, name: str) -> str:
+        """The same of a module, which sets Django up itself."""
         done = subprocess.run(
-            [sys.executable, "-c", program], cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False
+            [sys.executable, "-m", name], cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -121,7 +134,13 @@ class RegistryServer:
             process.stdout.close()
         self.processes.clear()
 
+    def _leave(self) -> None:
+        if self.beside is not None:
+            self.beside.close()
+            self.beside = None
+
     def close(self) -> None:
+        self._leave()
         self.kill()
         for sock in self.sockets:
             sock.close()

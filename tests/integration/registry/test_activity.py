@@ -8,6 +8,7 @@ import pytest
 
 from controlplane.api.actor import SYSTEM
 from controlplane.events import record
+from controlplane.events.models import Event
 from registry.actions import manifests
 from registry.actions.access import give
 from registry.actions.repositories import create_repository, update_repository
@@ -73,3 +74,22 @@ def test_filters_and_pages(crowd: Crowd) -> None:
 def test_what_has_no_words_is_named_all_the_same(crowd: Crowd) -> None:
     event = record("policy_rule.tested", actor=SYSTEM, target="repository/x")
     assert activity.sentence(event) == "policy rule tested"
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "says"),
+    [
+        (
+            "tag.promoted",
+            {"tag": "v1", "target": "harbour/prod", "target_tag": "v1-2026"},
+            "promoted tag v1 to harbour/prod:v1-2026",
+        ),
+        ("policy.updated", {"policy": "pruning", "enabled": False}, "changed the pruning policy, which is off"),
+        ("registry.policy_ran", {"policy": "retention", "done": 3, "looked_at": 10}, "ran the retention policy: 3 of 10 tags"),
+        ("tag.evicted", {"tag": "v1", "limit": 5}, "evicted tag v1: the limit is 5 tags"),
+        ("manifest.restored", {"digest": "sha256:" + "a" * 64, "tags": ["v1"]}, f"brought back image {'a' * 12} as v1"),
+    ],
+)
+def test_what_policies_and_undoing_did_is_said_in_words(kind: str, data: dict[str, Any], says: str) -> None:
+    event = Event(kind=kind, data=data, actor_kind="system", actor_name="policy/92vy0wb1inhf0ikhmuy2ur3nr")
+    assert (activity.sentence(event), activity.who(event)) == (says, "a policy")

@@ -1,51 +1,40 @@
-"""`wharf repo` as a program, over TLS, against a running server."""
+"""`wharf repo`, over TLS, against a running server; once as a program."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.conformance.distribution.cases.manifests import push
 from tests.conformance.distribution.client import Registry
 from tests.conformance.distribution.content import image
-from tests.integration.registry.server import ROOT, RegistryServer
+from tests.integration.registry.server import RegistryServer
 from tests.integration.registry.test_tokens import basic
+from tests.wharf import Environment, Ran, as_a_call, as_a_program
 
 Wharf = Callable[..., str]
 
 
-def signed_in(server: RegistryServer, tmp_path: Path, user: str) -> Wharf:
+def signed_in(
+    server: RegistryServer, tmp_path: Path, user: str, ran: Callable[[list[str], Environment], Ran] = as_a_call
+) -> Wharf:
     """`wharf` with a token of the user: run("repo", "ls", code=0) gives what it said."""
-    token = server.python(
-        "import django; django.setup()\n"
-        "from controlplane.api.actor import actor_of_user\n"
-        "from controlplane.users.actions import create_token\n"
-        "from controlplane.users.models import User\n"
-        f"user = User.objects.get(username={user!r})\n"
-        f"print(create_token(actor_of_user(user), user, {tmp_path.name!r})[1])\n"
-    ).strip()
+    words = {"username": user, "password": server.password}
+    token = httpx.post(f"{server.url}/api/v1/login", json=words, timeout=30).raise_for_status().json()["token"]
     config = tmp_path / f"{user}.json"
     context = {"server": f"https://{server.tls_host}", "ca": server.authority.pem, "token": token, "user": user}
     config.write_text(json.dumps({"current": "default", "contexts": {"default": context}}))
     config.chmod(0o600)
 
     def run(*arguments: str, code: int = 0) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "controlplane.cli.main", *arguments],
-            cwd=ROOT,
-            env={**server.environment, "WHARF_CONFIG": str(config)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout if code == 0 else done.stderr
+        status, output, errors = ran([*arguments], {**server.environment, "WHARF_CONFIG": str(config)})
+        assert status == code, output + errors
+        return output if code == 0 else errors
 
     return run
 
@@ -55,7 +44,14 @@ def wharf(server: RegistryServer, tmp_path: Path) -> Wharf:
     return signed_in(server, tmp_path, "alice")
 
 
-def test_repo_commands(wharf: Any, alice: Registry) -> None:
+@pytest.fixture
+def program(server: RegistryServer, tmp_path: Path) -> Wharf:
+    """The same as a process of its own."""
+    return signed_in(server, tmp_path, "alice", as_a_program)
+
+
+def test_repo_commands(program: Wharf, alice: Registry) -> None:
+    wharf = program
     name, document = alice.repository(), image()
     assert name in wharf("repo", "create", name, "--description", "from the command line")
     assert "exists already" in wharf("repo", "create", name, code=1)
@@ -99,6 +95,7 @@ def test_people_commands(wharf: Any, alice: Registry, server: RegistryServer, tm
     grant = next(row["grant_id"] for row in shown if row["who"] == "bob")
     assert grant in wharf("repo", "access", name)
     assert "Repository Push" in wharf("repo", "access", name, "--user", "bob")
+    assert "lacks Repository Push" in wharf("repo", "access", name, "--org", "everyone")
     wharf("repo", "take", name, grant)
     assert "bob" not in wharf("repo", "access", name)
     assert "Say one of" in wharf("repo", "give", name, "read", code=2)

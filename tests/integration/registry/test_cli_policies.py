@@ -1,4 +1,4 @@
-"""`wharf repo policy`, `quota`, `read-only`, `promote` and the time machine, as a program against a running server."""
+"""`wharf repo policy`, `quota`, `read-only`, `promote` and the time machine, against a running server."""
 
 from __future__ import annotations
 
@@ -128,6 +128,16 @@ def test_the_time_machine(wharf: Wharf, alice: Registry, name: str) -> None:  # 
     assert "is back" in wharf("repo", "undelete", name)
     assert "no deleted repository" in wharf("repo", "undelete", name, code=3)
     assert {row["name"] for row in listed(wharf("--json", "repo", "tags", name))} == {"v1", "tmp-1"}
+
+
+def test_forgetting_now(wharf: Wharf, name: str) -> None:  # noqa: F811  # a fixture
+    digest = listed(wharf("--json", "repo", "inspect", f"{name}:v1"))["digest"]
+    wharf("repo", "rm", f"{name}@{digest}")
+    assert "Forgot the deleted images" in wharf("repo", "forget", name, "--yes")
+    assert wharf("repo", "deleted", name).count("\n") == 1, "the heading alone"
+    wharf("repo", "rm", name, "--yes")
+    assert name in wharf("repo", "forget", name, "--repository", "--yes")
+    assert name not in wharf("repo", "deleted")
 
 
 def test_settings_of_a_repository(wharf: Wharf, name: str) -> None:  # noqa: F811  # a fixture

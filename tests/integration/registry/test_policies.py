@@ -105,7 +105,7 @@ def test_pruning_removes_what_meets_all_rules_but_not_what_is_held() -> None:
     said = run(policy)
     assert tags(DEV) == ["latest", "rc1", "v1", "v2"]
     assert any("keep library/dev:v1: immutable by" in line for line in said)
-    assert any("keep library/dev:rc1: runs: task/1" in line for line in said)
+    assert any("keep library/dev:rc1: in use by task/1" in line for line in said)
     policy.refresh_from_db()
     assert policy.ran == {"looked_at": 5, "done": 1, "kept": 4, "failed": 0}
     assert not Manifest.objects.filter(repository__full_name=DEV, tags=None).exists(), "the image went with its last tag"
@@ -228,8 +228,9 @@ def test_a_push_is_promoted_by_the_reaction_and_its_job(people: Cast) -> None:
     push("v7", 7, DEV)
     push("x7", 8, DEV)
     reactions.run()
-    jobs = list(Job.objects.filter(kind="registry.promote").order_by("created_at"))
-    assert [job.payload["tag"] for job in jobs] == ["v7", "x7"]
+    jobs = list(Job.objects.filter(kind="registry.promote"))
+    assert {job.payload["tag"] for job in jobs} == {"v7", "x7"}  # of one millisecond: they have no order
+    assert len(jobs) == 2
 
     class Context:
         def log(self, text: str) -> None: ...

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from controlplane.jobs.models import Job
+from nodes.actions import create_service
 from registry.actions import leases
 from registry.models import Policy, Quota, Repository
+from tests.integration.nodes import fleet
 from tests.integration.registry.crowd import Crowd, Push, crowd, push, store  # noqa: F401  # fixtures
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -63,6 +66,21 @@ def test_a_policy_from_rehearsal_to_removal(crowd: Crowd, web: dict[str, Any]) -
 def test_what_is_no_policy(crowd: Crowd, web: dict[str, Any], body: dict[str, Any]) -> None:  # noqa: F811  # fixtures
     crowd.alice.call("post", "policies", body, expect=400)
     crowd.alice.call("post", "policies/rehearsal", body, expect=400)
+
+
+def test_a_rehearsal_names_what_its_reader_may_see(crowd: Crowd, web: dict[str, Any]) -> None:  # noqa: F811  # fixtures
+    fleet.node("n1")
+    spec = fleet.spec("shop", replicas=1)
+    spec = replace(spec, container=replace(spec.container, image="harbour/web:v1"))
+    service = create_service(crowd.admin.actor, spec)
+    body = {"kind": "retention", "repository": "harbour/web", "rules": [{"keep": "latest_pushed", "value": "1"}]}
+    (row,) = [row for row in crowd.admin.call("post", "policies/rehearsal", body) if row["tag"] == "v1"]
+    assert row["reasons"] == ["in use by service shop"]
+    assert row["holders"] == [{"text": "service shop", "url": "/services/by-name/shop"}]
+    (row,) = [row for row in crowd.alice.call("post", "policies/rehearsal", body) if row["tag"] == "v1"]
+    assert row["reasons"] == ["in use by a service that you may not see"]
+    assert row["holders"] == []
+    assert service.pk not in str(row)
 
 
 def test_rehearsals_of_a_tag_limit_and_a_quota(crowd: Crowd, web: dict[str, Any]) -> None:  # noqa: F811  # fixtures

@@ -16,6 +16,7 @@ from registry.actions.access import give, take
 from registry.actions.repositories import create_repository, update_repository
 from registry.actions.robots import create_robot
 from registry.queries import access, sharing
+from registry.queries.explaining import explained
 from tests.integration.registry.crowd import Crowd, repository
 
 pytestmark = pytest.mark.django_db
@@ -130,11 +131,11 @@ def test_every_reason_is_listed_and_agrees_with_the_engine(crowd: Crowd) -> None
         ("robot", "harbour+ci"),
     }
     assert found["user", "alice"].why == "Owner of the organisation harbour."
-    answers = {answer.operation: answer for answer in sharing.explained(repository("harbour/web"), crowd.cast.bob)}
+    answers = {answer.operation: answer for answer in explained(repository("harbour/web"), "user", "bob")}
     assert answers["Repository Pull"].allowed
     assert not answers["Repository Push"].allowed
     assert "Repository Push" in answers["Repository Push"].reason
-    assert all(answer.allowed for answer in sharing.explained(repository("harbour/web"), crowd.cast.alice))
+    assert all(answer.allowed for answer in explained(repository("harbour/web"), "user", "alice"))
 
 
 def test_rest_and_strangers(crowd: Crowd) -> None:

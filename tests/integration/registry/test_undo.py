@@ -25,6 +25,7 @@ from registry.actions.repositories import (
 from registry.errors import ManifestUnknown, RepositoryUnknown, TagImmutable
 from registry.models import Blob, Manifest, Repository, RepositoryBlob, Tag
 from registry.queries import content, history
+from registry.queries.activity import sentence
 from registry.storage import open_store
 from tests.integration.registry import world
 from tests.integration.registry.test_policies import sign
@@ -195,7 +196,7 @@ def test_a_deleted_repository_comes_back_whole(web: Repository, later: Callable[
     later(WINDOW - DAY)
     gc()
     forget_repositories(trash.window_start())
-    back = restore_repository(SYSTEM, web.pk)
+    back, _, _ = restore_repository(SYSTEM, web.pk)
     assert back.full_name == NAME
     assert back.collection.path == "/Registry/library/web/"
     assert (served(digest), served(signature)) == before
@@ -228,9 +229,21 @@ def test_a_repository_that_is_forgotten_frees_its_blobs(web: Repository, later: 
     assert not Repository.everything.exists()
 
 
-def test_the_end_of_the_window_of_one_repository(web: Repository) -> None:
-    digest = push("v1", 1)
-    manifests.delete_manifest(SYSTEM, NAME, digest)
-    assert trash.forget(timezone.now() + timedelta(seconds=1), web) == 1
-    with pytest.raises(ManifestUnknown):
-        trash.restore_manifest(SYSTEM, web, digest)
+def test_the_end_of_the_window_of_one_repository(web: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trash, "BATCH", 2)
+    gone = [push("v1", count) for count in range(3)]
+    for digest in gone:
+        manifests.delete_manifest(SYSTEM, NAME, digest)
+    other = create_repository(SYSTEM, "library/other")
+    assert trash.forget_now(SYSTEM, other) == 0
+    assert trash.forget_now(SYSTEM, web) == 3
+    for digest in gone:
+        with pytest.raises(ManifestUnknown):
+            trash.restore_manifest(SYSTEM, web, digest)
+    told = Event.objects.filter(kind="manifest.forgotten").order_by("id")
+    assert [(event.target, len(event.data["digests"])) for event in told] == [
+        (f"repository/{web.pk}", 2),
+        (f"repository/{web.pk}", 1),
+    ]
+    assert {digest for event in told for digest in event.data["digests"]} == set(gone)
+    assert sentence(told[0]) == "forgot 2 deleted images for good"

@@ -57,3 +57,12 @@ def test_tables() -> None:
     html = render("| a | b |\n|---|---|\n| 1 | 2 |")
     assert "<table>" in html
     assert "<td>2</td>" in html
+
+
+def test_a_wide_table_scrolls_in_its_own_frame_and_an_empty_header_is_no_header() -> None:
+    html = render("| | b |\n|---|---|\n| 1 | `<table>` |")
+    assert html.startswith('<div class="table-wrap" tabindex="0" role="group" aria-label="Table"><table>')
+    assert html.endswith("</table></div>")
+    assert html.count("<div") == html.count("</div>") == html.count("<table>") == 1
+    assert "<td></td>\n<th>b</th>" in html
+    assert "<code>&lt;table&gt;</code>" in html

@@ -70,7 +70,7 @@ def test_what_is_immutable_or_runs_stays_and_says_so() -> None:
     items = [tag("x", 900, immutable="the setting"), tag("y", 800, holders=("task/1",)), tag("z", 700)]
     found = {row.candidate.tag: row for row in decide(check_keeps([{"keep": "pushed_within", "value": "1 day"}]), items, NOW)}
     assert found["x"].reasons == ("immutable by the setting",)
-    assert found["y"].reasons == ("runs: task/1",)
+    assert found["y"].reasons == ("in use",)
     assert [name for name, row in found.items() if row.kept] == ["y", "x"]
 
 

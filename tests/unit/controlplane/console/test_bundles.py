@@ -22,7 +22,7 @@ def _hash(path: Path) -> str:
 
 
 def _files(root: Path) -> dict[str, str]:
-    found = [*(root / "vendor").iterdir(), *(root / "console" / "js").iterdir()]
+    found = [path for part in ("vendor", "console/js", "console/css") for path in (root / part).iterdir()]
     return {str(path.relative_to(root)): _hash(path) for path in found if path.name != "manifest.json"}
 
 
@@ -32,7 +32,8 @@ def test_the_manifest_names_every_bundle_and_its_hash() -> None:
 
 def test_the_bundles_were_built_from_these_sources() -> None:
     """Also where there is no npm: a source that changed after the last build has another hash."""
-    sources = {path.name: _hash(path) for path in (CONSOLE / "islands").iterdir() if path.suffix in (".ts", ".mjs", ".json")}
+    rooms = [*(CONSOLE / "islands").iterdir(), *(CONSOLE / "styles").iterdir()]
+    sources = {path.name: _hash(path) for path in rooms if path.suffix in (".ts", ".mjs", ".json", ".css")}
     assert sources == MANIFEST["sources"], "run npm ci && npm run build, and commit what it wrote"
 
 
@@ -58,7 +59,8 @@ def test_every_icon_that_a_page_shows_is_in_the_sprite() -> None:
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 @pytest.mark.skipif(not (ROOT / "node_modules" / "esbuild").is_dir(), reason="npm ci was not run")
 def test_a_new_build_gives_the_same_bytes(tmp_path: Path) -> None:
-    shutil.copytree(CONSOLE / "islands", tmp_path / "controlplane/console/islands")
+    for room in ("islands", "styles"):
+        shutil.copytree(CONSOLE / room, tmp_path / "controlplane/console" / room)
     (tmp_path / "node_modules").symlink_to(ROOT / "node_modules")
     shutil.copy(ROOT / "package.json", tmp_path)
     subprocess.run(["node", "controlplane/console/islands/build.mjs"], cwd=tmp_path, check=True, timeout=110, capture_output=True)
