@@ -84,7 +84,7 @@ class Visitor:
 
         The page of what goes may hear of it before the browser has left it, and asks once more.
         """
-        self.expects(f"status of 404.*{re.escape(urlsplit(self.page.url).path)}")
+        self.expects(f"404.*{re.escape(urlsplit(self.page.url).path)}")
         dialog = self.page.locator("dialog[open]")
         button = dialog.locator("button[type=submit]")
         expect(button).to_be_disabled()
