@@ -64,6 +64,8 @@ def test_a_team_gets_a_right_and_the_page_says_why(visitor: Visitor) -> None:
     expect(page.get_by_text("wilma has read-write here")).to_be_visible()
     expect(rows.filter(has_text="wilma")).to_contain_text("The role Registry Read-Write on this repository.")
     page.get_by_role("link", name="Explain user wilma").click()
+    expect(page.get_by_role("textbox", name="Name", exact=True)).to_have_value("wilma")
+    visitor.button("Explain").click()
     answers = page.get_by_role("region", name="What wilma may do")
     expect(answers.get_by_role("row", name="Repository Push")).to_contain_text("yes")
     expect(answers.get_by_role("row", name="Repository Delete")).to_contain_text("no")
