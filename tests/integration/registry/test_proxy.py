@@ -213,7 +213,7 @@ def test_an_index_comes_without_the_children_nobody_asks_for(
     )
     assert server.python(count) == "1\n"
     root.call("GET", f"/v2/multi/multi/manifests/{children[1]}", expect=200)
-    assert server.python(count) == "2\n"
+    wait_for(lambda: server.python(count) == "2\n", "the child is kept when its blobs are here", 20)
 
 
 def test_referrers_are_those_of_the_other_registry_and_come_when_they_are_asked_for(
@@ -223,7 +223,7 @@ def test_referrers_are_those_of_the_other_registry_and_come_when_they_are_asked_
     subject = push_image(there, "team/signed", "v1", [b"program"])
     described = {"mediaType": KIND, "digest": subject, "size": 7}
     attached = {}
-    for kind in ("application/vnd.example.sbom", "application/vnd.example.signature"):
+    for kind in ("application/vnd.example.sbom+json", "application/vnd.example.signature"):
         push_blob(there, "team/signed", digest_of(kind.encode()), len(kind), reader(kind.encode()))
         body = json.loads(world.manifest_of(b"{}", [kind.encode()])) | {"subject": described, "artifactType": kind}
         raw = json.dumps(body).encode()
@@ -244,7 +244,7 @@ def test_referrers_are_those_of_the_other_registry_and_come_when_they_are_asked_
     everything = sorted(attached.values(), key=lambda entry: entry["digest"])
     sbom, signature = attached.values()
     assert listed() == everything
-    assert listed(f"?artifactType={sbom['artifactType']}") == [sbom]
+    assert listed(f"?artifactType={sbom['artifactType']}") == [sbom], "its + is sent as it is"
     first = root.call("GET", f"{path}?n=1", expect=200)
     assert first.json()["manifests"] == everything[:1]
     following = first.headers["link"].partition("<")[2].partition(">")[0]
@@ -297,6 +297,8 @@ def test_what_nobody_pulled_for_long_goes_unless_it_runs(server: RegistryServer,
     root = admin(server)
     for tag in ("old", "runs", "new"):
         eventually(root, f"/v2/keeping/app/manifests/{tag}", 200)
+    listed = "/v2/keeping/app/tags/list"
+    wait_for(lambda: root.call("GET", listed).json()["tags"] == ["new", "old", "runs"], "all three are kept", 20)
     said = server.python(
         "import django; django.setup()\n"
         "from datetime import timedelta\n"
