@@ -24,7 +24,8 @@ MAX_BYTES = 4 << 20  # clients read an answer as a manifest, and those end at 4 
 async def get(request: Request, name: str, target: str) -> Response:
     digest = Digest.parse(target)
     limit, after = page_of(request, DEFAULT_PAGE, MAX_PAGE)
-    artifact_type = request.parameter("artifactType") or ""
+    # A client's bare "+" of "+json" is decoded as a space, which no media type has (RFC 6838, 4.2).
+    artifact_type = (request.parameter("artifactType") or "").replace(" ", "+")
     found = await rows(_found, Credentials.of(request), name, str(digest), artifact_type, after, limit + 1)
     if elsewhere := await proxy.referrers(request, name, digest):
         found = _merged(found, elsewhere, artifact_type, after)
