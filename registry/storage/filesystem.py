@@ -36,6 +36,7 @@ from registry.storage.store import (
 )
 
 _REHASH_BYTES = 1 << 20
+_WRITEBACK_BYTES = 8 << 20  # written bytes after which the disk is set to work
 ROOMY = 64 * journal.SIZE  # free bytes from which on a process takes two journals for itself
 
 
@@ -63,6 +64,7 @@ class _Writer:
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self.offset = self._claim(offset)
+            self._begun = self.offset  # up to here the disk has been set to work
             self._hash = new_hash(algorithm) if self.offset == 0 else resume(algorithm, self.offset, state)
         except BaseException:
             self.close()
@@ -87,6 +89,17 @@ class _Writer:
         if self._hash is not None:
             self._hash.update(data)
         self.offset += len(data)
+        if self.offset - self._begun >= _WRITEBACK_BYTES:
+            self._begin_writeback()
+
+    def _begin_writeback(self) -> None:
+        """Have the kernel begin to write now, so that the sync at the end waits for little.
+
+        Of posix_fadvise(2)'s DONTNEED Linux starts writing what is dirty, without waiting, and drops what is clean already: of
+        bytes just written that is nothing.
+        """
+        os.posix_fadvise(self._fd, self._begun, self.offset - self._begun, os.POSIX_FADV_DONTNEED)
+        self._begun = self.offset
 
     def state(self) -> bytes | None:
         return self._hash.state() if self._hash is not None else None
