@@ -82,6 +82,7 @@ class Containers:
         id_ranges = IdRanges(home / "idranges.json", id_range or NodeRange())
         self._making = Making(self.records, supervisor, driver, wiring, volume_store, id_ranges, cgroup_parent, isolation)
         self._states: dict[str, dict[str, Any]] = {}
+        self._leaving: dict[str, asyncio.Task[None]] = {}  # of containers that have ended, and give their network back just now
         self._locks: dict[str, asyncio.Lock] = {}
         self.changes = Changes()
         self._follower: asyncio.Task[None] | None = None
@@ -141,11 +142,18 @@ class Containers:
             self._tell(event["id"], event)
 
     async def _now(self, state: dict[str, Any]) -> None:
-        """Note a container's state; one that has come to rest gives its address and ports back."""
-        before = self._states.get(state["id"])
-        self._states[state["id"]] = state
-        if state["state"] == ContainerState.EXITED.value and not (before and before["state"] == ContainerState.EXITED.value):
-            await asyncio.to_thread(self._wiring.disconnect, state["id"])
+        """Note a container's state; one that has come to rest gives its address and ports back, whoever hears of it first."""
+        container_id = state["id"]
+        before = self._states.get(container_id)
+        self._states[container_id] = state
+        if state["state"] != ContainerState.EXITED.value:
+            return
+        if not (before and before["state"] == ContainerState.EXITED.value):
+            leaving = asyncio.create_task(asyncio.to_thread(self._wiring.disconnect, container_id))
+            self._leaving[container_id] = leaving
+            leaving.add_done_callback(lambda _: self._leaving.pop(container_id, None))
+        if container_id in self._leaving:
+            await asyncio.shield(self._leaving[container_id])
 
     def _tell(self, container_id: str, event: Mapping[str, Any]) -> None:
         record = self.records.get(container_id)
@@ -230,6 +238,8 @@ class Containers:
             live = self.live(record.id)
             if live and live.running:
                 raise ContainerRunning(f"container {record.name} is already running")
+            if record.id in self._leaving:  # it has only just ended, and must not take the new connection along
+                await asyncio.wait([self._leaving[record.id]])
             await asyncio.to_thread(self._wiring.connect, record, self.records.directory(record.id))
             try:
                 await self._supervisor.start(record.id)

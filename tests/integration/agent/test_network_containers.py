@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
+import threading
 from dataclasses import replace
 
 import pytest
@@ -86,6 +88,32 @@ async def test_a_stopped_container_gives_everything_back(bench: Bench) -> None:
     await bench.containers.remove(other, force=True)
     await bench.containers.start(web)
     assert b"hello" in await fetch_when_up(18080)
+
+
+async def test_who_stops_or_starts_what_has_just_ended_waits_for_its_network(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wiring, go_on = bench.containers._wiring, threading.Event()
+    real = wiring.disconnect
+
+    def slow(container_id: str) -> None:
+        assert go_on.wait(30)
+        real(container_id)
+
+    bench.networks.create(NetworkSpec("blue"))
+    web = await start(bench, "web", *WEB, ports=(PortSpec(80, 18080),))
+    await fetch_when_up(18080)
+    monkeypatch.setattr(wiring, "disconnect", slow)
+    await bench.containers.kill(web, signal.SIGKILL)
+    await bench.ended(web)
+    stopping = asyncio.create_task(bench.containers.stop(web))
+    starting = asyncio.create_task(bench.containers.start(web))
+    ended, _ = await asyncio.wait([stopping, starting], timeout=0.5)
+    assert not ended
+    assert bench.networks.known(web)
+    go_on.set()
+    await asyncio.gather(stopping, starting)
+    assert b"hello" in await fetch_when_up(18080), "the new connection stays"
 
 
 async def test_host_mode_shares_the_nodes_network(bench: Bench) -> None:
