@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,6 +33,7 @@ def oras(server: RegistryServer, home: Path, host: Host, monkeypatch: pytest.Mon
     """Makes clients of one registry; each logs in as alice, with "" for a password it does not."""
     address, _ = host
     monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(tempfile, "tempdir", str(home))  # the library leaves directories behind
     monkeypatch.setitem(sys.modules, "docker", None)  # else login would hand the password to an engine of this machine
 
     with ExitStack() as sessions:
