@@ -84,7 +84,7 @@ def explain(actor: Actor, operation: str, target: Any, gates: frozenset[str]) ->
         reason = f"Granted by the role {grants[0]['role']} on {grants[0]['collection']}."
         return Decision(True, reason, operation, path, grants, can_view=True)
     if not gates and _owns(actor, operation, target):
-        return Decision(True, "Yours: held by a relation, not by a grant.", operation, path, can_view=True)
+        return Decision(True, "Held by a relation, not by a grant.", operation, path, can_view=True)
     reason, hint = _refusal(operation, path, verdict)
     missing = tuple(sorted(verdict.missing))
     return Decision(False, reason, operation, path, grants, missing, _sees(actor, target, held), hint)
@@ -97,7 +97,7 @@ def _refusal(operation: str, path: str, verdict: rights.Verdict) -> tuple[str, s
     hint = f"A grant of a role with {what} on {path} or a collection above it would allow it."
     if verdict.deciding:
         return f"{operation} on {path} is granted, but not with: {names}.", hint
-    return f"You lack {operation} on {path}.", hint
+    return f"No grant gives {operation} on {path}.", hint
 
 
 def _owns(actor: Actor, operation: str, target: Any) -> bool:

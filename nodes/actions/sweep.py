@@ -83,7 +83,8 @@ def _change(node_id: str, state: NodeState, reason: str) -> bool:
         return False
     was = node.state
     node.state, node.state_at = state, now
-    node.state_reason = "" if state is NodeState.READY else (reason or "no heartbeat within the grace")[:300]
+    silent = "the control plane was away after its link had closed" if alive else "no heartbeat within the grace"
+    node.state_reason = "" if state is NodeState.READY else (reason or silent)[:300]
     node.save(update_fields=["state", "state_at", "state_reason", "updated_at"])
     events.record(
         f"node.{state.value}",

@@ -43,10 +43,9 @@ def judge(nodes: Sequence[NodeLease], *, now: float, looked_at: float, brake: Br
     lost = [node for node in ordered if node.state in (NodeState.READY, NodeState.SUSPECT) and node.lease_until <= now]
     given_up = [(node.id, NodeState.DOWN) for node in ordered if _given_up(node, now, brake)]
     reason = _brake_reason(ordered, lost, now, looked_at, brake)
-    cut = [node for node in ordered if _cut_off(node, now - looked_at)]
-    doubted = {node.id for node in lost if reason or _unheard(node, now)} | {node.id for node in cut}
-    ended = [(id_, NodeState.UNKNOWN if id_ in doubted else NodeState.DOWN) for id_ in {node.id for node in [*lost, *cut]}]
-    states = sorted([*revived, *given_up, *ended])
+    ended = {node.id: NodeState.UNKNOWN if reason or _unheard(node, now) else NodeState.DOWN for node in lost}
+    ended |= {node.id: NodeState.UNKNOWN for node in ordered if _cut_off(node, now - looked_at)}
+    states = sorted([*revived, *given_up, *ended.items()])
     return Verdict(tuple(states), bool(reason), reason)
 
 

@@ -52,9 +52,7 @@ def _of_subject(repository: Repository, row: User | Team | Organisation) -> Call
 
     def answer(operation: str) -> Answer:
         decision = rbac.explain(actor, operation, repository)
-        # The engine speaks to whom it judges; here somebody else reads it.
-        reason = decision.reason.replace("You lack", f"{row.username} lacks").replace("Yours: held", "Held")
-        return Answer(operation, decision.allowed, f"{reason} {decision.hint}{_through(row, decision)}".strip())
+        return Answer(operation, decision.allowed, f"{decision.reason} {decision.hint}{_through(row, decision)}".strip())
 
     return answer
 

@@ -93,26 +93,40 @@ async def test_a_stopped_container_gives_everything_back(bench: Bench) -> None:
 async def test_who_stops_or_starts_what_has_just_ended_waits_for_its_network(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wiring, go_on = bench.containers._wiring, threading.Event()
-    real = wiring.disconnect
+    wiring, go_on, order = bench.containers._wiring, threading.Event(), []
+    disconnect, connect, now = wiring.disconnect, wiring.connect, bench.containers._now
+    heard = asyncio.Event()
 
     def slow(container_id: str) -> None:
         assert go_on.wait(30)
-        real(container_id)
+        disconnect(container_id)
+        order.append("left")
+
+    def joined(*words: object) -> None:
+        order.append("joined")
+        connect(*words)  # type: ignore[arg-type]  # passed on as they come
+
+    async def noted(state: dict[str, object]) -> None:
+        heard.set()
+        await now(state)
 
     bench.networks.create(NetworkSpec("blue"))
     web = await start(bench, "web", *WEB, ports=(PortSpec(80, 18080),))
     await fetch_when_up(18080)
     monkeypatch.setattr(wiring, "disconnect", slow)
+    monkeypatch.setattr(wiring, "connect", joined)
     await bench.containers.kill(web, signal.SIGKILL)
     await bench.ended(web)
+    monkeypatch.setattr(bench.containers, "_now", noted)
     stopping = asyncio.create_task(bench.containers.stop(web))
+    stopping.add_done_callback(lambda _: order.append("stopped"))
+    await heard.wait()
     starting = asyncio.create_task(bench.containers.start(web))
-    ended, _ = await asyncio.wait([stopping, starting], timeout=0.5)
-    assert not ended
-    assert bench.networks.known(web)
+    await asyncio.to_thread(lambda: None)  # whoever does not wait comes this far
     go_on.set()
     await asyncio.gather(stopping, starting)
+    assert order[0] == "left"
+    assert sorted(order) == ["joined", "left", "stopped"]
     assert b"hello" in await fetch_when_up(18080), "the new connection stays"
 
 

@@ -87,6 +87,7 @@ def test_a_node_without_a_link_outlives_a_short_restart_of_the_control_plane(wat
     Watch.objects.update(looked_at=timezone.now() - timedelta(seconds=4))
     actions.sweep()
     assert states()["n0"] == N.UNKNOWN
+    assert "the control plane was away" in Node.objects.get(pk=node.pk).state_reason
     silence(node)
     actions.sweep()
     assert states()["n0"] == N.UNKNOWN, "the long grace counts from the restart"

@@ -25,8 +25,9 @@ class Beside:
     def __init__(self, environment: dict[str, str]) -> None:
         self.environment = environment
         command = [sys.executable, "-m", "tests.integration.registry.beside"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)  # type: ignore[call-overload]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
 
     def run(self, program: str) -> str:
         """What the program prints; fails with its errors."""

@@ -75,7 +75,7 @@ def test_repo_commands(program: Wharf, alice: Registry) -> None:
 
 
 def test_collection_is_for_administrators(wharf: Any) -> None:
-    assert "You lack Job Run" in wharf("repo", "gc", code=4)
+    assert "No grant gives Job Run" in wharf("repo", "gc", code=4)
 
 
 def test_people_commands(wharf: Any, alice: Registry, server: RegistryServer, tmp_path: Path) -> None:
@@ -134,4 +134,4 @@ def test_robot_commands(wharf: Any, alice: Registry, server: RegistryServer) -> 
 
 @pytest.mark.parametrize("command", ["gc", "scrub", "reconcile", "migrate"])
 def test_the_care_of_stores_is_for_administrators(wharf: Any, command: str) -> None:
-    assert "You lack Job Run" in wharf("repo", command, code=4)
+    assert "No grant gives Job Run" in wharf("repo", command, code=4)

@@ -119,7 +119,7 @@ def test_robots_of_other_namespaces_are_not_told_of(crowd: Crowd) -> None:
         ("kind=team&name=harbour/crane", "team harbour/crane lacks"),
         ("kind=team&name=harbour/none", "There is no team &#x27;harbour/none&#x27;"),
         ("kind=robot&name=harbour%2Bci", "Its right to pull here."),
-        ("user=bob", "bob lacks Repository Push on /Registry/harbour/web/."),
+        ("user=bob", "No grant gives Repository Push on /Registry/harbour/web/."),
         ("kind=king&name=x", "Explained is one of"),
     ],
 )
